@@ -1,0 +1,1 @@
+"""Benchmarks: scenarios and requirements as data, run by `python -m benchmarks.run NAME`."""

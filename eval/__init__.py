@@ -1,0 +1,1 @@
+"""Metrics and reports: no Ray, no MLflow."""

@@ -1,0 +1,1 @@
+"""The methods that Infinite-ID is compared with, behind the same Generator protocol."""

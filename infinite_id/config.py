@@ -1,0 +1,198 @@
+"""Frozen configurations and the two presets: `pocket` (a laptop's CPU) and `sdxl` (GPUs).
+
+numpy-free and torch-free: importing this costs nothing. A configuration is changed with
+`dataclasses.replace`; ablations are entries of `infinite_id.methods.METHODS` made that way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+__all__ = [
+    "PRESETS",
+    "AdapterConfig",
+    "EncoderConfig",
+    "FusionConfig",
+    "FusionKind",
+    "NormKind",
+    "Preset",
+    "SamplerConfig",
+    "SchedulerKind",
+    "preset",
+]
+
+FusionKind = Literal["mixed", "mutual", "none"]
+NormKind = Literal["adain_mean", "adain", "none"]
+SchedulerKind = Literal["ddim", "dpmsolver++", "euler", "lcm"]
+
+
+def check_choice(name: str, value: str, kind: object) -> None:
+    """Raises a ValueError that names the allowed values unless `value` is one of them."""
+    allowed = get_args(kind)
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """How the identity stream takes from the text stream (METHOD section 3).
+
+    Attributes:
+        fusion: self-attention keys and values: "mixed" concatenates both streams', "mutual"
+            replaces the identity stream's by the text stream's, "none" leaves them alone.
+        self_norm: normalisation of K_id, V_id towards K_t, V_t in self-attention.
+        cross_norm: the same for K'_id, V'_id towards K'_t, V'_t in cross-attention.
+        text_cross_attention: False switches `Attn(Q, K'_t, V'_t)` of the identity stream off
+            (identity-enhanced training).
+        identity_scale: factor of `Attn(Q, K'_id, V'_id)`; 0 switches the identity off.
+        layers: (first, last) fraction of the self-attention layers, in [0, 1], where fusion acts.
+        steps: (first, last) fraction of the denoising steps, in [0, 1], where fusion acts.
+    """
+
+    fusion: FusionKind = "mixed"
+    self_norm: NormKind = "adain_mean"
+    cross_norm: NormKind = "adain_mean"
+    text_cross_attention: bool = True
+    identity_scale: float = 1.0
+    layers: tuple[float, float] = (0.0, 1.0)
+    steps: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_choice("fusion", self.fusion, FusionKind)
+        check_choice("self_norm", self.self_norm, NormKind)
+        check_choice("cross_norm", self.cross_norm, NormKind)
+        if not math.isfinite(self.identity_scale):
+            raise ValueError(f"identity_scale is {self.identity_scale}, allowed: a finite number")
+        for name, (first, last) in (("layers", self.layers), ("steps", self.steps)):
+            if not 0.0 <= first <= last <= 1.0:
+                raise ValueError(
+                    f"{name} is ({first}, {last}), allowed: 0 <= first <= last <= 1"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """Denoising. The paper: DDIM, 30 steps, guidance scale 5.0."""
+
+    scheduler: SchedulerKind = "ddim"
+    num_inference_steps: int = 30
+    guidance_scale: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_choice("scheduler", self.scheduler, SchedulerKind)
+        if self.num_inference_steps < 1:
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps}, allowed: 1 or more"
+            )
+        if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}, allowed: finite, >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """The identity encoders of a preset.
+
+    Attributes:
+        faces: "embedded" (YuNet + SFace from the installed package) or an insightface pack name
+            or folder, e.g. "antelopev2".
+        face_width: of the face backbone's embedding: SFace 128, ArcFace 512.
+        clip: "pocket" or a hub id or folder of a `CLIPVisionModelWithProjection`.
+        clip_revision: pinned hub revision, None for folders.
+        clip_tokens, clip_width: shape of the last hidden states.
+    """
+
+    faces: str
+    face_width: int
+    clip: str
+    clip_revision: str | None
+    clip_tokens: int
+    clip_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """Shapes of the mappers (METHOD section 1); the rest follows from the UNet.
+
+    Attributes:
+        face_width, clip_width: widths of the encoders' outputs.
+        cross_attention_dim: width of the identity tokens, the UNet's: 2048 for SDXL.
+        face_tokens: tokens made from the face embedding.
+        hidden_width: hidden width of both mappers' MLPs.
+    """
+
+    face_width: int
+    clip_width: int
+    cross_attention_dim: int
+    face_tokens: int = 4
+    hidden_width: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Everything that a job needs to know of a model family.
+
+    Attributes:
+        name: of the preset.
+        base: "pocket", or a hub id, folder or `s3://` address of an SDXL-architecture pipeline.
+        base_revision: pinned hub revision.
+        dtype: "float32", "bfloat16" or "float16" where a GPU is used.
+        height, width: default size in pixels.
+        encoders, adapter, sampler, fusion: see their classes.
+        adapter_path: Infinite-ID adapter weights; None: none trained.
+    """
+
+    name: str
+    base: str
+    base_revision: str | None
+    dtype: str
+    height: int
+    width: int
+    encoders: EncoderConfig
+    adapter: AdapterConfig
+    adapter_path: str | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+
+PRESETS: dict[str, Preset] = {
+    "pocket": Preset(
+        name="pocket",
+        base="pocket",
+        base_revision=None,
+        dtype="float32",
+        height=64,
+        width=64,
+        encoders=EncoderConfig("embedded", 128, "pocket", None, clip_tokens=65, clip_width=192),
+        adapter=AdapterConfig(128, 192, cross_attention_dim=256, face_tokens=4, hidden_width=512),
+    ),
+    "sdxl": Preset(
+        name="sdxl",
+        base="stabilityai/stable-diffusion-xl-base-1.0",
+        base_revision="462165984030d82259a11f4367a4eed129e94a7b",
+        dtype="bfloat16",
+        height=1024,
+        width=1024,
+        encoders=EncoderConfig(
+            "antelopev2",
+            512,
+            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+            clip_tokens=257,
+            clip_width=1280,
+        ),
+        adapter=AdapterConfig(512, 1280, cross_attention_dim=2048),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset is {name!r}, allowed: {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]

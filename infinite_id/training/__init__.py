@@ -1,0 +1,1 @@
+"""Identity-enhanced training, and the pocket world it can train on."""

@@ -1,0 +1,203 @@
+"""The records that travel between stages. numpy only: importing this loads no torch.
+
+Notation: H, W picture height and width in pixels; P photos of one person; T tokens; C channels.
+Pictures are uint8, RGB, (H, W, 3), range [0, 255].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CancelledError",
+    "FaceRecord",
+    "GeneratedImage",
+    "GenerationRequest",
+    "Generator",
+    "Identity",
+    "IdentityEmbedding",
+    "IdentityMix",
+    "Scorer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRecord:
+    """One face found in one photo.
+
+    Attributes:
+        identity_id: the person.
+        image_id: the photo, unique within a manifest.
+        bbox: float32 (4,), x0 y0 x1 y1 in pixels of the photo after EXIF rotation.
+        landmarks: float32 (5, 2), x y: right eye, left eye (as seen in the picture: left to
+            right), nose, mouth corners left to right.
+        det_score: detection confidence in [0, 1].
+        aligned: uint8 (112, 112, 3) RGB, warped to the ArcFace 5-point template.
+    """
+
+    identity_id: str
+    image_id: str
+    bbox: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    det_score: float
+    aligned: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityEmbedding:
+    """What the face and CLIP encoders say of one person (METHOD section 1).
+
+    Attributes:
+        face: float32 (face_width,), unit L2 norm; over several photos the normalised mean of
+            the photos' unit embeddings.
+        clip: float16 (P * T, clip_width), last hidden states of the CLIP image encoder on the
+            aligned face, photos stacked along the token axis.
+        revision: names and revisions of both encoders, e.g. ``"sface-2021dec+pocket-clip-1"``.
+    """
+
+    face: NDArray[np.float32]
+    clip: NDArray[np.float16]
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One person as a generator sees them.
+
+    Attributes:
+        identity_id: the person.
+        images: P aligned faces, each uint8 (112, 112, 3) RGB.
+        embedding: of those faces.
+        class_word: "man", "woman", "person" ...: what `{subject}` in a prompt becomes.
+    """
+
+    identity_id: str
+    images: tuple[NDArray[np.uint8], ...]
+    embedding: IdentityEmbedding
+    class_word: str = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityMix:
+    """Several people as one identity (METHOD section 4).
+
+    Attributes:
+        parts: (identity_id, weight) pairs, weights finite.
+        mode: "interpolate": weighted sum of identity tokens, weights sum to 1;
+            "stack": tokens concatenated along the token axis, weights unused (1.0).
+    """
+
+    parts: tuple[tuple[str, float], ...]
+    mode: Literal["interpolate", "stack"] = "interpolate"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One picture to make. Everything that determines it is here or in the identity.
+
+    Attributes:
+        sample_id: stable hash of all that determines the picture (`pipelines.manifest`).
+        identity_id: the key of a person, or of a mix.
+        method: an entry of `infinite_id.methods.METHODS`.
+        prompt: final text, subject word and style suffix filled in.
+        negative_prompt: final text; empty for none.
+        style: the style's name (for grouping and reports; its words are in the prompt).
+        seed: of the initial noise, in [0, 2**63).
+        height, width: pixels, divisible by the VAE factor.
+        num_inference_steps: >= 1.
+        guidance_scale: classifier-free guidance; <= 1 switches guidance off.
+        mix: set where `identity_id` names a mix.
+    """
+
+    sample_id: str
+    identity_id: str
+    method: str
+    prompt: str
+    negative_prompt: str
+    style: str
+    seed: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    mix: IdentityMix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """One picture made.
+
+    Attributes:
+        sample_id: the request's.
+        image: uint8 (H, W, 3) RGB.
+        seconds: wall seconds of the batch divided by its size.
+    """
+
+    sample_id: str
+    image: NDArray[np.uint8]
+    seconds: float
+
+
+class CancelledError(RuntimeError):
+    """Raised by a generator when its `should_stop` callback answered True between two steps."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A personalisation method. One instance may be used by one thread at a time."""
+
+    revision: str
+    """Names the weights and the settings; part of `sample_id`."""
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        identities: Mapping[str, Identity],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[GeneratedImage]:
+        """Makes one picture a request, order kept.
+
+        Args:
+            requests: any number, different identities and texts allowed in one call; height,
+                width, steps, and guidance may differ too (an implementation groups them).
+            identities: by identity_id, all people that the requests (or their mixes) name.
+            on_step: called as on_step(step, steps) after each denoising step.
+            should_stop: asked between steps; True raises CancelledError.
+
+        Raises:
+            ValueError: a request's value is out of range, or an identity is missing.
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A metric of single pictures (`eval`)."""
+
+    name: str
+    higher_is_better: bool
+    bounds: tuple[float, float]
+    revision: str
+
+    def score(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[NDArray[np.uint8]]],
+    ) -> NDArray[np.float32]:
+        """float32 (N,): one value a picture; NaN where it cannot be scored.
+
+        Args:
+            images: N generated pictures, uint8 (H, W, 3) RGB.
+            prompts: N prompts, as the metric should read them.
+            references: N lists of the identity's reference pictures (photos or face crops);
+                empty where the metric needs none.
+        """
+        ...

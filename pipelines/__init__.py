@@ -1,0 +1,1 @@
+"""The Ray Data and Ray Serve code: the only place that imports Ray."""
