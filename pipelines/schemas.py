@@ -1,0 +1,260 @@
+"""Arrow schemas of every table, with versions. Light: importing this loads neither torch nor ray.
+
+Two kinds of tables. Manifests are what a user writes: identities, prompts, styles, mixes. Results
+are what a run writes, one folder each: faces, embeddings, requests, images, scores, rejects.
+Only plain types are used (string, numbers, binary, list, fixed_size_list), so that any Parquet
+reader opens them. A schema carries its name and version in its metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+__all__ = [
+    "EMBEDDINGS",
+    "FACES",
+    "IDENTITIES",
+    "IMAGES",
+    "MANIFESTS",
+    "MIXES",
+    "PROMPTS",
+    "REJECTS",
+    "REQUESTS",
+    "SAMPLE_KEYS",
+    "STYLES",
+    "check_table",
+    "scores_schema",
+    "version_of",
+]
+
+_NAME = b"infinite_id.table"
+_VERSION = b"infinite_id.version"
+
+
+def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
+    metadata = {_NAME: name.encode(), _VERSION: str(version).encode()}
+    return pa.schema(fields, metadata=metadata)
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_PROVENANCE = [
+    pa.field("class_word", pa.string()),  # man, woman, person: what {subject} becomes
+    pa.field("consent", pa.string()),  # free text or a reference to the consent on file
+    pa.field("licence", pa.string()),  # of the photos
+    pa.field("source", pa.string()),  # where the photos come from
+]
+
+_MIX_PARTS = pa.list_(
+    pa.struct([_required("identity_id", pa.string()), _required("weight", pa.float64())])
+)
+
+IDENTITIES = _schema(
+    "identities",
+    1,
+    [
+        _required("identity_id", pa.string()),
+        # each photo is given by address or by its encoded bytes
+        _required(
+            "photos", pa.list_(pa.struct([("uri", pa.string()), ("bytes", pa.large_binary())]))
+        ),
+        # which face of a photo with several, left to right; null: the photo must show one face
+        pa.field("face_index", pa.int32()),
+        *_PROVENANCE,
+    ],
+)
+
+PROMPTS = _schema(
+    "prompts",
+    1,
+    [
+        _required("prompt_id", pa.string()),
+        _required("text", pa.string()),  # may hold {subject}
+        pa.field("scene", pa.string()),
+    ],
+)
+
+STYLES = _schema(
+    "styles",
+    1,
+    [
+        _required("style", pa.string()),
+        _required("suffix", pa.string()),  # appended to the prompt
+        pa.field("negative_prompt", pa.string()),
+    ],
+)
+
+MIXES = _schema(
+    "mixes",
+    1,
+    [
+        _required("mix_id", pa.string()),
+        _required("parts", _MIX_PARTS),
+        _required("mode", pa.string()),  # interpolate or stack
+    ],
+)
+
+MANIFESTS = {"identities": IDENTITIES, "prompts": PROMPTS, "styles": STYLES, "mixes": MIXES}
+
+FACES = _schema(
+    "faces",
+    1,
+    [
+        _required("identity_id", pa.string()),
+        _required("image_id", pa.string()),
+        _required("bbox", pa.list_(pa.float32(), 4)),  # x0 y0 x1 y1, pixels after EXIF rotation
+        _required("landmarks", pa.list_(pa.float32(), 10)),  # 5 x (x, y)
+        _required("det_score", pa.float32()),
+        _required("aligned", pa.binary()),  # PNG, 112 x 112 RGB
+        _required("photo_height", pa.int32()),
+        _required("photo_width", pa.int32()),
+        *_PROVENANCE,
+    ],
+)
+
+EMBEDDINGS = _schema(
+    "embeddings",
+    1,
+    [
+        _required("identity_id", pa.string()),
+        _required("face", pa.list_(pa.float32())),  # unit norm
+        _required("clip", pa.binary()),  # float16, C order, (clip_tokens, clip_width)
+        _required("clip_tokens", pa.int32()),
+        _required("clip_width", pa.int32()),
+        _required("revision", pa.string()),
+        _required("aligned", pa.list_(pa.binary())),  # PNG, one a photo
+        *_PROVENANCE,
+    ],
+)
+
+# The columns by which a picture is grouped and joined, in every table from requests on.
+SAMPLE_KEYS = [
+    _required("sample_id", pa.string()),
+    _required("identity_id", pa.string()),
+    _required("method", pa.string()),
+    _required("prompt_id", pa.string()),
+    _required("style", pa.string()),
+    _required("seed", pa.int64()),
+]
+
+REQUESTS = _schema(
+    "requests",
+    1,
+    [
+        *SAMPLE_KEYS,
+        _required("prompt", pa.string()),
+        _required("negative_prompt", pa.string()),
+        _required("height", pa.int32()),
+        _required("width", pa.int32()),
+        _required("num_inference_steps", pa.int32()),
+        _required("guidance_scale", pa.float64()),
+        pa.field("mix_parts", _MIX_PARTS),  # null unless identity_id names a mix
+        pa.field("mix_mode", pa.string()),
+    ],
+)
+
+IMAGES = _schema(
+    "images",
+    1,
+    [
+        *SAMPLE_KEYS,
+        _required("prompt", pa.string()),
+        _required("image", pa.binary()),  # encoded, in `format`
+        _required("format", pa.string()),  # png, webp or jpeg
+        _required("height", pa.int32()),
+        _required("width", pa.int32()),
+        _required("seconds", pa.float64()),  # of the batch, divided by its size
+        _required("model_revision", pa.string()),
+        *_PROVENANCE,
+    ],
+)
+
+REJECTS = _schema(
+    "rejects",
+    1,
+    [
+        _required("stage", pa.string()),  # faces, embeddings, images or scores
+        _required("key", pa.string()),  # identity_id or sample_id
+        pa.field("image_id", pa.string()),
+        _required("reason", pa.string()),  # a short code, e.g. no_face
+        _required("message", pa.string()),  # one sentence
+    ],
+)
+
+
+def scores_schema(metrics: Sequence[str]) -> pa.Schema:
+    """Schema of `scores`: the sample's keys, then one float32 column a metric (NaN: unscorable)."""
+    return _schema("scores", 1, [*SAMPLE_KEYS, *(pa.field(name, pa.float32()) for name in metrics)])
+
+
+def version_of(schema: pa.Schema) -> tuple[str, int] | None:
+    """(table name, version) that a schema carries, None where it carries none."""
+    metadata = schema.metadata or {}
+    if _NAME not in metadata or _VERSION not in metadata:
+        return None
+    return metadata[_NAME].decode(), int(metadata[_VERSION])
+
+
+def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """`table` with the columns of `schema`, in its order and types.
+
+    Missing nullable columns are added as nulls; columns that the schema does not know are refused,
+    because a misspelt column would otherwise be ignored in silence.
+
+    Args:
+        table: as read.
+        schema: one of this module's.
+        where: what the message calls the table, e.g. its path.
+
+    Raises:
+        ValueError: a later version, a missing or unknown column, a wrong type, or a null or empty
+            string in a required column; the message names `where`, the column and the row.
+    """
+    known = version_of(schema)
+    found = version_of(table.schema)
+    if known and found and (found[0] != known[0] or found[1] > known[1]):
+        raise ValueError(
+            f"{where} is table {found[0]!r} version {found[1]}, this program reads "
+            f"{known[0]!r} up to version {known[1]}"
+        )
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown:
+        raise ValueError(
+            f"{where} has the unknown column {unknown[0]!r}, allowed: {', '.join(schema.names)}"
+        )
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise ValueError(
+                    f"{where} lacks the column {field.name!r}, present: "
+                    f"{', '.join(table.column_names) or 'none'}"
+                )
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table[field.name]
+        try:
+            column = column.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise ValueError(
+                f"{where}, column {field.name!r}: type is {column.type}, allowed: {field.type}"
+            ) from error
+        if not field.nullable:
+            _check_present(column, field, where)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def _check_present(column: pa.ChunkedArray, field: pa.Field, where: str) -> None:
+    for row, value in enumerate(column) if column.null_count else ():
+        if not value.is_valid:
+            raise ValueError(f"{where}, row {row}, column {field.name!r}: value is null")
+    # A style's suffix may be empty: the raw style adds no words.
+    if pa.types.is_string(field.type) and field.name not in ("suffix", "negative_prompt"):
+        for row, text in enumerate(column.to_pylist()):
+            if not text.strip():
+                raise ValueError(f"{where}, row {row}, column {field.name!r}: value is empty")
