@@ -126,6 +126,7 @@ EMBEDDINGS = _schema(
         _required("clip_tokens", pa.int32()),
         _required("clip_width", pa.int32()),
         _required("revision", pa.string()),
+        _required("digest", pa.string()),  # of face, clip and revision: part of sample_id
         _required("aligned", pa.list_(pa.binary())),  # PNG, one a photo
         *_PROVENANCE,
     ],

@@ -1,0 +1,119 @@
+"""Stages: what a Ray Data actor needs, stated as data and checked before the first weight loads.
+
+One place turns a stage into `map_batches` arguments. A stage reads and returns whole units: the
+block that comes in is one unit, and so is the block that goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["Stage", "apply_stage", "check_stages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a pipeline.
+
+    Attributes:
+        name: unique; the dashboard shows it.
+        actor: a class whose instances map a pyarrow.Table to a pyarrow.Table.
+        kwargs: of its constructor.
+        needs: columns that it reads, each with a line of description.
+        gives: columns of its output.
+        concurrency: number of actors; (least, most) for an autoscaling pool.
+        num_cpus, num_gpus: of one actor; fractions are allowed.
+    """
+
+    name: str
+    actor: Callable[..., Any]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    gives: tuple[str, ...] = ()
+    concurrency: int | tuple[int, int] = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    @property
+    def least(self) -> int:
+        """The fewest actors that the stage runs with."""
+        return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[0]
+
+
+def check_stages(
+    stages: Sequence[Stage],
+    first_columns: Sequence[str],
+    cluster: Mapping[str, float],
+    *,
+    spare_cpus: float = 0.5,
+) -> None:
+    """Checks names, columns and resources of a chain of stages.
+
+    Args:
+        stages: in their order.
+        first_columns: of the data that enters the first stage.
+        cluster: resources as `ray.cluster_resources()` gives them: "CPU", "GPU".
+        spare_cpus: kept free for reading and writing; a pool that takes every CPU never moves.
+
+    Raises:
+        ValueError: a name that stands twice, a column that no earlier stage gives, fewer than one
+            actor, or more CPUs or GPUs than the cluster has.
+    """
+    names = [stage.name for stage in stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"stage name {name!r} stands twice, allowed: each once")
+    present = set(first_columns)
+    for stage in stages:
+        if stage.least < 1:
+            raise ValueError(f"stage {stage.name!r} has {stage.least} actors, allowed: 1 or more")
+        for column, meaning in stage.needs.items():
+            if column not in present:
+                raise ValueError(
+                    f"stage {stage.name!r} needs the column {column!r} ({meaning}), present: "
+                    f"{', '.join(sorted(present))}"
+                )
+        present = set(stage.gives) or present
+    for resource, spare in (("CPU", spare_cpus), ("GPU", 0.0)):
+        asked = sum(
+            stage.least * (stage.num_cpus if resource == "CPU" else stage.num_gpus)
+            for stage in stages
+        )
+        have = cluster.get(resource, 0.0)
+        if asked + spare > have + 1e-6 and asked > 0:
+            detail = ", ".join(
+                f"{s.name} {s.least} x {s.num_cpus if resource == 'CPU' else s.num_gpus:g}"
+                for s in stages
+            )
+            raise ValueError(
+                f"the stages ask for {asked:g} {resource}s ({detail})"
+                f"{f' and {spare:g} to read and write' if spare else ''}, "
+                f"the cluster has {have:g}"
+            )
+
+
+def apply_stage(data: Dataset, stage: Stage) -> Dataset:
+    """`data` with the stage appended: a pool of named actors, one unit a call."""
+    from ray.data import ActorPoolStrategy
+
+    if isinstance(stage.concurrency, int):
+        pool = ActorPoolStrategy(size=stage.concurrency)
+    else:
+        pool = ActorPoolStrategy(min_size=stage.concurrency[0], max_size=stage.concurrency[1])
+    # Ray Data shows the class's name; the stage's own name reads better on the dashboard.
+    actor = type(stage.name, (stage.actor,), {}) if isinstance(stage.actor, type) else stage.actor
+    return data.map_batches(
+        actor,
+        fn_constructor_kwargs=dict(stage.kwargs),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=pool,
+        num_cpus=stage.num_cpus,
+        num_gpus=stage.num_gpus or None,
+    )

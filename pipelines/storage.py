@@ -1,0 +1,198 @@
+"""Folders on any file system: plain paths, `file://`, `s3://` and whatever else fsspec knows.
+
+A write is atomic everywhere and needs no rename on object stores: there an object appears only
+when its upload is complete; on a local disk the bytes go to a temporary name first.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+__all__ = ["Store", "StorageError", "read_uri"]
+
+_TEMPORARY = ".writing-"
+
+
+class StorageError(ValueError):
+    """A place that cannot be read or written; the message is one sentence that names it."""
+
+
+def _open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise StorageError(
+            f"{url} needs a package that is not installed ({error}); for s3:// install "
+            "infinite-id-ray[s3]"
+        ) from error
+    except ValueError as error:
+        raise StorageError(f"{url} is no address that fsspec knows ({error})") from error
+    return filesystem, path
+
+
+class Store:
+    """A folder that tables and files are read from and written to.
+
+    Picklable, so that an actor can hold one.
+
+    Args:
+        url: a path or an address such as ``s3://bucket/folder``.
+        options: keyword arguments of the fsspec file system, e.g. ``{"endpoint_url": ...}``.
+            The usual environment (``AWS_*``) is read by the file system itself.
+
+    Raises:
+        StorageError: unknown protocol, or its package is missing.
+    """
+
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        self.options = dict(options or {})
+        text = str(url)
+        if "://" not in text:
+            text = str(Path(text).expanduser().absolute())
+        self.url = text.rstrip("/")
+        self.fs, root = _open_filesystem(self.url, self.options)
+        self.root = root.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
+        return Store, (self.url, self.options)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder lies on a disk of this machine."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """The file system's own path of `name` inside this folder."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder of that name is there."""
+        return self._guard("look at", name, lambda: self.fs.exists(self.path(name)))
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Sorted names of the finished files directly in `folder`, those that end in `suffix`."""
+
+        def listing() -> list[str]:
+            self.fs.invalidate_cache()
+            try:
+                entries = self.fs.ls(self.path(folder), detail=True)
+            except FileNotFoundError:
+                return []
+            found = [
+                entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"
+            ]
+            return sorted(n for n in found if n.endswith(suffix) and not n.startswith(_TEMPORARY))
+
+        return self._guard("list", folder, listing)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of one file."""
+        return self._guard("read", name, lambda: self.fs.cat_file(self.path(name)))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes one file: whole or not at all, replacing an earlier one."""
+
+        def write() -> None:
+            target = self.path(name)
+            if not self.is_local:
+                self.fs.pipe_file(target, data)
+                return
+            folder, base = os.path.split(target)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            temporary = Path(folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{base}")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+        self._guard("write", name, write)
+
+    def delete(self, name: str) -> None:
+        """Removes one file; nothing happens if it is not there."""
+        if self.exists(name):
+            self._guard("delete", name, lambda: self.fs.rm_file(self.path(name)))
+
+    def write_table(self, name: str, table: pa.Table, *, row_group_size: int | None = None) -> int:
+        """Writes a table as one Parquet file, atomically; returns its bytes."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
+        self.write_bytes(name, buffer.getvalue())
+        return buffer.tell()
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads one Parquet file."""
+
+        def read() -> pa.Table:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.ParquetFile(file).read(columns=columns)
+
+        return self._guard("read", name, read)
+
+    def tables(self, folder: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The tables of all Parquet files directly in `folder`, one after the other."""
+        for name in self.names(folder, ".parquet"):
+            yield self.read_table(f"{folder}/{name}", columns)
+
+    def read_folder(
+        self, folder: str, schema: pa.Schema, columns: list[str] | None = None
+    ) -> pa.Table:
+        """All rows of `folder` as one table; empty with `schema` where there is no file."""
+        wanted = columns or schema.names
+        tables = list(self.tables(folder, wanted))
+        empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
+        return pa.concat_tables(tables, promote_options="permissive") if tables else empty
+
+    def check_writable(self) -> None:
+        """Raises StorageError unless a file can be written here."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.write_bytes(probe, b"")
+        self.delete(probe)
+
+    def _guard(self, verb: str, name: str, action: Any) -> Any:
+        try:
+            return action()
+        except StorageError:
+            raise
+        except (OSError, pa.ArrowInvalid) as error:
+            place = f"{self.url}/{name}" if name else self.url
+            raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
+        except Exception as error:
+            # boto's credential and endpoint errors share no base class with OSError.
+            if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+                raise
+            place = f"{self.url}/{name}" if name else self.url
+            raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of one photo, wherever it lies.
+
+    Raises:
+        StorageError: the address cannot be read.
+    """
+    folder, _, name = uri.rpartition("/")
+    return Store(folder or ".", options if "://" in uri else None).read_bytes(name)
