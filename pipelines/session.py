@@ -1,0 +1,96 @@
+"""A Ray session: an existing cluster by address, or a small one of this machine's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+__all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session"]
+
+WORKER_ENVIRONMENT = {
+    # One library thread a worker unless an actor asks for more: actors share the cores.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def quiet() -> None:
+    """Switches off usage statistics and chatter; for entry points, before other imports."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        **WORKER_ENVIRONMENT,
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def ray_session(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    object_store_bytes: int | None = None,
+) -> Iterator[Mapping[str, float]]:
+    """Connects to a cluster, or starts a local one; yields its resources.
+
+    Args:
+        address: of a cluster ("auto", "ray://..." or host:port); "local" starts one here. None
+            takes the cluster of the environment (a submitted job's) and else starts one here.
+        num_cpus: logical CPUs of a local cluster; by default this machine's, at least 4, because
+            actor pools that take every CPU never progress.
+        num_gpus: of a local cluster; found by Ray by default.
+        object_store_bytes: of a local cluster.
+
+    Raises:
+        ValueError: the cluster does not answer.
+    """
+    import ray
+
+    already = ray.is_initialized()
+    if not already:
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        runtime_env = {"env_vars": dict(WORKER_ENVIRONMENT)}
+        level = logging.ERROR
+        try:
+            if address == "local":
+                # A worker whose folder is not the repository still has to find these packages.
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus or max(4, os.cpu_count() or 1),
+                    num_gpus=num_gpus,
+                    object_store_memory=object_store_bytes,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=level,
+                    runtime_env=runtime_env,
+                )
+            else:
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=level,
+                    runtime_env=runtime_env,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if not already:
+            ray.shutdown()
