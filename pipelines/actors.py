@@ -214,7 +214,6 @@ class GenerationActor:
         image_format: png, webp or jpeg.
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
-        revisions: of each method's weights and settings, written beside each picture.
     """
 
     def __init__(
@@ -371,8 +370,8 @@ class ScoringActor:
             [row["prompt"] for row in rows],
             references,
         )
-        keys = {name: [row[name] for row in rows] for name in _KEYS}
-        return pa.table({**keys, **columns}, schema=self._schema)
+        own = {name: [row[name] for row in rows] for name in _KEYS}
+        return pa.table({**own, **columns}, schema=self._schema)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""The benchmark's configuration: typed, from YAML and the command line; unknown keys are refused."""
+"""The benchmark's configuration, from YAML and the command line; unknown keys are refused."""
 
 from __future__ import annotations
 

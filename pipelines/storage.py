@@ -159,6 +159,16 @@ class Store:
         empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
         return pa.concat_tables(tables, promote_options="permissive") if tables else empty
 
+    def count_rows(self, folder: str) -> int:
+        """Rows of all Parquet files directly in `folder`, from their footers."""
+
+        def rows(name: str) -> int:
+            with self.fs.open(self.path(f"{folder}/{name}"), "rb") as file:
+                return pq.ParquetFile(file).metadata.num_rows
+
+        names = self.names(folder, ".parquet")
+        return self._guard("read", folder, lambda: sum(rows(name) for name in names))
+
     def check_writable(self) -> None:
         """Raises StorageError unless a file can be written here."""
         probe = f".probe-{uuid.uuid4().hex}"

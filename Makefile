@@ -1,0 +1,49 @@
+# Everything starts here: each target sets up what it needs, quietly, and only once.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# uv reads its own variable; a folder that offers a CPU build of torch is passed on where one is set.
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: help benchmark test lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed, allowed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/installed: pyproject.toml | $(BIN)/uv
+	@echo "setting up $(VENV) (the first time takes a few minutes)"
+	@$(UV) -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
+	@echo "setting up $(VENV) for tests (the first time takes a few minutes)"
+	@$(UV) -e ".[dev]"
+	@$(UV) --no-deps gan-face-generate==1.1.1
+	@touch $@ $(VENV)/installed
+
+benchmark: $(VENV)/installed  ## set up, run the main job on the embedded default, show the results
+	@$(BIN)/python jobs/benchmark.py --config jobs/configs/default.yaml --output runs/benchmark-$$(date +%Y%m%d-%H%M%S) $(ARGS)
+
+test: $(VENV)/installed-dev  ## set up, run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev  ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove the virtual environment, caches and runs
+	@rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

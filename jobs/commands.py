@@ -1,0 +1,165 @@
+"""The commands behind `infinite-id ...` and `jobs/*.py`: options in, pipelines called, results shown."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.console import console, progress_display, show_table, user_errors
+from pipelines.manifest import (
+    default_prompts,
+    default_styles,
+    parse_seeds,
+    read_manifest,
+    write_manifests,
+)
+from pipelines.settings import load_config
+
+__all__ = ["benchmark", "manifest_build", "manifest_check", "report"]
+
+Optional = str | None
+
+
+@user_errors
+def benchmark(
+    config: Annotated[Optional, typer.Option(help="YAML file; options below override it.")] = None,
+    identities: Annotated[
+        Optional, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
+    ] = None,
+    prompts: Annotated[Optional, typer.Option(help="Prompts manifest.")] = None,
+    styles: Annotated[Optional, typer.Option(help="Styles manifest.")] = None,
+    mixes: Annotated[Optional, typer.Option(help="Mixes manifest.")] = None,
+    methods: Annotated[Optional, typer.Option(help="Methods, comma-separated.")] = None,
+    metrics: Annotated[Optional, typer.Option(help="Metrics, comma-separated.")] = None,
+    seeds: Annotated[Optional, typer.Option(help="0:4, or 7, or 0,3,9.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most pictures a method.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a generation batch.")] = None,
+    output: Annotated[Optional, typer.Option(help="Run folder, any fsspec address.")] = None,
+    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    tracking_uri: Annotated[
+        Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
+    ] = None,
+    address: Annotated[
+        Optional, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
+    ] = None,
+    largest_face: Annotated[
+        bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
+    ] = False,
+) -> None:
+    """Generate for identities x prompts x styles x methods, score, report, log to MLflow."""
+    settings = load_config(
+        config,
+        identities=identities,
+        prompts=prompts,
+        styles=styles,
+        mixes=mixes,
+        methods=_names(methods),
+        metrics=_names(metrics),
+        seeds=seeds,
+        limit=limit,
+        num_inference_steps=steps,
+        batch_size=batch_size,
+        output=output,
+        preset=preset,
+        tracking_uri=tracking_uri,
+        address=address,
+        largest_face=largest_face or None,
+        resume=resume or None,
+    )
+    from jobs.tracking import check_tracking, log_run, tracking_address
+
+    uri = tracking_address(settings.tracking_uri, settings.output)
+    check_tracking(uri)
+
+    from pipelines.benchmark import run_benchmark
+
+    with progress_display() as progress:
+        summary = run_benchmark(
+            settings, command=shlex.join(["infinite-id", *sys.argv]), progress=progress
+        )
+    console.print(
+        f"{summary.pictures} pictures of {summary.people} people in {summary.seconds:.0f} s"
+        + (
+            f", first after {summary.seconds_to_first_picture:.0f} s"
+            if summary.seconds_to_first_picture
+            else ""
+        )
+        + (f"; {summary.rejects} rejects" if summary.rejects else "")
+    )
+    if summary.untrained:
+        console.print("untrained weights: pictures are noise")
+    _show_report(summary.url)
+    console.print(f"Parquet:  {summary.url}/{{faces,embeddings,requests,images,scores,rejects}}")
+    if uri is not None:
+        log_run(summary.url, uri, settings.experiment)
+        console.print(f"MLflow:   {uri}")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def _show_report(url: str) -> None:
+    from eval.report import write_report
+
+    paths = write_report(url)
+    show_table(*paths.table)
+    console.print(f"report:   {paths.html}")
+
+
+@user_errors
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write the report of a run again, from its tables."""
+    _show_report(run)
+
+
+@user_errors
+def manifest_build(
+    photos: Annotated[str, typer.Option(help="Folder: a person a file or a sub-folder.")],
+    output: Annotated[str, typer.Option(help="Where the manifests go.")],
+    prompts: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
+    styles: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
+    mixes: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
+    seeds: Annotated[str, typer.Option(help="0:4, or 7, or 0,3,9.")] = "0",
+) -> None:
+    """Make manifests from a folder of photos (or an identities file), prompts and styles."""
+    names = write_manifests(
+        output,
+        identities=read_manifest("identities", photos),
+        prompts=read_manifest("prompts", prompts) if prompts else default_prompts(),
+        styles=read_manifest("styles", styles) if styles else default_styles(),
+        mixes=read_manifest("mixes", mixes) if mixes else None,
+        seeds=parse_seeds(seeds),
+    )
+    console.print(f"wrote {', '.join(names)} to {output}")
+
+
+@user_errors
+def manifest_check(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Manifests; the kind is read from the name: identities, prompts ..."),
+    ],
+) -> None:
+    """Check manifests; the first fault is named with file, row and column."""
+    for name in files:
+        kind = next(
+            (k for k in ("identities", "prompts", "styles", "mixes") if k in Path(name).stem), None
+        )
+        if kind is None:
+            raise ValueError(
+                f"manifest {name} names no kind, allowed: a name with identities, prompts, styles "
+                "or mixes in it"
+            )
+        table = read_manifest(kind, name)
+        console.print(f"{name}: {table.num_rows} {kind}, valid")

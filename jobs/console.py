@@ -1,0 +1,126 @@
+"""What a job shows: progress with rate and time left, the result table, errors as a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+__all__ = ["console", "progress_display", "show_table", "user_errors"]
+
+console = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_LOG_SECONDS = 10.0
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def user_errors(command: F) -> F:
+    """Turns a user's mistake into one sentence and exit code 2, a failure into exit code 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            _errors.print(f"error: {error}", markup=False)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            _errors.print("interrupted: what is committed stays, --resume goes on with it")
+            raise SystemExit(130) from None
+        except Exception as error:
+            cause = _root_cause(error)
+            if isinstance(cause, ValueError):
+                _errors.print(f"error: {cause}", markup=False)
+                raise SystemExit(2) from None
+            if not type(error).__module__.startswith("ray."):
+                raise
+            first = str(cause).strip().splitlines()
+            detail = first[-1] if first else ""
+            _errors.print(
+                f"failed: {type(cause).__name__}: {detail}; what is committed stays, --resume "
+                "goes on with it",
+                markup=False,
+            )
+            raise SystemExit(1) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The exception that an actor raised, out of Ray's wrapping."""
+    seen = error
+    for _ in range(8):
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        seen = inner
+    return seen
+
+
+class _Lines:
+    """Progress as plain lines every ten seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._begin: dict[str, tuple[float, int]] = {}
+        self._last = 0.0
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        begin, first = self._begin.setdefault(phase, (now, done))
+        if done < total and now - self._last < _LOG_SECONDS:
+            return
+        self._last = now
+        rate = (done - first) / (now - begin) if now > begin else 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        print(f"{phase}: {done}/{total} units{left}", flush=True)
+
+
+@contextlib.contextmanager
+def progress_display() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `progress(phase, done, total)`: a bar on a terminal, lines every 10 s in a log."""
+    if not sys.stdout.isatty():
+        yield _Lines()
+        return
+    bar = Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("units"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    tasks: dict[str, TaskID] = {}
+    with bar:
+
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total)
+            bar.update(tasks[phase], completed=done, total=total)
+
+        yield update
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table; numbers are shown with three digits."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        values = (row.get(name, "") for name in columns)
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
+    console.print(table)

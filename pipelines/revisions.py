@@ -1,0 +1,39 @@
+"""Names of weights and settings: what makes a picture what it is, besides the request."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from infinite_id.config import Preset
+
+__all__ = ["method_revision", "weights_revision"]
+
+
+def weights_revision(family: Preset) -> tuple[str, bool]:
+    """(name of the base's and adapter's weights, whether any of them is untrained)."""
+    if family.base == "pocket":
+        from infinite_id import pocket
+
+        return pocket.revision(), not pocket.is_trained()
+    adapter = family.adapter_path
+    if adapter is None:
+        return f"{family.base}@{family.base_revision}+untrained", True
+    return f"{family.base}@{family.base_revision}+{_file_digest(adapter)}", False
+
+
+def _file_digest(path: str) -> str:
+    if not Path(path).is_file():
+        return path
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def method_revision(method: str, family: Preset, weights: str) -> str:
+    """Names a method's settings and weights; changes when a picture could change."""
+    from infinite_id.methods import METHODS
+
+    what: list[Any] = [method, repr(METHODS[method]), sorted(asdict(family).items()), weights]
+    return f"{method}-{hashlib.blake2b(repr(what).encode(), digest_size=6).hexdigest()}"
