@@ -1,0 +1,298 @@
+"""A run folder, read from disk without Ray: what a report is made of.
+
+A run is a folder with `run.json` and one folder of Parquet files a table: faces, embeddings,
+requests, images, scores, rejects (columns: `pipelines.schemas`). Encoded pictures stay on disk:
+only those that a report shows are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from eval.metric_info import MetricInfo
+
+__all__ = ["KEYS", "RunData", "RunFolder", "read_run"]
+
+KEYS = ("sample_id", "identity_id", "method", "prompt_id", "style", "seed")
+
+
+class RunFolder:
+    """Reading and writing of one run folder on any file system that fsspec knows.
+
+    Args:
+        address: a path, or an address such as ``s3://bucket/run``.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        self.address = str(address).rstrip("/")
+        self.fs, root = fsspec.core.url_to_fs(self.address)
+        self.root = root.rstrip("/")
+        if not self.fs.isdir(self.root):
+            raise ValueError(f"run folder {self.address} does not exist")
+
+    def path(self, name: str) -> str:
+        """The file system's own path of `name` in this folder."""
+        return f"{self.root}/{name}"
+
+    def write(self, name: str, data: bytes) -> str:
+        """Writes a file and returns its address."""
+        path = self.path(name)
+        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with self.fs.open(path, "wb") as stream:
+            stream.write(data)
+        return f"{self.address}/{name}"
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The object in a JSON file; None where there is no such file or it holds no object."""
+        if not self.fs.exists(self.path(name)):
+            return None
+        try:
+            value = json.loads(self.fs.cat_file(self.path(name)))
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def dataset(self, table: str) -> ds.Dataset | None:
+        """The table's Parquet files; None where there is none."""
+        files = self.fs.glob(f"{self.path(table)}/**/*.parquet")
+        # A name with a leading dot or underscore is a file that is being written.
+        files = sorted(f for f in files if not f.rsplit("/", 1)[1].startswith((".", "_")))
+        if not files:
+            return None
+        return ds.dataset(files, format="parquet", filesystem=self.fs)
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The tables of a run, joined by sample_id.
+
+    Attributes:
+        folder: where it came from.
+        run: content of run.json, empty where it is missing.
+        samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", and the booleans
+            "has_image" and "has_scores".
+        scores: metric name -> float64 (N,); NaN where unscorable or not scored.
+        metrics: of the scores table, in its order.
+        rejects: rows as dicts.
+        face_count: rows of the faces table.
+        model_revisions: method -> revisions named in the images table.
+        missing: one sentence for each thing that is not there.
+    """
+
+    folder: RunFolder
+    run: dict[str, Any]
+    samples: dict[str, NDArray[Any]]
+    scores: dict[str, NDArray[np.float64]]
+    metrics: dict[str, MetricInfo]
+    rejects: list[dict[str, Any]]
+    face_count: int
+    model_revisions: dict[str, list[str]]
+    missing: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples["sample_id"])
+
+    def names(self, column: str) -> list[str]:
+        """Distinct values of a sample column, in order of appearance."""
+        return list(dict.fromkeys(self.samples[column].tolist()))
+
+    def pictures(self, sample_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(sample_id, encoded picture) of those of `sample_ids` that were made."""
+        images = self.folder.dataset("images")
+        if images is None or not len(sample_ids):
+            return
+        wanted = pc.field("sample_id").isin(pa.array(sample_ids, pa.string()))
+        for batch in images.to_batches(
+            columns=["sample_id", "image"], filter=wanted, batch_size=64, batch_readahead=2
+        ):
+            rows = zip(batch["sample_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
+            yield from rows
+
+    def references(self, identity_ids: Sequence[str]) -> dict[str, bytes]:
+        """First aligned crop (PNG) of each of these people, as far as the run has them."""
+        wanted = pc.field("identity_id").isin(pa.array(identity_ids, pa.string()))
+        found: dict[str, bytes] = {}
+        for table in ("embeddings", "faces"):
+            source = self.folder.dataset(table)
+            if source is None:
+                continue
+            for row in source.to_table(
+                columns=["identity_id", "aligned"], filter=wanted
+            ).to_pylist():
+                crops = row["aligned"] if isinstance(row["aligned"], list) else [row["aligned"]]
+                if crops:
+                    found.setdefault(row["identity_id"], crops[0])
+        return found
+
+    def mixes(self) -> dict[str, list[str]]:
+        """mix id -> the people it is made of."""
+        requests = self.folder.dataset("requests")
+        if requests is None or "mix_parts" not in requests.schema.names:
+            return {}
+        rows = requests.to_table(
+            columns=["identity_id", "mix_parts"], filter=pc.field("mix_parts").is_valid()
+        )
+        return {
+            row["identity_id"]: [part["identity_id"] for part in row["mix_parts"]]
+            for row in rows.to_pylist()
+        }
+
+
+def read_run(address: str | Path) -> RunData:
+    """Reads a run folder; what is missing is said in `RunData.missing`.
+
+    Raises:
+        ValueError: no such folder, nothing in it to report on, or scores or images of another
+            run (sample_ids that none of the requests has).
+    """
+    folder = RunFolder(address)
+    missing: list[str] = []
+    run = folder.read_json("run.json")
+    if run is None:
+        missing.append("run.json is missing or unreadable: no configuration, environment, timings")
+    tables = {
+        "requests": _read(folder, "requests", [*KEYS, "prompt"]),
+        "images": _read(folder, "images", [*KEYS, "prompt", "model_revision"]),
+        "scores": _read(folder, "scores", None),
+    }
+    rejects = _read(folder, "rejects", None)
+    missing += [f"table {name} is missing" for name, table in tables.items() if table is None]
+    present = {name: table for name, table in tables.items() if table is not None}
+    if not present and rejects is None and run is None:
+        raise ValueError(
+            f"{folder.address} is no run folder: it has neither run.json nor any of the tables "
+            "requests, images, scores, rejects"
+        )
+    tables_unique = {name: _unique(table, name, missing) for name, table in present.items()}
+    base = next(iter(tables_unique.values()), _empty())
+    for name, table in tables_unique.items():
+        _check_same_run(base, table, name, folder.address)
+    samples = {name: _column(base, name) for name in (*KEYS, "prompt")}
+    ids = base["sample_id"]
+    images, scored = tables_unique.get("images"), tables_unique.get("scores")
+    samples["has_image"] = _is_in(ids, images)
+    samples["has_scores"] = _is_in(ids, scored)
+    names = [] if scored is None else [n for n in scored.column_names if n not in KEYS]
+    known = (run or {}).get("metrics") or {}
+    faces = folder.dataset("faces")
+    data = RunData(
+        folder=folder,
+        run=run or {},
+        samples=samples,
+        scores={} if scored is None else _aligned_scores(ids, scored, names),
+        metrics={name: MetricInfo.from_dict(name, known.get(name) or {}) for name in names},
+        rejects=[] if rejects is None else rejects.to_pylist(),
+        face_count=0 if faces is None else faces.count_rows(),
+        model_revisions=_revisions(images),
+        missing=missing,
+    )
+    _note_incomplete(data)
+    return data
+
+
+def _read(folder: RunFolder, table: str, columns: list[str] | None) -> pa.Table | None:
+    source = folder.dataset(table)
+    if source is None:
+        return None
+    lacking = [name for name in KEYS if name not in source.schema.names]
+    if table != "rejects" and lacking:
+        raise ValueError(
+            f"table {table} of {folder.address} lacks the column {lacking[0]!r}, present: "
+            f"{', '.join(source.schema.names)}"
+        )
+    if columns is not None:
+        columns = [name for name in columns if name in source.schema.names]
+    return source.to_table(columns=columns)
+
+
+def _unique(table: pa.Table, name: str, missing: list[str]) -> pa.Table:
+    ids = table["sample_id"].to_numpy()
+    _, first = np.unique(ids, return_index=True)
+    if len(first) == len(ids):
+        return table
+    missing.append(
+        f"table {name} has {len(ids) - len(first)} rows twice, the first of each is counted"
+    )
+    return table.take(np.sort(first))
+
+
+def _check_same_run(base: pa.Table, table: pa.Table, name: str, address: str) -> None:
+    known = pc.is_in(table["sample_id"], value_set=base["sample_id"])
+    strangers = table.num_rows - (pc.sum(known).as_py() or 0)
+    if strangers:
+        raise ValueError(
+            f"table {name} of {address} belongs to another run: {strangers} of its "
+            f"{table.num_rows} sample_ids match no request"
+        )
+
+
+def _empty() -> pa.Table:
+    kinds = [pa.int64() if name == "seed" else pa.string() for name in KEYS]
+    return pa.table({n: pa.array([], kind) for n, kind in zip(KEYS, kinds, strict=True)})
+
+
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    if name not in table.column_names:
+        return np.full(table.num_rows, "", dtype=object)
+    return np.asarray(table[name].to_numpy(zero_copy_only=False))
+
+
+def _is_in(ids: pa.ChunkedArray, table: pa.Table | None) -> NDArray[np.bool_]:
+    if table is None:
+        return np.zeros(len(ids), dtype=bool)
+    found = pc.is_in(ids, value_set=table["sample_id"])
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _aligned_scores(
+    ids: pa.ChunkedArray, table: pa.Table, names: list[str]
+) -> dict[str, NDArray[np.float64]]:
+    row = pc.index_in(ids, value_set=table["sample_id"])
+    scores = {}
+    for name in names:
+        values = table[name].cast(pa.float64()).take(row)
+        scores[name] = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    return scores
+
+
+def _revisions(images: pa.Table | None) -> dict[str, list[str]]:
+    if images is None or "model_revision" not in images.column_names:
+        return {}
+    pairs = images.group_by(["method", "model_revision"], use_threads=False).aggregate([])
+    found: dict[str, list[str]] = {}
+    for row in pairs.to_pylist():
+        found.setdefault(row["method"], []).append(row["model_revision"])
+    return found
+
+
+def _note_incomplete(data: RunData) -> None:
+    status = data.run.get("status")
+    if status and status not in ("done", "finished", "complete", "ok"):
+        data.missing.append(f"the run did not finish: its status is {status!r}")
+    rejected = {(row["stage"], row["key"]) for row in data.rejects}
+    for column, stage, what in (
+        ("has_image", "images", "requests have no picture"),
+        ("has_scores", "scores", "pictures have no scores"),
+    ):
+        expected = np.ones(len(data), bool) if stage == "images" else data.samples["has_image"]
+        lost = data.samples["sample_id"][expected & ~data.samples[column]]
+        if len(lost):
+            known = sum((stage, key) in rejected for key in lost)
+            data.missing.append(
+                f"{len(lost)} of {int(expected.sum())} {what}: {known} were rejected with a "
+                f"reason, {len(lost) - known} are not done"
+            )

@@ -1,0 +1,180 @@
+"""The numbers of a report: summaries by method, style and identity, and the extreme pictures.
+
+The rate of pictures without a face stands apart and is never folded into a mean: identity metrics
+are NaN there, counted as such, and a method that loses faces cannot gain by it unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.run_data import RunData
+from eval.stats import Difference, Summary, paired_difference, summarise
+
+__all__ = ["Row", "Tables", "extremes", "make_tables"]
+
+FACE_FOUND = "face_found"
+REFERENCE_METHOD = "infinite_id"
+# More people than this are listed by their worst only.
+MAX_IDENTITIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        method, style, identity_id: what is selected; None: all.
+        requests, pictures, scored: how many of each.
+        no_face: pictures without a face among the scored; None where that was not measured.
+        cells: metric -> summary over the scored pictures.
+        differences: metric -> paired difference to the reference method; empty for itself.
+    """
+
+    method: str | None
+    style: str | None
+    identity_id: str | None
+    requests: int
+    pictures: int
+    scored: int
+    no_face: int | None
+    cells: dict[str, Summary]
+    differences: dict[str, Difference]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; NaN stays NaN."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All summaries of a run.
+
+    Attributes:
+        reference: the method that differences are taken to; None with fewer than two methods.
+        methods: one row a method.
+        styles: one row a style and method.
+        identities: one row a person over all methods, at most `MAX_IDENTITIES`.
+        identities_left_out: people beyond that.
+    """
+
+    reference: str | None
+    methods: list[Row]
+    styles: list[Row]
+    identities: list[Row]
+    identities_left_out: int
+
+
+def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
+    """Summaries by method, by style and method, and by person.
+
+    Args:
+        data: of `read_run`.
+        reference: the method to compare with; by default `infinite_id`, or the first.
+
+    Raises:
+        ValueError: no such method in the run.
+    """
+    methods, styles = data.names("method"), data.names("style")
+    if reference is not None and reference not in methods:
+        raise ValueError(f"reference is {reference!r}, allowed: {', '.join(methods) or 'none'}")
+    if len(methods) < 2:
+        chosen = None
+    else:
+        chosen = reference or (REFERENCE_METHOD if REFERENCE_METHOD in methods else methods[0])
+    paired = _paired_scores(data, chosen)
+    method_of, style_of = data.samples["method"], data.samples["style"]
+    by_method = {name: method_of == name for name in methods}
+    method_rows = [
+        _row(data, by_method[name], paired, method=name, reference=chosen) for name in methods
+    ]
+    style_rows = [
+        _row(data, mask, paired, method=name, style=style, reference=chosen)
+        for style in styles
+        for name in methods
+        if (mask := by_method[name] & (style_of == style)).any()
+    ]
+    people = data.names("identity_id")
+    shown = people[:MAX_IDENTITIES]
+    identity_of = data.samples["identity_id"]
+    identity_rows = [_row(data, identity_of == name, {}, identity_id=name) for name in shown]
+    return Tables(chosen, method_rows, style_rows, identity_rows, len(people) - len(shown))
+
+
+def extremes(
+    data: RunData, metrics: Iterable[str], count: int = 6
+) -> dict[str, dict[str, list[str]]]:
+    """metric -> {"best", "worst"} -> up to `count` sample_ids, the most extreme first.
+
+    Only pictures that exist and have a number count; metrics without a direction are left out.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in metrics:
+        better = data.metrics[name].higher_is_better
+        values = data.scores[name]
+        usable = np.flatnonzero(~np.isnan(values) & data.samples["has_image"])
+        if better is None or not len(usable) or np.ptp(values[usable]) == 0:
+            continue
+        rising = usable[np.argsort(values[usable], kind="stable")]
+        ids = data.samples["sample_id"][rising].tolist()
+        low, high = ids[:count], ids[::-1][:count]
+        found[name] = {"best": high, "worst": low} if better else {"best": low, "worst": high}
+    return found
+
+
+def _paired_scores(data: RunData, reference: str | None) -> dict[str, NDArray[np.float64]]:
+    """metric -> (N,) the reference method's value for the same person, text, style and seed."""
+    if reference is None:
+        return {}
+    columns = [
+        data.samples[name].tolist() for name in ("identity_id", "prompt_id", "style", "seed")
+    ]
+    keys = list(zip(*columns, strict=True))
+    row_of = {
+        key: row
+        for row, (key, method) in enumerate(zip(keys, data.samples["method"], strict=True))
+        if method == reference
+    }
+    partner = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+    return {
+        name: np.where(partner >= 0, values[partner], np.nan)
+        for name, values in data.scores.items()
+    }
+
+
+def _row(
+    data: RunData,
+    mask: NDArray[np.bool_],
+    paired: dict[str, NDArray[np.float64]],
+    *,
+    method: str | None = None,
+    style: str | None = None,
+    identity_id: str | None = None,
+    reference: str | None = None,
+) -> Row:
+    scored = mask & data.samples["has_scores"]
+    people = data.samples["identity_id"][scored].astype(str)
+    found = data.scores.get(FACE_FOUND)
+    cells = {name: summarise(values[scored], people) for name, values in data.scores.items()}
+    differences = {}
+    if method != reference:
+        differences = {
+            name: paired_difference(data.scores[name][scored], others[scored], people)
+            for name, others in paired.items()
+        }
+    return Row(
+        method=method,
+        style=style,
+        identity_id=identity_id,
+        requests=int(mask.sum()),
+        pictures=int((mask & data.samples["has_image"]).sum()),
+        scored=int(scored.sum()),
+        no_face=None if found is None else int((found[scored] == 0).sum()),
+        cells=cells,
+        differences=differences,
+    )
