@@ -1,4 +1,4 @@
-"""The commands behind `infinite-id ...` and `jobs/*.py`: options in, pipelines called, results shown."""
+"""The commands behind `infinite-id ...` and `jobs/*.py`: options in, results shown."""
 
 from __future__ import annotations
 
