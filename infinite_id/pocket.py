@@ -1,0 +1,328 @@
+"""The pocket model: SDXL's architecture at a size that a laptop's CPU runs, shipped with the code.
+
+Everything is built from the classes that the large model uses: AutoencoderKL (factor 4, latents
+4 x 16 x 16 at 64 px), two CLIP text encoders (penultimate hidden states, widths 96 + 160 = 256;
+pooled projection of the second, 160), UNet2DConditionModel with SDXL's "text_time" conditioning,
+DDIM on v-prediction; the image tower of a small CLIP for the identity stream (65 tokens x 192);
+and a second CLIP, trained apart, that only scores pictures.
+
+Weights lie in `assets/pocket` as half precision safetensors, listed with their SHA-256 in
+`manifest.json`. Without that file the networks are built with random weights from a fixed seed:
+`is_trained()` tells which, and `revision()` names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+__all__ = [
+    "ADAPTERS",
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "IMAGE_SIZE",
+    "POCKET_DIR",
+    "PocketWeightsError",
+    "adapter_path",
+    "build_clip",
+    "build_scheduler",
+    "build_scorer",
+    "build_text_encoder",
+    "build_unet",
+    "build_vae",
+    "is_trained",
+    "load_clip_image_encoder",
+    "load_pipeline",
+    "load_scorer",
+    "load_tokenizer",
+    "revision",
+]
+
+POCKET_DIR = Path(__file__).parent / "assets" / "pocket"
+IMAGE_SIZE = 64
+TEXT_TOKENS = 64
+SEED = 20240318
+ADAPTERS = ("infinite_id", "infinite_id_text_trained", "ip_adapter", "photomaker")
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""RGB mean that both pocket CLIP models subtract from pictures in [0, 1]: OpenAI CLIP's."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""RGB deviation that both divide by."""
+
+UNET: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    "block_out_channels": (64, 128, 192),
+    "layers_per_block": 1,
+    "attention_head_dim": (2, 4, 6),
+    "transformer_layers_per_block": 1,
+    "cross_attention_dim": 256,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 32,
+    "projection_class_embeddings_input_dim": 160 + 6 * 32,
+}
+VAE: dict[str, Any] = {
+    "sample_size": IMAGE_SIZE,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (24, 48, 96),
+    "norm_num_groups": 12,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "force_upcast": False,
+    "scaling_factor": 1.0,
+}
+SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "leading",
+}
+TEXT_1: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 3}
+TEXT_2: dict[str, Any] = {"hidden_size": 160, "intermediate_size": 320, "num_attention_heads": 5}
+SCORER_TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+}
+VISION: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}
+SCORER_VISION: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 320,
+    "num_attention_heads": 5,
+}
+PROJECTION = 160
+SCORER_PROJECTION = 128
+
+
+class PocketWeightsError(RuntimeError):
+    """A shipped weight file is missing or damaged."""
+
+
+def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
+    """The base model: text to 64 px portraits, on the CPU, in eval mode, progress bar off.
+
+    Raises:
+        PocketWeightsError: a shipped file's SHA-256 differs from the manifest.
+    """
+    if is_trained():
+        _check_files("base/")
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            POCKET_DIR / "base", dtype=dtype, local_files_only=True, add_watermarker=False
+        )
+    else:
+        networks: dict[str, Any] = {
+            "vae": build_vae(),
+            "text_encoder": build_text_encoder(first=True),
+            "text_encoder_2": build_text_encoder(first=False),
+            "unet": build_unet(),
+        }
+        for network in networks.values():
+            torch.nn.Module.to(network, dtype)
+        pipeline = StableDiffusionXLPipeline(
+            **networks,
+            tokenizer=load_tokenizer(),
+            tokenizer_2=load_tokenizer(),
+            scheduler=build_scheduler(),
+            add_watermarker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_clip_image_encoder() -> tuple[CLIPVisionModelWithProjection, int, str]:
+    """The image tower of the identity stream.
+
+    Returns:
+        The model, float32, whose `last_hidden_state` of pictures float (B, 3, 64, 64),
+        normalised by `CLIP_MEAN` and `CLIP_STD`, is (B, 65, 192); its picture size in pixels,
+        64; its revision.
+    """
+    if not is_trained():
+        return _seeded(lambda: _vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
+    _check_files("clip/")
+    model = CLIPVisionModelWithProjection.from_pretrained(
+        POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
+    )
+    return model.eval(), IMAGE_SIZE, revision()
+
+
+def load_scorer() -> tuple[CLIPModel, CLIPTokenizer, str]:
+    """The image-text model that only scores, float32, its tokenizer, its revision.
+
+    Pictures are (B, 3, 64, 64) normalised by `CLIP_MEAN` and `CLIP_STD`; texts are padded to
+    the tokenizer's `model_max_length`. It shares no weight, width, seed or person with the
+    networks that generate.
+    """
+    if not is_trained():
+        return build_scorer().eval(), load_tokenizer(), revision()
+    _check_files("scorer/")
+    model = CLIPModel.from_pretrained(
+        POCKET_DIR / "scorer", dtype=torch.float32, local_files_only=True
+    )
+    return model.eval(), load_tokenizer(), revision()
+
+
+def load_tokenizer() -> CLIPTokenizer:
+    """The byte-level BPE of the pocket captions; any text encodes, padded or cut to 64 tokens."""
+    return CLIPTokenizer.from_pretrained(POCKET_DIR / "tokenizer", local_files_only=True)
+
+
+def adapter_path(name: str) -> Path | None:
+    """File of a shipped adapter, one of `ADAPTERS`; None where none was trained.
+
+    Raises:
+        ValueError: unknown name.
+        PocketWeightsError: the file's SHA-256 differs from the manifest.
+    """
+    if name not in ADAPTERS:
+        raise ValueError(f"adapter is {name!r}, allowed: {', '.join(ADAPTERS)}")
+    file = f"adapters/{name}.safetensors"
+    if file not in _manifest().get("files", {}):
+        return None
+    _check_files(file)
+    return POCKET_DIR / file
+
+
+def is_trained() -> bool:
+    """True where trained weights are shipped; False: pictures are noise."""
+    return bool(_manifest())
+
+
+def revision() -> str:
+    """Names the weights: "pocket-<digest>", or "untrained-<digest of the architecture>"."""
+    if is_trained():
+        return f"pocket-{_digest(_manifest()['files'])}"
+    architecture = [UNET, VAE, SCHEDULER, TEXT_1, TEXT_2, SCORER_TEXT, VISION, SCORER_VISION, SEED]
+    return f"untrained-{_digest(architecture)}"
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The UNet with random weights from the fixed seed; latents (B, 4, 16, 16)."""
+    return _seeded(lambda: UNet2DConditionModel(**UNET).eval())
+
+
+def build_vae() -> AutoencoderKL:
+    """The autoencoder with random weights; pictures (B, 3, 64, 64) in [-1, 1]."""
+    return _seeded(lambda: AutoencoderKL(**VAE).eval())
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDIM, v-prediction, SDXL's noise schedule."""
+    return DDIMScheduler(**SCHEDULER)
+
+
+def build_text_encoder(*, first: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """One of the two text encoders with random weights, input ids (B, 64)."""
+    if first:
+        return _seeded(lambda: CLIPTextModel(_text_config(TEXT_1))).eval()
+    return _seeded(lambda: CLIPTextModelWithProjection(_text_config(TEXT_2)), offset=1).eval()
+
+
+def build_clip() -> CLIPModel:
+    """The conditioning image-text model; its text tower has the second encoder's shape."""
+    return _seeded(lambda: CLIPModel(_clip_config(TEXT_2, VISION, PROJECTION)), offset=2)
+
+
+def build_scorer() -> CLIPModel:
+    """The scoring image-text model: other widths, other seed."""
+    config = _clip_config(SCORER_TEXT, SCORER_VISION, SCORER_PROJECTION)
+    return _seeded(lambda: CLIPModel(config), offset=3)
+
+
+def _text_config(shape: dict[str, Any]) -> CLIPTextConfig:
+    tokenizer = load_tokenizer()
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=3,
+        max_position_embeddings=TEXT_TOKENS,
+        projection_dim=PROJECTION,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape,
+    )
+
+
+def _clip_config(text: dict[str, int], vision: dict[str, Any], projection: int) -> CLIPConfig:
+    text_config = _text_config(text)
+    text_config.projection_dim = projection
+    vision_config = CLIPVisionConfig(
+        image_size=IMAGE_SIZE,
+        patch_size=8,
+        num_hidden_layers=4,
+        projection_dim=projection,
+        **vision,
+    )
+    return CLIPConfig(
+        text_config=text_config.to_dict(),
+        vision_config=vision_config.to_dict(),
+        projection_dim=projection,
+    )
+
+
+def _vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
+    config: Any = clip.config.vision_config
+    tower = CLIPVisionModelWithProjection(config)
+    tower.vision_model.load_state_dict(clip.vision_model.state_dict())
+    tower.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    return tower
+
+
+def _seeded(build: Callable[[], Any], offset: int = 0) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED + offset)
+        return build()
+
+
+@lru_cache(maxsize=1)
+def _manifest() -> dict[str, Any]:
+    path = POCKET_DIR / "manifest.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def _check_files(prefix: str) -> None:
+    for name, expected in _manifest()["files"].items():
+        if not name.startswith(prefix):
+            continue
+        path = POCKET_DIR / name
+        if not path.is_file():
+            raise PocketWeightsError(f"pocket weights lack {name}; check out the repository again")
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != expected:
+            raise PocketWeightsError(f"{name} has SHA-256 {found}, the manifest says {expected}")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
