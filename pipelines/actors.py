@@ -7,6 +7,7 @@ in a test. The model is loaded in the constructor, on the worker.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -340,6 +341,8 @@ class ScoringActor:
             if subject.mix_parts
         }
         self._schema = scores_schema(list(self._suite.metrics))
+        described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
+        store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())
 
     def __call__(self, images: pa.Table) -> pa.Table:
         unit = unit_of(images, "scores")

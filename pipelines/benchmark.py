@@ -6,6 +6,7 @@ tables of the run folder, each of which can be looked at, kept and gone on from.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def run_benchmark(
             "pictures": summary.pictures,
             "rejects": summary.rejects,
         },
-        metrics=_metrics(config, family),
+        metrics=_metrics(run.store),
         seconds=summary.seconds,
         seconds_to_first_picture=first,
     )
@@ -274,8 +275,8 @@ def write_requests(store: Store, plan: RequestPlan) -> None:
         store.write_table(f"requests/{name}", pa.concat_tables(plan.table(u) for u in units))
 
 
-def _metrics(config: BenchmarkConfig, family: Preset) -> dict[str, dict]:
-    """What each scored column means, for the report."""
-    from eval.suite import describe_metrics
-
-    return describe_metrics(config.metrics, family.name)
+def _metrics(store: Store) -> dict[str, dict]:
+    """What each scored column means: the scoring actors write it down when they load."""
+    if not store.exists("metrics.json"):
+        return {}
+    return json.loads(store.read_bytes("metrics.json"))

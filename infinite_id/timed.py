@@ -1,0 +1,76 @@
+"""A generator that costs a stated time and no GPU: for measuring everything around generation.
+
+It ships with the package and is chosen like any method, so that a pipeline's own costs, its
+backpressure and its behaviour under kills can be measured on a laptop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from infinite_id.types import CancelledError, GeneratedImage, GenerationRequest, Identity
+
+__all__ = ["TimedConfig", "TimedGenerator"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimedConfig:
+    """What a batch costs and what its pictures look like.
+
+    Attributes:
+        seconds_per_batch: slept for each call, however many requests it holds; >= 0.
+        block: side of the picture's uniform squares in pixels; larger squares make smaller files.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    seconds_per_batch: float = 0.0
+    block: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds_per_batch < float("inf"):
+            raise ValueError(
+                f"seconds_per_batch is {self.seconds_per_batch}, allowed: finite, 0 or more"
+            )
+        if self.block < 1:
+            raise ValueError(f"block is {self.block}, allowed: 1 or more")
+
+
+class TimedGenerator:
+    """Sleeps, then returns one picture of coloured squares a request, drawn from its sample_id."""
+
+    def __init__(self, config: TimedConfig | None = None) -> None:
+        self.config = config or TimedConfig()
+        self.revision = f"timed-{self.config.seconds_per_batch:g}s-{self.config.block}px"
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        identities: Mapping[str, Identity],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[GeneratedImage]:
+        """See `infinite_id.types.Generator`; one step."""
+        if should_stop is not None and should_stop():
+            raise CancelledError("stopped before the first step")
+        time.sleep(self.config.seconds_per_batch)
+        if on_step is not None:
+            on_step(1, 1)
+        seconds = self.config.seconds_per_batch / max(len(requests), 1)
+        return [GeneratedImage(r.sample_id, self._picture(r), seconds) for r in requests]
+
+    def _picture(self, request: GenerationRequest) -> np.ndarray:
+        block = self.config.block
+        rows, columns = -(-request.height // block), -(-request.width // block)
+        seed = hashlib.blake2b(request.sample_id.encode(), digest_size=8).digest()
+        rng = np.random.default_rng(int.from_bytes(seed))
+        squares = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+        whole = squares.repeat(block, axis=0).repeat(block, axis=1)
+        return whole[: request.height, : request.width]
