@@ -11,6 +11,8 @@
     node.append(...children);
     return node;
   };
+  // A line may break after an underscore, and the name still copies as it is.
+  const breakable = (text) => String(text).split(/(?<=_)/).flatMap((part) => [part, document.createElement("wbr")]);
   const distinct = (field) => [...new Set(samples.map((sample) => sample[field]))];
   const format = (metric, value) => {
     if (value === null || value === undefined) return "NaN";
@@ -21,20 +23,9 @@
   const describe = (sample) =>
     `${sample.identity_id}, ${sample.method}, ${sample.style}, ${sample.prompt_id}, seed ${sample.seed}`;
 
-  // Decoding a thousand data addresses at once stalls a phone: each is set when it comes near.
-  const near = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      entry.target.src = byId.get(entry.target.dataset.sample).src;
-      near.unobserve(entry.target);
-    }
-  }, { rootMargin: "400px" });
-  const image = (sample) => {
-    const node = make("img", { alt: describe(sample), width: sample.width, height: sample.height });
-    node.dataset.sample = sample.sample_id;
-    near.observe(node);
-    return node;
-  };
+  const image = (sample) => make("img", {
+    loading: "lazy", decoding: "async", alt: describe(sample), width: sample.width, height: sample.height, src: sample.src,
+  });
   const reference = (identity) =>
     (data.references[identity] || []).map((src) => make("img", { src, alt: `reference of ${identity}` }));
   const select = (label, options, value, change) => {
@@ -112,10 +103,10 @@
     const chosen = samples.filter((sample) => others.every((field) => sample[field] === grid.fixed[field]));
     const at = new Map(chosen.map((sample) => [sample.identity_id + "\n" + sample[grid.across], sample]));
     const head = make("tr", {}, make("th", { scope: "col", textContent: "reference" }));
-    for (const column of columns) head.append(make("th", { scope: "col", textContent: column }));
+    for (const column of columns) head.append(make("th", { scope: "col" }, ...breakable(column)));
     const body = make("tbody");
     for (const person of people.slice(0, grid.rows)) {
-      const line = make("tr", {}, make("th", { scope: "row" }, ...reference(person).slice(0, 1), person));
+      const line = make("tr", {}, make("th", { scope: "row" }, ...reference(person).slice(0, 1), ...breakable(person)));
       for (const column of columns) {
         const sample = at.get(person + "\n" + column);
         const content = sample
