@@ -38,6 +38,31 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from infinite_id.pocket_weights import (
+    ADAPTERS,
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGE_SIZE,
+    POCKET_DIR,
+    PROJECTION,
+    SCHEDULER,
+    SCORER_PROJECTION,
+    SCORER_TEXT,
+    SCORER_VISION,
+    SEED,
+    TEXT_1,
+    TEXT_2,
+    TEXT_TOKENS,
+    UNET,
+    VAE,
+    VISION,
+    PocketWeightsError,
+    adapter_path,
+    check_files,
+    is_trained,
+    revision,
+)
+
 __all__ = [
     "ADAPTERS",
     "CLIP_MEAN",
@@ -60,74 +85,6 @@ __all__ = [
     "revision",
 ]
 
-POCKET_DIR = Path(__file__).parent / "assets" / "pocket"
-IMAGE_SIZE = 64
-TEXT_TOKENS = 64
-SEED = 20240318
-ADAPTERS = ("infinite_id", "infinite_id_text_trained", "ip_adapter", "photomaker")
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""RGB mean that both pocket CLIP models subtract from pictures in [0, 1]: OpenAI CLIP's."""
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""RGB deviation that both divide by."""
-
-UNET: dict[str, Any] = {
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
-    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
-    "block_out_channels": (64, 128, 192),
-    "layers_per_block": 1,
-    "attention_head_dim": (2, 4, 6),
-    "transformer_layers_per_block": 1,
-    "cross_attention_dim": 256,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": 160 + 6 * 32,
-}
-VAE: dict[str, Any] = {
-    "sample_size": IMAGE_SIZE,
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
-    "block_out_channels": (24, 48, 96),
-    "norm_num_groups": 12,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "force_upcast": False,
-    "scaling_factor": 1.0,
-}
-SCHEDULER: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "leading",
-}
-TEXT_1: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 3}
-TEXT_2: dict[str, Any] = {"hidden_size": 160, "intermediate_size": 320, "num_attention_heads": 5}
-SCORER_TEXT: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_attention_heads": 4,
-}
-VISION: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6}
-SCORER_VISION: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 320,
-    "num_attention_heads": 5,
-}
-PROJECTION = 160
-SCORER_PROJECTION = 128
-
-
-class PocketWeightsError(RuntimeError):
-    """A shipped weight file is missing or damaged."""
-
 
 def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeline:
     """The base model: text to 64 px portraits, on the CPU, in eval mode, progress bar off.
@@ -136,7 +93,7 @@ def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeli
         PocketWeightsError: a shipped file's SHA-256 differs from the manifest.
     """
     if is_trained():
-        _check_files("base/")
+        check_files("base/")
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             POCKET_DIR / "base", dtype=dtype, local_files_only=True, add_watermarker=False
         )
@@ -170,7 +127,7 @@ def load_clip_image_encoder() -> tuple[CLIPVisionModelWithProjection, int, str]:
     """
     if not is_trained():
         return _seeded(lambda: _vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
-    _check_files("clip/")
+    check_files("clip/")
     model = CLIPVisionModelWithProjection.from_pretrained(
         POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
     )
@@ -186,7 +143,7 @@ def load_scorer() -> tuple[CLIPModel, CLIPTokenizer, str]:
     """
     if not is_trained():
         return build_scorer().eval(), load_tokenizer(), revision()
-    _check_files("scorer/")
+    check_files("scorer/")
     model = CLIPModel.from_pretrained(
         POCKET_DIR / "scorer", dtype=torch.float32, local_files_only=True
     )
@@ -198,43 +155,14 @@ def load_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(POCKET_DIR / "tokenizer", local_files_only=True)
 
 
-def adapter_path(name: str) -> Path | None:
-    """File of a shipped adapter, one of `ADAPTERS`; None where none was trained.
-
-    Raises:
-        ValueError: unknown name.
-        PocketWeightsError: the file's SHA-256 differs from the manifest.
-    """
-    if name not in ADAPTERS:
-        raise ValueError(f"adapter is {name!r}, allowed: {', '.join(ADAPTERS)}")
-    file = f"adapters/{name}.safetensors"
-    if file not in _manifest().get("files", {}):
-        return None
-    _check_files(file)
-    return POCKET_DIR / file
-
-
-def is_trained() -> bool:
-    """True where trained weights are shipped; False: pictures are noise."""
-    return bool(_manifest())
-
-
-def revision() -> str:
-    """Names the weights: "pocket-<digest>", or "untrained-<digest of the architecture>"."""
-    if is_trained():
-        return f"pocket-{_digest(_manifest()['files'])}"
-    architecture = [UNET, VAE, SCHEDULER, TEXT_1, TEXT_2, SCORER_TEXT, VISION, SCORER_VISION, SEED]
-    return f"untrained-{_digest(architecture)}"
-
-
 def build_unet() -> UNet2DConditionModel:
     """The UNet with random weights from the fixed seed; latents (B, 4, 16, 16)."""
-    return _seeded(lambda: UNet2DConditionModel(**UNET).eval())
+    return _seeded(lambda: UNet2DConditionModel(**UNET))
 
 
 def build_vae() -> AutoencoderKL:
     """The autoencoder with random weights; pictures (B, 3, 64, 64) in [-1, 1]."""
-    return _seeded(lambda: AutoencoderKL(**VAE).eval())
+    return _seeded(lambda: AutoencoderKL(**VAE))
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -245,8 +173,8 @@ def build_scheduler() -> DDIMScheduler:
 def build_text_encoder(*, first: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
     """One of the two text encoders with random weights, input ids (B, 64)."""
     if first:
-        return _seeded(lambda: CLIPTextModel(_text_config(TEXT_1))).eval()
-    return _seeded(lambda: CLIPTextModelWithProjection(_text_config(TEXT_2)), offset=1).eval()
+        return _seeded(lambda: CLIPTextModel(_text_config(TEXT_1)))
+    return _seeded(lambda: CLIPTextModelWithProjection(_text_config(TEXT_2)), offset=1)
 
 
 def build_clip() -> CLIPModel:
@@ -302,27 +230,4 @@ def _vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
 def _seeded(build: Callable[[], Any], offset: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED + offset)
-        return build()
-
-
-@lru_cache(maxsize=1)
-def _manifest() -> dict[str, Any]:
-    path = POCKET_DIR / "manifest.json"
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
-
-
-def _check_files(prefix: str) -> None:
-    for name, expected in _manifest()["files"].items():
-        if not name.startswith(prefix):
-            continue
-        path = POCKET_DIR / name
-        if not path.is_file():
-            raise PocketWeightsError(f"pocket weights lack {name}; check out the repository again")
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != expected:
-            raise PocketWeightsError(f"{name} has SHA-256 {found}, the manifest says {expected}")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+        return build().eval()

@@ -15,9 +15,9 @@ __all__ = ["method_revision", "weights_revision"]
 def weights_revision(family: Preset) -> tuple[str, bool]:
     """(name of the base's and adapter's weights, whether any of them is untrained)."""
     if family.base == "pocket":
-        from infinite_id import pocket
+        from infinite_id import pocket_weights
 
-        return pocket.revision(), not pocket.is_trained()
+        return pocket_weights.revision(), not pocket_weights.is_trained()
     adapter = family.adapter_path
     if adapter is None:
         return f"{family.base}@{family.base_revision}+untrained", True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 
 __all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session"]
@@ -58,16 +60,41 @@ def ray_session(
     Raises:
         ValueError: the cluster does not answer.
     """
+    with _native_stderr_aside():
+        yield from _session(address, num_cpus, num_gpus, object_store_bytes)
+
+
+@contextlib.contextmanager
+def _native_stderr_aside() -> Iterator[None]:
+    """Takes what Ray's C++ core writes to file descriptor 2 off the terminal; its own log files
+    under Ray's session folder have it too. Python's sys.stderr stays on the terminal."""
+    python_stderr, terminal = sys.stderr, os.dup(2)
+    with os.fdopen(os.dup(terminal), "w", buffering=1) as direct, tempfile.TemporaryFile() as aside:
+        if python_stderr is sys.__stderr__:
+            sys.stderr = direct
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            sys.stderr = python_stderr
+
+
+def _session(
+    address: str | None,
+    num_cpus: int | None,
+    num_gpus: int | None,
+    object_store_bytes: int | None,
+) -> Iterator[Mapping[str, float]]:
     import ray
 
     already = ray.is_initialized()
     if not already:
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         runtime_env = {"env_vars": dict(WORKER_ENVIRONMENT)}
-        level = logging.ERROR
         try:
             if address == "local":
-                # A worker whose folder is not the repository still has to find these packages.
                 ray.init(
                     address="local",
                     num_cpus=num_cpus or max(4, os.cpu_count() or 1),
@@ -75,20 +102,23 @@ def ray_session(
                     object_store_memory=object_store_bytes,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level=level,
+                    logging_level=logging.ERROR,
                     runtime_env=runtime_env,
                 )
             else:
                 ray.init(
                     address=address,
                     log_to_driver=False,
-                    logging_level=level,
+                    logging_level=logging.ERROR,
                     runtime_env=runtime_env,
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    import ray.data  # its import sets its loggers' levels, so they are set after it
+
+    for name in ("ray.data", "ray.data.dataset", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield ray.cluster_resources()
     finally:
