@@ -13,11 +13,7 @@ Weights lie in `assets/pocket` as half precision safetensors, listed with their 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
