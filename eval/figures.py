@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from eval.metric_info import MetricInfo
@@ -123,9 +124,10 @@ def contact_sheet(
     inch = tile / 100
     shape = (len(rows), len(columns) + 1)
     figure = Figure(
-        figsize=(inch * shape[1], inch * shape[0] + 0.35), dpi=100, layout="constrained"
+        figsize=(inch * shape[1], inch * shape[0] + 0.35),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
     )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     grid = figure.subplots(*shape, squeeze=False)
     headings = ("reference", *columns)
     for line, (name, reference, pictures) in zip(grid, rows, strict=True):

@@ -116,11 +116,15 @@ class RunData:
         if images is None or not len(sample_ids):
             return
         wanted = pc.field("sample_id").isin(pa.array(sample_ids, pa.string()))
-        for batch in images.to_batches(
-            columns=["sample_id", "image"], filter=wanted, batch_size=64, batch_readahead=2
-        ):
-            rows = zip(batch["sample_id"].to_pylist(), batch["image"].to_pylist(), strict=True)
-            yield from rows
+        for fragment in images.get_fragments():
+            # Counting reads the ids alone: a file without a wanted picture costs next to nothing.
+            if not fragment.count_rows(filter=wanted):
+                continue
+            for batch in fragment.to_batches(
+                columns=["sample_id", "image"], filter=wanted, batch_size=64, batch_readahead=2
+            ):
+                ids, encoded = batch["sample_id"].to_pylist(), batch["image"].to_pylist()
+                yield from zip(ids, encoded, strict=True)
 
     def references(self, identity_ids: Sequence[str]) -> dict[str, bytes]:
         """First aligned crop (PNG) of each of these people, as far as the run has them."""
@@ -187,7 +191,8 @@ def read_run(address: str | Path) -> RunData:
     samples["has_image"] = _is_in(ids, images)
     samples["has_scores"] = _is_in(ids, scored)
     names = [] if scored is None else [n for n in scored.column_names if n not in KEYS]
-    known = (run or {}).get("metrics") or {}
+    # A run that broke off may have written its metrics but not its run.json.
+    known = (run or {}).get("metrics") or folder.read_json("metrics.json") or {}
     faces = folder.dataset("faces")
     data = RunData(
         folder=folder,

@@ -1,0 +1,95 @@
+"""Scoring of pictures: chosen metrics over networks that are loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.metric_info import MetricInfo
+from eval.metrics import DEFAULT_METRICS, METRICS, PictureBatch
+from eval.networks import Networks
+from infinite_id.faces import check_image
+
+__all__ = ["ScoringSuite", "load_suite"]
+
+
+class ScoringSuite:
+    """Made by `load_suite`. One thread at a time.
+
+    Attributes:
+        metrics: name -> description, in the order of the columns.
+    """
+
+    def __init__(self, metrics: Mapping[str, MetricInfo], networks: Networks) -> None:
+        self.metrics = dict(metrics)
+        self._networks = networks
+
+    def score(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[NDArray[np.uint8]]],
+        styles: Sequence[str] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """One float32 (N,) a metric; NaN where a picture cannot be scored.
+
+        Args:
+            images: N pictures uint8 (H, W, 3) RGB, any sizes.
+            prompts: N texts, as the pictures were generated from.
+            references: N lists of the person's aligned faces, uint8 (112, 112, 3); for a mix,
+                those of all its people; empty: the metrics that read them are NaN.
+            styles: N texts, the words that the style added to the prompt; None: `style_score`
+                is NaN.
+
+        Raises:
+            ValueError: lengths differ, or a picture or reference is not uint8 of its shape.
+        """
+        words = [""] * len(images) if styles is None else styles
+        lengths = {
+            "images": len(images),
+            "prompts": len(prompts),
+            "references": len(references),
+            "styles": len(words),
+        }
+        if len(set(lengths.values())) > 1:
+            given = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise ValueError(f"got {given}, allowed: equally many of each")
+        for image in images:
+            check_image(image)
+        for crop in (crop for crops in references for crop in crops):
+            if crop.dtype != np.uint8 or crop.shape != (112, 112, 3):
+                raise ValueError(
+                    f"reference is {crop.dtype} {crop.shape}, allowed: uint8 (112, 112, 3)"
+                )
+        if not len(images):
+            return {name: np.empty(0, dtype=np.float32) for name in self.metrics}
+        batch = PictureBatch(self._networks, images, prompts, references, words)
+        return {name: METRICS[name].compute(batch) for name in self.metrics}
+
+
+def load_suite(
+    names: Sequence[str] | None = None, preset_name: str = "pocket", threads: int = 1
+) -> ScoringSuite:
+    """Loads the networks that the named metrics need.
+
+    Args:
+        names: of `METRICS`; None for all of `DEFAULT_METRICS`.
+        preset_name: "pocket" or "sdxl": decides the image-text model.
+        threads: of each onnxruntime network on the CPU; torch keeps to the process's setting.
+
+    Raises:
+        ValueError: unknown metric or preset, a name twice, or none.
+        ImportError: the preset's scorer needs an extra that is not installed.
+    """
+    chosen = DEFAULT_METRICS if names is None else tuple(names)
+    for name in chosen:
+        if name not in METRICS:
+            raise ValueError(f"metric is {name!r}, allowed: {', '.join(METRICS)}")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"metrics are {list(chosen)}, allowed: each at most once, at least one")
+    needs = {need for name in chosen for need in METRICS[name].needs}
+    networks = Networks(needs, preset_name, threads)
+    infos = {name: METRICS[name].info(name, networks, preset_name) for name in chosen}
+    return ScoringSuite(infos, networks)
