@@ -66,6 +66,7 @@ class Networks:
         needs: which networks to load.
         preset_name: decides the image-text model.
         threads: of each onnxruntime network on the CPU.
+        image_text: used in place of the preset's.
 
     Attributes:
         faces: YuNet + SFace, whatever the preset conditions on.
@@ -74,9 +75,15 @@ class Networks:
 
     faces: FaceBackend
 
-    def __init__(self, needs: Iterable[Need], preset_name: str, threads: int) -> None:
+    def __init__(
+        self,
+        needs: Iterable[Need],
+        preset_name: str,
+        threads: int,
+        image_text: ImageTextModel | None = None,
+    ) -> None:
         needed = set(needs)
-        self.image_text: ImageTextModel | None = None
+        self.image_text = image_text
         if needed & {"faces", "facenet"}:
             self.faces = load_face_backend("embedded", threads=threads)
             self.sface_reference = FeatureCache(self._sface_aligned, _digest)
@@ -86,7 +93,7 @@ class Networks:
             self.facenet = FaceNet(threads=threads)
             self.facenet_reference = FeatureCache(self._facenet_aligned, _digest)
         if "image_text" in needed:
-            self.image_text = load_image_text(preset_name)
+            self.image_text = image_text or load_image_text(preset_name)
             self.image_reference = FeatureCache(self.image_text.embed_images, _digest)
             self.text = FeatureCache(self.image_text.embed_texts, str)
 

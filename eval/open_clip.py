@@ -34,7 +34,7 @@ class OpenClip:
         device: of torch; by default the GPU where there is one.
 
     Raises:
-        ImportError: open_clip is not installed; the message names the extra.
+        ImportError: open_clip cannot be imported; the message names the extra.
     """
 
     name = "OpenCLIP"
@@ -49,7 +49,8 @@ class OpenClip:
     ) -> None:
         try:
             import open_clip
-        except ImportError as error:
+        # A torchvision built for another torch raises RuntimeError.
+        except (ImportError, RuntimeError) as error:
             raise ImportError(
                 f"the OpenCLIP scorer cannot be loaded ({error}); install infinite-id-ray[sdxl]"
             ) from error

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.image_text import ImageTextModel
 from eval.metric_info import MetricInfo
 from eval.metrics import DEFAULT_METRICS, METRICS, PictureBatch
 from eval.networks import Networks
@@ -70,7 +71,11 @@ class ScoringSuite:
 
 
 def load_suite(
-    names: Sequence[str] | None = None, preset_name: str = "pocket", threads: int = 1
+    names: Sequence[str] | None = None,
+    preset_name: str = "pocket",
+    threads: int = 1,
+    *,
+    image_text: ImageTextModel | None = None,
 ) -> ScoringSuite:
     """Loads the networks that the named metrics need.
 
@@ -78,6 +83,7 @@ def load_suite(
         names: of `METRICS`; None for all of `DEFAULT_METRICS`.
         preset_name: "pocket" or "sdxl": decides the image-text model.
         threads: of each onnxruntime network on the CPU; torch keeps to the process's setting.
+        image_text: an image-text model of the caller's, e.g. `OpenClip("local-dir:FOLDER")`.
 
     Raises:
         ValueError: unknown metric or preset, a name twice, or none.
@@ -90,6 +96,6 @@ def load_suite(
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"metrics are {list(chosen)}, allowed: each at most once, at least one")
     needs = {need for name in chosen for need in METRICS[name].needs}
-    networks = Networks(needs, preset_name, threads)
+    networks = Networks(needs, preset_name, threads, image_text)
     infos = {name: METRICS[name].info(name, networks, preset_name) for name in chosen}
     return ScoringSuite(infos, networks)
