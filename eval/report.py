@@ -308,6 +308,8 @@ def _environment() -> Environment:
         "cell": _cell,
     }
     environment.globals["label"] = _label
+    # The order of the metrics is the reader's order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment
 
 

@@ -20,7 +20,8 @@ __all__ = ["Row", "Tables", "extremes", "make_tables"]
 
 FACE_FOUND = "face_found"
 REFERENCE_METHOD = "infinite_id"
-# More people than this are listed by their worst only.
+IDENTITY_METRIC = "identity_facenet"
+# Of more people than this, the ones with the lowest identity score are listed.
 MAX_IDENTITIES = 200
 
 
@@ -59,7 +60,7 @@ class Tables:
         reference: the method that differences are taken to; None with fewer than two methods.
         methods: one row a method.
         styles: one row a style and method.
-        identities: one row a person over all methods, at most `MAX_IDENTITIES`.
+        identities: one row a person over all methods, at most `MAX_IDENTITIES`, then the lowest.
         identities_left_out: people beyond that.
     """
 
@@ -100,7 +101,7 @@ def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
         if (mask := by_method[name] & (style_of == style)).any()
     ]
     people = data.names("identity_id")
-    shown = people[:MAX_IDENTITIES]
+    shown = people if len(people) <= MAX_IDENTITIES else _lowest_people(data)
     identity_of = data.samples["identity_id"]
     identity_rows = [_row(data, identity_of == name, {}, identity_id=name) for name in shown]
     return Tables(chosen, method_rows, style_rows, identity_rows, len(people) - len(shown))
@@ -125,6 +126,17 @@ def extremes(
         low, high = ids[:count], ids[::-1][:count]
         found[name] = {"best": high, "worst": low} if better else {"best": low, "worst": high}
     return found
+
+
+def _lowest_people(data: RunData) -> list[str]:
+    names, person = np.unique(data.samples["identity_id"].astype(str), return_inverse=True)
+    values = data.scores.get(IDENTITY_METRIC, np.full(len(data), np.nan))
+    known = ~np.isnan(values)
+    counts = np.bincount(person[known], minlength=len(names))
+    sums = np.bincount(person[known], weights=values[known], minlength=len(names))
+    # Someone without a single scored face comes first.
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf)
+    return [str(name) for name in names[np.argsort(means, kind="stable")[:MAX_IDENTITIES]]]
 
 
 def _paired_scores(data: RunData, reference: str | None) -> dict[str, NDArray[np.float64]]:

@@ -309,3 +309,15 @@ def test_a_thousand_pictures_take_a_minute_and_a_gigabyte_at_most(tmp_path):
     assert int(result.stdout) * 1024 < 1e9
     data = json.loads(_Page((tmp_path / "report/report.html").read_text()).data)
     assert len(data["samples"]) == 1000
+
+
+def test_any_file_system_will_do(tmp_path):
+    import fsspec
+
+    write_run(tmp_path / "run", people=2, seeds=1)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "run"), "/eval-report", recursive=True)
+    paths = write_report("memory://eval-report")
+    assert paths.html == "memory://eval-report/report/report.html"
+    assert json.loads(memory.cat_file("/eval-report/report/report.json"))["missing"] == []
+    memory.rm("/eval-report", recursive=True)
