@@ -1,0 +1,1 @@
+"""Implementations of `infinite_id.faces.FaceBackend`, imported only when they are chosen."""
