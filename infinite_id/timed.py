@@ -9,37 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from infinite_id.timed_config import TimedConfig
 from infinite_id.types import CancelledError, GeneratedImage, GenerationRequest, Identity
 
-__all__ = ["TimedConfig", "TimedGenerator"]
-
-
-@dataclass(frozen=True, slots=True)
-class TimedConfig:
-    """What a batch costs and what its pictures look like.
-
-    Attributes:
-        seconds_per_batch: slept for each call, however many requests it holds; >= 0.
-        block: side of the picture's uniform squares in pixels; larger squares make smaller files.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    seconds_per_batch: float = 0.0
-    block: int = 8
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seconds_per_batch < float("inf"):
-            raise ValueError(
-                f"seconds_per_batch is {self.seconds_per_batch}, allowed: finite, 0 or more"
-            )
-        if self.block < 1:
-            raise ValueError(f"block is {self.block}, allowed: 1 or more")
+__all__ = ["TimedGenerator"]
 
 
 class TimedGenerator:

@@ -1,0 +1,212 @@
+"""The base text-to-image model: any diffusers pipeline of SDXL's architecture, used in parts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionXLPipeline,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infinite_id.attention import StreamAttnProcessor, install
+from infinite_id.config import Preset, SchedulerKind
+
+__all__ = ["BaseModel", "TextEmbeddings", "load_base"]
+
+_SCHEDULERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "lcm": LCMScheduler,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbeddings:
+    """Encoded texts, one row a text: `hidden` (B, L, D), `pooled` (B, P)."""
+
+    hidden: Tensor
+    pooled: Tensor
+
+
+class BaseModel:
+    """An SDXL-architecture pipeline that several generators share.
+
+    Args:
+        pipeline: with its components on one device.
+        revision: names the weights.
+        decode_slice: most pictures the VAE decodes at once.
+    """
+
+    def __init__(
+        self, pipeline: StableDiffusionXLPipeline, revision: str, *, decode_slice: int = 8
+    ) -> None:
+        self.pipeline = pipeline
+        self.revision = revision
+        self.decode_slice = decode_slice
+        self.unet = pipeline.unet
+        self._lock = threading.Lock()
+        self._users = 0
+        self._installed: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the UNet."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet."""
+        return self.unet.dtype
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels of a latent pixel's side."""
+        return int(self.pipeline.vae_scale_factor)
+
+    @contextmanager
+    def streams(self) -> Iterator[None]:
+        """The stream processors, installed while any caller is inside, from any thread."""
+        with self._lock:
+            if self._users == 0:
+                self._installed = install(self.unet)
+                self._installed.__enter__()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._installed.__exit__(None, None, None)
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether the stream processors are installed now."""
+        first = next(iter(self.unet.attn_processors.values()))
+        return isinstance(first, StreamAttnProcessor)
+
+    def scheduler(self, kind: SchedulerKind, steps: int) -> Any:
+        """A fresh scheduler with its timesteps set; schedulers keep state between steps."""
+        made = _SCHEDULERS[kind].from_config(self.pipeline.scheduler.config)
+        made.set_timesteps(steps, device=self.device)
+        return made
+
+    def encode(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Encodes texts.
+
+        Raises:
+            ValueError: a text has more tokens than the encoders take; it is never cut in silence.
+        """
+        for text in texts:
+            self._check_length(text)
+        hidden, _, pooled, _ = self.pipeline.encode_prompt(
+            prompt=list(texts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        return TextEmbeddings(hidden, pooled)
+
+    def encode_negative(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Encodes negative prompts; an empty one is zeros where the base was trained so."""
+        encoded = self.encode(texts)
+        if not self.pipeline.config.force_zeros_for_empty_prompt:
+            return encoded
+        empty = torch.tensor([text == "" for text in texts], device=self.device)
+        return TextEmbeddings(
+            encoded.hidden.masked_fill(empty[:, None, None], 0.0),
+            encoded.pooled.masked_fill(empty[:, None], 0.0),
+        )
+
+    def _check_length(self, text: str) -> None:
+        for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
+            count = len(tokenizer(text, truncation=False).input_ids)
+            if count > tokenizer.model_max_length:
+                shown = text if len(text) <= 60 else f"{text[:57]}..."
+                raise ValueError(
+                    f"prompt {shown!r} has {count} tokens, allowed: "
+                    f"{tokenizer.model_max_length} with begin and end"
+                )
+
+    def noise(self, seed: int, height: int, width: int) -> Tensor:
+        """Standard normal (4, H / f, W / f), float32, from a CPU generator of that seed."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        factor = self.vae_factor
+        shape = (self.unet.config.in_channels, height // factor, width // factor)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+    def time_ids(self, height: int, width: int) -> Tensor:
+        """SDXL's size conditioning (6,): original size, crop corner (0, 0), target size."""
+        values = [height, width, 0, 0, height, width]
+        return torch.tensor(values, device=self.device, dtype=self.dtype)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> list[NDArray[np.uint8]]:
+        """Latents (B, 4, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
+        vae = self.pipeline.vae
+        if vae.config.force_upcast and vae.dtype == torch.float16:
+            vae = vae.to(torch.float32)
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        mean, deviation = vae.config.latents_mean, vae.config.latents_std
+        if mean is not None and deviation is not None:
+            view = (1, -1, 1, 1)
+            scaled = latents.to(vae.dtype) * latents.new_tensor(deviation, dtype=vae.dtype).view(
+                view
+            ) / vae.config.scaling_factor + latents.new_tensor(mean, dtype=vae.dtype).view(view)
+        pictures: list[NDArray[np.uint8]] = []
+        for part in scaled.split(self.decode_slice):
+            decoded = vae.decode(part, return_dict=False)[0]
+            pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()
+            pictures.extend(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+        return pictures
+
+
+def load_base(
+    preset: Preset, *, device: str = "cpu", dtype: torch.dtype | None = None
+) -> BaseModel:
+    """The base model of a preset.
+
+    Args:
+        preset: names a hub id, a folder, or "pocket".
+        device: torch device.
+        dtype: by default the preset's on a GPU, float32 on a CPU.
+
+    Raises:
+        ValueError: there is no such pipeline; the message names it.
+    """
+    if dtype is None:
+        dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
+    if preset.base == "pocket":
+        from infinite_id import pocket
+
+        pipeline, revision = pocket.load_pipeline(dtype), pocket.revision()
+    else:
+        try:
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                preset.base,
+                revision=preset.base_revision,
+                dtype=dtype,
+                add_watermarker=False,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"base model {preset.base} (revision {preset.base_revision}) cannot be loaded: "
+                f"{reason}"
+            ) from error
+        revision = f"{preset.base}@{preset.base_revision}"
+        pipeline.set_progress_bar_config(disable=True)
+    return BaseModel(pipeline.to(device), revision)

@@ -1,0 +1,70 @@
+"""Factories of `METHODS`: from a specification and a base model to a generator."""
+
+from __future__ import annotations
+
+import torch
+
+from infinite_id.adapter import IdentityAdapter
+from infinite_id.base import BaseModel
+from infinite_id.config import Preset
+from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
+from infinite_id.methods import MethodSpec
+from infinite_id.timed import TimedGenerator
+from infinite_id.types import Generator
+from infinite_id.weights import load_adapter
+
+__all__ = ["infinite_id", "text_only", "timed"]
+
+_UNTRAINED_SEED = 20240318
+
+
+def _need(base: BaseModel | None, spec: MethodSpec) -> BaseModel:
+    if base is None:
+        raise ValueError(f"method {spec.title!r} needs a base model, allowed: a loaded one")
+    return base
+
+
+def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
+    """Infinite-ID with the fusion of `spec.config` and the adapter weights of `spec.adapter`.
+
+    Where the preset has no trained weights the adapter's are random, from a fixed seed.
+    """
+    base = _need(base, spec)
+    adapter, revision = _adapter(spec, preset, base)
+    return InfiniteIdGenerator(
+        base,
+        adapter,
+        spec.config,
+        preset.sampler,
+        f"{base.revision}+{revision}",
+        clip_tokens=preset.encoders.clip_tokens,
+    )
+
+
+def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[IdentityAdapter, str]:
+    path = preset.adapter_path
+    if preset.base == "pocket" and spec.adapter is not None:
+        from infinite_id.pocket import adapter_path
+
+        found = adapter_path(spec.adapter)
+        path = str(found) if found is not None else None
+    if path is not None:
+        adapter, metadata = load_adapter(path, preset.adapter, base.unet)
+        revision = metadata.revision
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_UNTRAINED_SEED)
+            adapter = IdentityAdapter(preset.adapter, base.unet)
+        revision = "untrained-adapter"
+    return adapter.to(base.device, base.dtype).eval(), revision
+
+
+def text_only(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
+    """The base model alone."""
+    base = _need(base, spec)
+    return TextOnlyGenerator(base, spec.config, preset.sampler, base.revision)
+
+
+def timed(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
+    """The timed stand-in; no base model."""
+    return TimedGenerator(spec.config)

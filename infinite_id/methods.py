@@ -1,0 +1,119 @@
+"""METHODS: every personalisation method by name. Light: importing this loads no torch.
+
+An entry is a factory, imported when it is first used, and its configuration; an ablation is an
+entry with another configuration. Adding a method is adding an entry.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from infinite_id.config import FusionConfig, Preset
+from infinite_id.timed_config import TimedConfig
+from infinite_id.types import Generator
+
+if TYPE_CHECKING:
+    from infinite_id.base import BaseModel
+
+__all__ = ["METHODS", "MethodSpec", "load_generator", "load_generators"]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """How a method is made.
+
+    Attributes:
+        factory: "module:function", called as function(spec, preset, base) -> Generator.
+        title: one line for tables and pages.
+        config: the method's own settings.
+        adapter: name of the adapter weights that it takes, None for none.
+        needs_base: whether it runs on the base model; False spares loading it.
+    """
+
+    factory: str
+    title: str
+    config: Any = field(default_factory=FusionConfig)
+    adapter: str | None = None
+    needs_base: bool = True
+
+
+_STREAMS = "infinite_id.factories:infinite_id"
+_OWN = "infinite_id"
+
+METHODS: dict[str, MethodSpec] = {
+    "infinite_id": MethodSpec(_STREAMS, "Infinite-ID", FusionConfig(), _OWN),
+    "infinite_id_no_adain": MethodSpec(
+        _STREAMS,
+        "Infinite-ID without AdaIN-mean",
+        FusionConfig(self_norm="none", cross_norm="none"),
+        _OWN,
+    ),
+    "infinite_id_adain": MethodSpec(
+        _STREAMS,
+        "Infinite-ID with AdaIN",
+        FusionConfig(self_norm="adain", cross_norm="adain"),
+        _OWN,
+    ),
+    "infinite_id_no_mixed": MethodSpec(
+        _STREAMS, "Infinite-ID without mixed attention", FusionConfig(fusion="none"), _OWN
+    ),
+    "infinite_id_mutual": MethodSpec(
+        _STREAMS, "Infinite-ID with mutual attention", FusionConfig(fusion="mutual"), _OWN
+    ),
+    "infinite_id_text_trained": MethodSpec(
+        _STREAMS,
+        "Infinite-ID without identity-enhanced training",
+        FusionConfig(),
+        "infinite_id_text_trained",
+    ),
+    "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
+    "timed": MethodSpec(
+        "infinite_id.factories:timed",
+        "Stand-in that costs a stated time",
+        TimedConfig(),
+        needs_base=False,
+    ),
+}
+
+
+def load_generators(
+    names: Sequence[str], preset: Preset, *, device: str = "cpu", dtype: Any = None
+) -> dict[str, Generator]:
+    """Generators of several methods over one loaded base model.
+
+    Args:
+        names: entries of METHODS.
+        preset: model family.
+        device: torch device.
+        dtype: torch dtype, by default the preset's on a GPU and float32 on a CPU.
+
+    Raises:
+        ValueError: an unknown name (the message lists the known ones), or weights that do not
+            load or fit.
+    """
+    specs = {}
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"method is {name!r}, allowed: {', '.join(sorted(METHODS))}")
+        specs[name] = METHODS[name]
+    base: BaseModel | None = None
+    if any(spec.needs_base for spec in specs.values()):
+        from infinite_id.base import load_base
+
+        base = load_base(preset, device=device, dtype=dtype)
+    return {name: _factory(spec)(spec, preset, base) for name, spec in specs.items()}
+
+
+def load_generator(
+    method: str, preset: Preset, *, device: str = "cpu", dtype: Any = None
+) -> Generator:
+    """The generator of one method; see `load_generators`."""
+    return load_generators([method], preset, device=device, dtype=dtype)[method]
+
+
+def _factory(spec: MethodSpec) -> Callable[[MethodSpec, Preset, BaseModel | None], Generator]:
+    module, _, name = spec.factory.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,112 @@
+"""Adapter weights: one safetensors file keyed by module name, with metadata that is checked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from infinite_id.adapter import IdentityAdapter
+from infinite_id.config import AdapterConfig
+
+__all__ = ["AdapterMetadata", "load_adapter", "save_adapter"]
+
+_FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterMetadata:
+    """What an adapter file says of itself.
+
+    Attributes:
+        base: the base model it was trained on, with its revision.
+        encoders: names and revisions of the face and CLIP encoders.
+        step: of training.
+        text_active: whether text cross-attention was active in training (the ablation).
+        revision: names these weights.
+    """
+
+    base: str
+    encoders: str
+    step: int
+    text_active: bool
+    revision: str = ""
+
+
+def save_adapter(path: str | Path, adapter: IdentityAdapter, metadata: AdapterMetadata) -> None:
+    """Writes `adapter` to one file; shapes and metadata travel in its header."""
+    header = {
+        "format": "infinite-id-adapter",
+        "format_version": _FORMAT_VERSION,
+        **{name: str(value) for name, value in asdict(metadata).items() if name != "revision"},
+        **{name: str(value) for name, value in asdict(adapter.config).items()},
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()
+    }
+    save_file(tensors, str(path), metadata=header)
+
+
+def load_adapter(
+    path: str | Path, config: AdapterConfig, unet: UNet2DConditionModel
+) -> tuple[IdentityAdapter, AdapterMetadata]:
+    """Reads a file of `save_adapter`.
+
+    Args:
+        path: of the file.
+        config: the shapes wanted.
+        unet: the base model's.
+
+    Raises:
+        ValueError: not such a file, a later format, other shapes, or a missing or surplus key;
+            the message names the file and both sides.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"adapter {path} cannot be read: {error}") from error
+    if header.get("format") != "infinite-id-adapter":
+        raise ValueError(f"adapter {path} is no Infinite-ID adapter: its header lacks the format")
+    if header["format_version"] != _FORMAT_VERSION:
+        raise ValueError(
+            f"adapter {path} has format version {header['format_version']}, "
+            f"allowed: {_FORMAT_VERSION}"
+        )
+    for field in fields(AdapterConfig):
+        wanted = str(getattr(config, field.name))
+        if header.get(field.name) != wanted:
+            raise ValueError(
+                f"adapter {path} has {field.name} {header.get(field.name)}, the preset has {wanted}"
+            )
+    adapter = IdentityAdapter(config, unet)
+    own = adapter.state_dict()
+    _check_keys(path, set(tensors), set(own))
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"adapter {path}, key {name!r} has the shape {tuple(tensor.shape)}, "
+                f"the base model needs {tuple(own[name].shape)}"
+            )
+    adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    with Path(path).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return adapter, AdapterMetadata(
+        header["base"],
+        header["encoders"],
+        int(header["step"]),
+        header["text_active"] == "True",
+        f"adapter-{digest}",
+    )
+
+
+def _check_keys(path: str | Path, found: set[str], wanted: set[str]) -> None:
+    for word, names in (("lacks", wanted - found), ("has the surplus", found - wanted)):
+        if names:
+            first = min(names)
+            raise ValueError(f"adapter {path} {word} key {first!r} ({len(names)} such keys)")
