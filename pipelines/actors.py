@@ -341,6 +341,8 @@ class ScoringActor:
             if subject.mix_parts
         }
         self._schema = scores_schema(list(self._suite.metrics))
+        # The words that a style adds, which a style score reads; the prompt holds them too.
+        self._style_words = {text.style: text.suffix or text.style for text in plan.texts}
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
         store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())
 
@@ -372,6 +374,7 @@ class ScoringActor:
             [decode_image(row["image"]) for row in rows],
             [row["prompt"] for row in rows],
             references,
+            [self._style_words[row["style"]] for row in rows],
         )
         own = {name: [row[name] for row in rows] for name in _KEYS}
         return pa.table({**own, **columns}, schema=self._schema)
