@@ -43,6 +43,8 @@ class RunFolder:
         self.root = root.rstrip("/")
         if not self.fs.isdir(self.root):
             raise ValueError(f"run folder {self.address} does not exist")
+        self.unreadable: list[str] = []
+        self._datasets: dict[str, ds.Dataset | None] = {}
 
     def path(self, name: str) -> str:
         """The file system's own path of `name` in this folder."""
@@ -67,13 +69,24 @@ class RunFolder:
         return value if isinstance(value, dict) else None
 
     def dataset(self, table: str) -> ds.Dataset | None:
-        """The table's Parquet files; None where there is none."""
+        """The table's Parquet files; None where there is none.
+
+        Files that are no Parquet are left out and named in `unreadable`.
+        """
+        if table not in self._datasets:
+            self._datasets[table] = self._open(table)
+        return self._datasets[table]
+
+    def _open(self, table: str) -> ds.Dataset | None:
         files = self.fs.glob(f"{self.path(table)}/**/*.parquet")
         # A name with a leading dot or underscore is a file that is being written.
         files = sorted(f for f in files if not f.rsplit("/", 1)[1].startswith((".", "_")))
         if not files:
             return None
-        return ds.dataset(files, format="parquet", filesystem=self.fs)
+        found = ds.dataset(files, format="parquet", filesystem=self.fs, exclude_invalid_files=True)
+        lost = set(files) - set(found.files)
+        self.unreadable += [f"file {name} of table {table} is unreadable" for name in sorted(lost)]
+        return found if found.files else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +218,7 @@ def read_run(address: str | Path) -> RunData:
         model_revisions=_revisions(images),
         missing=missing,
     )
+    missing += folder.unreadable
     _note_incomplete(data)
     return data
 

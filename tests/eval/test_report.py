@@ -258,6 +258,16 @@ def test_rows_twice_are_counted_once(tmp_path):
     assert report["methods"][0]["scored"] == 8
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_unreadable_file_is_said_and_left_out(tmp_path, alone):
+    write_run(tmp_path, people=2, seeds=1)
+    torn = tmp_path / "scores" / ("part-0.parquet" if alone else "part-1.parquet")
+    torn.write_bytes(b"PAR1 torn")
+    report = json.loads(Path(write_report(tmp_path).json).read_text())
+    assert f"file {torn} of table scores is unreadable" in report["missing"]
+    assert report["methods"][0]["scored"] == (0 if alone else 8)
+
+
 def test_files_being_written_are_passed_over(tmp_path):
     write_run(tmp_path, people=2, seeds=1)
     (tmp_path / "scores/.writing-part-1.parquet").write_bytes(b"half")
