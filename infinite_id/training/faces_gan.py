@@ -1,0 +1,178 @@
+"""Synthetic people: faces that belong to nobody, several pictures of each (issue: pocket world).
+
+The generator is the DCGAN `G: R^100 -> 3 x 64 x 64` of the package gan-face-generate, trained by
+its author on the synthetic DigiFace-1M. A PERSON is a latent centre z ~ N(0, I); pictures of that
+person are latent neighbours `z' = sqrt(1 - e^2) z + e n`, n ~ N(0, I), e in [0.3, 0.5], which
+differ in light, expression, hair and background. Every picture is checked: one face, detected
+with certainty, eyes well apart, and SFace must know it for the centre's person. FaceNet, the
+judge of the evaluation, selects nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from infinite_id.faces import Detection, FaceBackend, align_face
+from infinite_id.packages import PackageFile, package_file
+
+__all__ = [
+    "GAN_WEIGHTS",
+    "FaceGenerator",
+    "Person",
+    "Portrait",
+    "draw_people",
+    "latent_neighbours",
+    "load_face_generator",
+]
+
+GAN_WEIGHTS = PackageFile(
+    distribution="gan-face-generate",
+    version="1.1.1",
+    path="gan_face_generate/weights.tar",
+    sha256="0c3b90b138cfc4e8a73310b9fd5ce2a8f1f3a542a037de277412307fcd28771f",
+    licence="MIT (code); trained on DigiFace-1M: non-commercial research",
+)
+LATENT_WIDTH = 100
+FACE_SIZE = 64
+# YuNet misses faces that fill a 64 px picture; four times as large it finds 85 % of them.
+DETECTION_SIZE = 192
+
+
+class FaceGenerator(nn.Module):
+    """The DCGAN generator: five transposed convolutions, 1 -> 4 -> 8 -> 16 -> 32 -> 64 px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (LATENT_WIDTH, 512, 256, 128, 64)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            stride, padding = (1, 0) if i == 0 else (2, 1)
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False), nn.Tanh()]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 64, 64) in [-1, 1] of latents (B, 100)."""
+        return self.main(z[:, :, None, None])
+
+    @torch.no_grad()
+    def render(self, z: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """uint8 (B, 64, 64, 3) RGB of latents float32 (B, 100)."""
+        pictures = self(torch.from_numpy(z)).permute(0, 2, 3, 1)
+        return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """One accepted picture of a person.
+
+    Attributes:
+        image: uint8 (64, 64, 3) RGB.
+        detection: the face, in pixels of `image`.
+        aligned: uint8 (112, 112, 3) RGB.
+        face: float32 (128,), SFace embedding, unit norm.
+    """
+
+    image: NDArray[np.uint8]
+    detection: Detection
+    aligned: NDArray[np.uint8]
+    face: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A synthetic person: `index` names it for ever, whatever else is drawn."""
+
+    index: int
+    portraits: tuple[Portrait, ...]
+
+
+def load_face_generator() -> FaceGenerator:
+    """The generator with the package's weights, on the CPU, in eval mode.
+
+    Raises:
+        PackageFileError: gan-face-generate is not installed, or its file is another one.
+    """
+    state = torch.load(package_file(GAN_WEIGHTS), map_location="cpu", weights_only=True)
+    generator = FaceGenerator()
+    generator.load_state_dict(state["netG_state_dict"])
+    return generator.eval()
+
+
+def latent_neighbours(
+    centre: NDArray[np.float32],
+    count: int,
+    rng: np.random.Generator,
+    spread: tuple[float, float] = (0.3, 0.5),
+) -> NDArray[np.float32]:
+    """float32 (count, 100): `sqrt(1 - e^2) z + e n`, e uniform in `spread`."""
+    e = rng.uniform(*spread, size=(count, 1))
+    noise = rng.standard_normal((count, LATENT_WIDTH))
+    return (np.sqrt(1 - e**2) * centre + e * noise).astype(np.float32)
+
+
+def draw_people(
+    indices: Sequence[int],
+    portraits: int,
+    generator: FaceGenerator,
+    backend: FaceBackend,
+    *,
+    min_similarity: float = 0.5,
+) -> Iterator[Person]:
+    """The people of these indices that have enough accepted pictures; others are left out.
+
+    Each person depends on its index alone, so any range can be drawn anywhere and again.
+
+    Args:
+        indices: >= 0; disjoint ranges are disjoint people.
+        portraits: accepted pictures a person.
+        generator: from `load_face_generator`.
+        backend: the face networks that check.
+        min_similarity: SFace cosine of a picture to the centre's picture; 99.9 % of pairs of
+            different people lie below 0.52.
+    """
+    for index in indices:
+        rng = np.random.default_rng((7, index))
+        centre = rng.standard_normal(LATENT_WIDTH).astype(np.float32)
+        reference = accept(generator.render(centre[None])[0], backend)
+        if reference is None:
+            continue
+        kept: list[Portrait] = []
+        for image in generator.render(latent_neighbours(centre, 2 * portraits + 2, rng)):
+            portrait = accept(image, backend)
+            if portrait is not None and float(portrait.face @ reference.face) >= min_similarity:
+                kept.append(portrait)
+            if len(kept) == portraits:
+                yield Person(index, tuple(kept))
+                break
+
+
+def accept(
+    image: NDArray[np.uint8], backend: FaceBackend, *, min_score: float = 0.8
+) -> Portrait | None:
+    """The portrait, or None unless exactly one clear face with open distance of the eyes is seen.
+
+    Eyes nearer than a third of the face box belong to profiles and to faces that fell apart.
+    """
+    factor = DETECTION_SIZE / FACE_SIZE
+    scaled = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    found = backend.detect(np.asarray(scaled, dtype=np.uint8))
+    if len(found) != 1 or found[0].det_score < min_score:
+        return None
+    face = found[0].scaled(1 / factor)
+    eyes = np.linalg.norm(face.landmarks[1] - face.landmarks[0])
+    if eyes < (face.bbox[2] - face.bbox[0]) / 3:
+        return None
+    aligned = align_face(image, face.landmarks)
+    return Portrait(image, face, aligned, backend.embed(aligned[None])[0])

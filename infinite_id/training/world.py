@@ -1,0 +1,156 @@
+"""The pocket world: a synthetic person in named clothing, before a named scene, in a named style.
+
+`compose` puts a head (hair included, feathered ellipse) on a neck and shoulders of a garment,
+before a painted background, lights it and applies the style. What a caption says is thus true by
+construction. Pictures are 64 px, drawn at twice the size and scaled down.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from infinite_id.training.captions import COLORS, Description
+from infinite_id.training.faces_gan import Portrait
+from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
+from infinite_id.training.styles import apply_style
+
+__all__ = ["PICTURE_SIZE", "compose"]
+
+PICTURE_SIZE = 64
+SCALE = CANVAS // PICTURE_SIZE
+FACE_WIDTH = (30.5, 33.5)
+"""Width of the face box in the final picture; recognition wants 28 px or more."""
+
+Canvas = NDArray[np.float32]
+
+
+def compose(
+    portrait: Portrait, description: Description, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """uint8 (64, 64, 3) RGB of that face under that description.
+
+    Args:
+        portrait: whose face; mirrored in half of the calls would change the person, so it is not.
+        description: every part is drawn; what a caption leaves out is there nevertheless.
+        rng: of placement, shades and textures.
+    """
+    canvas = apply_light(paint_scene(description.scene, rng), description.light, rng)
+    head, mask, skin = _head(portrait, rng)
+    canvas = _body(canvas, description, skin, rng)
+    canvas = canvas * (1 - mask) + head * mask
+    canvas = _grade(canvas, description.light)
+    small = cv2.resize(canvas, (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_AREA)
+    picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
+    return apply_style(picture, description.style, rng)
+
+
+def _head(
+    portrait: Portrait, rng: np.random.Generator
+) -> tuple[Canvas, Canvas, NDArray[np.float32]]:
+    """The face on the canvas, its mask (128, 128, 1) in [0, 1], and the skin's RGB."""
+    x0, y0, x1, y1 = portrait.detection.bbox
+    scale = SCALE * rng.uniform(*FACE_WIDTH) / (x1 - x0)
+    target = np.array([64 + rng.uniform(-3, 3), 53 + rng.uniform(-2.5, 2.5)])
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    shift = target - scale * centre
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float64)
+    head = cv2.warpAffine(
+        portrait.image,
+        matrix,
+        (CANVAS, CANVAS),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    ).astype(np.float32)
+    axes = (0.60 * scale * (x1 - x0), 0.585 * scale * (y1 - y0))
+    mask = np.zeros((CANVAS, CANVAS), np.float32)
+    middle = (int(target[0]), int(target[1] - 0.045 * scale * (y1 - y0)))
+    cv2.ellipse(mask, middle, (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1, cv2.LINE_AA)
+    mask = cv2.GaussianBlur(mask, (0, 0), 2.2)[..., None]
+    nose, mouth = portrait.detection.landmarks[2], portrait.detection.landmarks[3:].mean(axis=0)
+    cheeks = portrait.image[int((nose[1] + mouth[1]) / 2), int(nose[0]) - 9 : int(nose[0]) + 10]
+    skin = np.median(cheeks.reshape(-1, 3), axis=0).astype(np.float32)
+    return head, mask.astype(np.float32), skin
+
+
+def _cloth(color: str, rng: np.random.Generator) -> Canvas:
+    """A canvas full of cloth of that colour, shaded towards the sides."""
+    x = np.abs(np.linspace(-1, 1, CANVAS, dtype=np.float32))[None, :, None]
+    if color == "colorful":
+        names = rng.permutation(["red", "yellow", "green", "blue", "pink", "orange", "white"])
+        cloth = np.zeros((CANVAS, CANVAS, 3), np.float32)
+        width = int(rng.integers(9, 13))
+        for k in range(CANVAS // width + 1):
+            cloth[:, k * width : (k + 1) * width] = COLORS[str(names[k % len(names)])]
+    else:
+        shade = np.array(COLORS[color], np.float32) * rng.uniform(0.88, 1.06)
+        cloth = np.broadcast_to(shade + rng.uniform(-9, 9, 3), (CANVAS, CANVAS, 3))
+    return np.asarray(np.clip(cloth * (1.04 - 0.25 * x**2), 0, 255), np.float32)
+
+
+def _filled(points: list[tuple[float, float]]) -> Canvas:
+    mask = np.zeros((CANVAS, CANVAS), np.float32)
+    cv2.fillPoly(mask, [np.round(np.array(points)).astype(np.int32)], 1.0, cv2.LINE_AA)
+    return mask[..., None]
+
+
+def _body(
+    canvas: Canvas, description: Description, skin: NDArray[np.float32], rng: np.random.Generator
+) -> Canvas:
+    """Neck, shoulders and garment painted over the background."""
+    cloth = _cloth(description.color, rng)
+    neck = _filled([(50, 80), (78, 80), (80, 106), (48, 106)])
+    canvas = canvas * (1 - neck) + neck * skin * 0.86
+    top = 96 + rng.uniform(-2, 2)
+    shoulders = _filled(
+        [(46, top), (82, top), (112, top + 9), (124, 128), (4, 128), (16, top + 9)]
+    )
+    if description.garment == "dress":
+        canvas = canvas * (1 - shoulders) + shoulders * skin
+        gown = _filled([(28, 128), (25, 118), (50, 120), (64, 123), (78, 120), (103, 118), (100, 128)])
+        for x, inner in ((27, 44), (101, 84)):
+            strap = _filled([(x, 119), (x + (inner - x) * 0.55, top + 2), (inner, top + 3), (x + (inner - x) * 0.6, 120)])
+            gown = np.maximum(gown, strap)
+        side = np.maximum(_filled([(14, 128), (24, 112), (50, 118), (50, 128)]), _filled([(114, 128), (104, 112), (78, 118), (78, 128)]))
+        gown = np.maximum(gown, side)
+        return canvas * (1 - gown) + gown * cloth
+    canvas = canvas * (1 - shoulders) + shoulders * cloth
+    if description.garment == "shirt":
+        opening = _filled([(52, top), (76, top), (64, top + 15)])
+        canvas = canvas * (1 - opening) + opening * skin * 0.92
+        for points in ([(50, top - 3), (64, top + 17), (50, top + 12)], [(78, top - 3), (64, top + 17), (78, top + 12)]):
+            collar = _filled([(float(x), float(y)) for x, y in points])
+            canvas = canvas * (1 - collar) + collar * np.clip(cloth * 0.78 + 22, 0, 255)
+        _line_down(canvas, cloth, top + 17)
+    elif description.garment == "jacket":
+        under = _filled([(52, top), (76, top), (70, 128), (58, 128)])
+        undershirt = 70.0 if description.color == "white" else 238.0
+        canvas = canvas * (1 - under) + under * undershirt
+        for sign in (-1, 1):
+            lapel = _filled(
+                [(64 + sign * 11, top - 2), (64 + sign * 26, top + 4), (64 + sign * 21, top + 17), (64 + sign * 7, 128)]
+            )
+            canvas = canvas * (1 - lapel) + lapel * cloth * 0.66
+    else:
+        collar = _filled([(49, top - 9), (79, top - 9), (82, top + 4), (46, top + 4)])
+        canvas = canvas * (1 - collar) + collar * np.clip(cloth * 0.82 + 14, 0, 255)
+        rows = (np.arange(CANVAS) % 6 < 2)[:, None, None] * shoulders
+        canvas = canvas * (1 - 0.2 * rows)
+    return canvas
+
+
+def _line_down(canvas: Canvas, cloth: Canvas, top: float) -> None:
+    canvas[int(top) :, 63:65] = cloth[int(top) :, 63:65] * 0.6
+
+
+def _grade(canvas: Canvas, light: str | None) -> Canvas:
+    """The light's tint over everything, weak enough to leave colours and faces recognisable."""
+    gain = {
+        "sunny": (1.06, 1.03, 0.96),
+        "sunset": (1.06, 0.93, 0.86),
+        "rain": (0.86, 0.9, 0.97),
+        "fog": (0.97, 0.98, 1.0),
+    }.get(light or "", (1.0, 1.0, 1.0))
+    lift = 12.0 if light == "fog" else 0.0
+    return np.clip(canvas * np.array(gain, np.float32) + lift, 0, 255).astype(np.float32)
