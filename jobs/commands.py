@@ -85,21 +85,18 @@ def benchmark(
         summary = run_benchmark(
             settings, command=shlex.join(["infinite-id", *sys.argv]), progress=progress
         )
-    console.print(
-        f"{summary.pictures} pictures of {summary.people} people in {summary.seconds:.0f} s"
-        + (
-            f", first after {summary.seconds_to_first_picture:.0f} s"
-            if summary.seconds_to_first_picture
-            else ""
-        )
-        + (f"; {summary.rejects} rejects" if summary.rejects else "")
-    )
+    _show_report(summary.url)
     if summary.untrained:
         console.print("untrained weights: pictures are noise")
-    _show_report(summary.url)
+    first = summary.seconds_to_first_picture
+    console.print(
+        f"{summary.pictures} pictures of {summary.people} people in {summary.seconds:.0f} s"
+        + (f", the first after {first:.0f} s" if first else "")
+        + (f"; {summary.rejects} rejects" if summary.rejects else "")
+    )
     console.print(f"Parquet:  {summary.url}/{{faces,embeddings,requests,images,scores,rejects}}")
     if uri is not None:
-        log_run(summary.url, uri, settings.experiment)
+        log_run(summary.url, uri, settings.experiment, settings.storage_options)
         console.print(f"MLflow:   {uri}")
 
 
@@ -107,12 +104,29 @@ def _names(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
-def _show_report(url: str) -> None:
+def _show_report(url: str, options: dict | None = None) -> None:
+    import json
+
     from eval.report import write_report
+    from pipelines.storage import Store
 
     paths = write_report(url)
-    show_table(*paths.table)
+    record = json.loads(Store(url, options).read_bytes("report/report.json"))
+    titles = {name: info["title"] for name, info in record["metrics"].items()}
+    rows = []
+    for method in record["methods"]:
+        styles = [row for row in record["styles"] if row["method"] == method["method"]]
+        for entry in (method, *styles):
+            row = {"method": entry["method"], "style": entry["style"] or "all"}
+            row["pictures"] = str(entry["pictures"])
+            row.update({titles[name]: _cell(cell) for name, cell in entry["cells"].items()})
+            rows.append(row)
+    show_table("Means; intervals are in the report", list(rows[0]) if rows else [], rows)
     console.print(f"report:   {paths.html}")
+
+
+def _cell(cell: dict) -> str:
+    return "-" if cell["mean"] is None else f"{cell['mean']:.3f}"
 
 
 @user_errors

@@ -118,8 +118,9 @@ def progress_display() -> Iterator[Callable[[str, int, int], None]]:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table; numbers are shown with three digits."""
     table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name)
+    for number, name in enumerate(columns):
+        # Names stay whole; headers of numbers may wrap.
+        table.add_column(name, no_wrap=number < 2, justify="left" if number < 2 else "right")
     for row in rows:
         values = (row.get(name, "") for name in columns)
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))

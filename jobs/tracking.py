@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+
+from pipelines.storage import Store
 
 __all__ = ["check_tracking", "log_run", "tracking_address"]
 
@@ -59,33 +64,42 @@ def check_tracking(uri: str | None) -> None:
         ) from error
 
 
-def log_run(run: str, uri: str, experiment: str) -> str:
+def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | None = None) -> str:
     """Sends a run folder's record, metrics, tables, figures and report to MLflow.
 
     One parent run, one nested run a method. Returns the parent's run id.
     """
     import mlflow
 
-    folder = Path(run)
-    record = json.loads((folder / "run.json").read_text("utf-8"))
-    report = json.loads((folder / "report" / "report.json").read_text("utf-8"))
+    store = Store(run, options)
+    record = json.loads(store.read_bytes("run.json"))
+    report = json.loads(store.read_bytes("report/report.json"))
+    # Its first use of a database is told line by line.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     _experiment(mlflow, experiment, uri)
-    with mlflow.start_run(run_name=folder.name) as parent:
+    with mlflow.start_run(run_name=store.url.rsplit("/", 1)[-1]) as parent:
         mlflow.log_params(_params(record))
         mlflow.set_tags(
             {"untrained": str(record["untrained"]), "code": str(record["environment"]["code"])}
         )
-        for name, value in _numbers(record):
-            mlflow.log_metric(name, value)
-        _log_inputs(mlflow, folder)
-        mlflow.log_artifact(str(folder / "run.json"))
-        mlflow.log_artifacts(str(folder / "report"), "report")
-        for method, metrics in report["methods"].items():
-            with mlflow.start_run(run_name=method, nested=True):
-                mlflow.log_param("method", method)
-                for name, value in metrics.items():
-                    mlflow.log_metric(name, value)
+        mlflow.log_metrics(dict(_numbers(record)))
+        _log_inputs(mlflow, store)
+        mlflow.log_table(_table(report), "results.json")
+        with tempfile.TemporaryDirectory() as folder:
+            store.fs.get(store.path("report"), f"{folder}/report", recursive=True)
+            mlflow.log_artifacts(folder)
+        mlflow.log_dict(record, "run.json")
+        for entry in report["methods"]:
+            with mlflow.start_run(run_name=entry["method"], nested=True):
+                mlflow.log_param("method", entry["method"])
+                values = {"pictures": float(entry["pictures"]), **dict(_cells(entry))}
+                for style in report["styles"]:
+                    if style["method"] == entry["method"]:
+                        values.update(
+                            {f"{style['style']}/{name}": value for name, value in _cells(style)}
+                        )
+                mlflow.log_metrics(values)
     return parent.info.run_id
 
 
@@ -112,11 +126,35 @@ def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
     return found
 
 
-def _log_inputs(mlflow: Any, folder: Path) -> None:
-    import pandas as pd
+def _log_inputs(mlflow: Any, store: Store) -> None:
     from mlflow.data import from_pandas
 
     for kind in ("prompts", "styles"):
-        file = folder / "manifests" / f"{kind}.parquet"
-        frame = pd.read_parquet(file)
-        mlflow.log_input(from_pandas(frame, source=str(file), name=kind), context="generation")
+        frame = store.read_table(f"manifests/{kind}.parquet").to_pandas()
+        mlflow.log_input(from_pandas(frame, name=kind), context="generation")
+
+
+def _cells(entry: dict[str, Any]) -> list[tuple[str, float]]:
+    """Means, interval ends and counts of one row of the report."""
+    found = []
+    for metric, cell in entry["cells"].items():
+        for part in ("mean", "low", "high", "n", "nan"):
+            if cell[part] is not None:
+                name = metric if part == "mean" else f"{metric}/{part}"
+                found.append((name, float(cell[part])))
+    return found
+
+
+def _table(report: dict[str, Any]) -> dict[str, list]:
+    """The result table, one row a method, style and metric."""
+    columns: dict[str, list] = {
+        name: [] for name in ("method", "style", "metric", "mean", "low", "high", "n", "nan")
+    }
+    for entry in report["methods"] + report["styles"]:
+        for metric, cell in entry["cells"].items():
+            columns["method"].append(entry["method"])
+            columns["style"].append(entry["style"] or "all")
+            columns["metric"].append(metric)
+            for part in ("mean", "low", "high", "n", "nan"):
+                columns[part].append(cell[part])
+    return columns

@@ -1,0 +1,61 @@
+"""Small real inputs: a run folder with embedded people that need no photo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from infinite_id.config import preset
+from pipelines.images import encode_image
+from pipelines.plan import RequestPlan, Settings, Subject, Text
+from pipelines.schemas import EMBEDDINGS
+from pipelines.storage import Store
+
+
+def embeddings_table(people: int, seed: int = 0) -> pa.Table:
+    """Random unit embeddings in the pocket preset's widths."""
+    encoders = preset("pocket").encoders
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(people):
+        face = rng.standard_normal(encoders.face_width)
+        clip = rng.standard_normal((encoders.clip_tokens, encoders.clip_width)).astype("<f2")
+        aligned = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        rows.append(
+            {
+                "identity_id": f"id{number}",
+                "face": (face / np.linalg.norm(face)).tolist(),
+                "clip": clip.tobytes(),
+                "clip_tokens": clip.shape[0],
+                "clip_width": clip.shape[1],
+                "revision": "random",
+                "digest": f"d{number}",
+                "aligned": [encode_image(aligned, generated=False)],
+                "class_word": "woman",
+                "consent": f"form {number}",
+                "licence": "CC0",
+                "source": "random numbers",
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=EMBEDDINGS)
+
+
+@pytest.fixture
+def run_store(tmp_path):
+    """A run folder with three embedded people."""
+    store = Store(tmp_path / "run")
+    store.write_table("embeddings/part-000000000.parquet", embeddings_table(3))
+    return store
+
+
+def small_plan(method: str, prompts: list[str], unit_size: int = 6, steps: int = 2) -> RequestPlan:
+    """Three people x the prompts, one seed."""
+    return RequestPlan(
+        methods=[(method, "revision-1")],
+        texts=[Text(f"p{i}", "raw", text, "", "") for i, text in enumerate(prompts)],
+        subjects=[Subject(f"id{i}", "woman", f"d{i}") for i in range(3)],
+        seeds=[0],
+        settings=Settings(64, 64, steps, 5.0),
+        unit_size=unit_size,
+    )

@@ -1,0 +1,87 @@
+"""Actors without Ray: commits, refused requests, provenance, bounded look-ups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infinite_id.config import preset
+from pipelines.actors import GenerationActor
+from pipelines.identities import IdentityStore
+from pipelines.images import AI_GENERATED, decode_image, encode_image
+from pipelines.schemas import IMAGES, REJECTS
+from pipelines.units import committed_units, unit_of, unit_table
+from tests.pipelines.conftest import embeddings_table, small_plan
+
+
+def test_a_unit_is_committed_with_its_provenance(run_store):
+    plan = small_plan("timed", ["a {subject}", "two"])
+    actor = GenerationActor(run_store, plan, preset("pocket"))
+    out = actor(unit_table([0]))
+    rows = run_store.read_folder("images", IMAGES).to_pylist()
+    assert committed_units(run_store, "images") == {0}
+    assert [row["sample_id"] for row in rows] == [
+        row["sample_id"] for row in plan.table(0).to_pylist()
+    ]
+    assert [row["consent"] for row in rows] == ["form 0", "form 1", "form 2"] * 2
+    assert rows[0]["model_revision"] == "revision-1"
+    assert decode_image(rows[0]["image"]).shape == (64, 64, 3)
+    assert unit_of(out, "test") == 0
+
+
+def test_a_committed_unit_is_read_and_not_made_again(run_store):
+    plan = small_plan("timed", ["a"])
+    first = GenerationActor(run_store, plan, preset("pocket"))(unit_table([0]))
+    path = run_store.path("images/part-000000000.parquet")
+    before = run_store.fs.modified(path)
+    again = GenerationActor(run_store, plan, preset("pocket"))(unit_table([0]))
+    assert again.equals(first)
+    assert run_store.fs.modified(path) == before
+
+
+def test_a_refused_request_does_not_cost_its_batch_mates(run_store):
+    plan = small_plan("infinite_id", ["a {subject}", "far too long " * 60])
+    actor = GenerationActor(run_store, plan, preset("pocket"), threads=2)
+    actor(unit_table([0]))
+    rows = plan.table(0).to_pylist()
+    made = run_store.read_folder("images", IMAGES)["sample_id"].to_pylist()
+    rejects = run_store.read_folder("rejects", REJECTS).to_pylist()
+    assert sorted(made) == sorted(r["sample_id"] for r in rows if r["prompt_id"] == "p0")
+    assert sorted(r["key"] for r in rejects) == sorted(
+        r["sample_id"] for r in rows if r["prompt_id"] == "p1"
+    )
+    assert {r["reason"] for r in rejects} == {"refused"}
+    assert all("tokens, allowed:" in r["message"] for r in rejects)
+
+
+def test_look_ups_keep_few_files_in_memory(run_store):
+    table = embeddings_table(6, seed=1)
+    for part in range(6):
+        run_store.write_table(f"embeddings/part-{part:09d}.parquet", table.slice(part, 1))
+    people = IdentityStore(run_store, most_bytes=2 * table.slice(0, 1).nbytes)
+    for number in range(6):
+        identity = people.get([f"id{number}"])[f"id{number}"]
+        expected = np.asarray(table["face"][number].as_py(), dtype=np.float32)
+        assert np.array_equal(identity.embedding.face, expected)
+    assert len(people._files) <= 2
+    with pytest.raises(ValueError, match="identity 'nobody' has no embedding"):
+        people.get(["nobody"])
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_pictures_come_back_exactly_and_are_marked(kind):
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    data = encode_image(image, kind)
+    assert np.array_equal(decode_image(data), image)
+    assert AI_GENERATED.encode() in data
+    assert AI_GENERATED.encode() not in encode_image(image, kind, generated=False)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match="image format is 'gif', allowed: png, webp, jpeg"):
+        encode_image(np.zeros((8, 8, 3), np.uint8), "gif")
+
+
+def test_a_block_of_several_units_is_refused():
+    with pytest.raises(RuntimeError, match=r"stage x got a block of the units \[1, 2\]"):
+        unit_of(unit_table([1, 2]), "x")
