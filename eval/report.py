@@ -153,6 +153,8 @@ def _figures(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
 
 
 _THEMES = {"light": LIGHT, "dark": DARK}
+# The first of these stages that was timed gives the images/s of the head line.
+_IMAGE_STAGES = ("images and scores", "images")
 
 
 def _sheets(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
@@ -183,7 +185,6 @@ def _sheets(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
             "title": "Pictures",
             "note": f"Rows are people with their aligned reference, columns {across}s; {what}.",
             "light": contact_sheet(columns, rows),
-            "only_markdown": True,
         }
     }
 
@@ -216,19 +217,16 @@ def _context(
             "styles": len(data.names("style")),
             "rejects": len(data.rejects),
         },
-        "rate": _rate(timings.get("images")),
+        "rate": next((rate for name in _IMAGE_STAGES if (rate := _rate(timings.get(name)))), None),
         "timings": {stage: (values, _rate(values)) for stage, values in timings.items()},
         "reject_counts": _reject_counts(data),
         "rejects": data.rejects[:MAX_REJECTS],
         "extremes": extreme,
-        "figures": {
-            name: figure
-            | {
-                theme: data_uri(figure[theme], "image/png")
-                for theme in _THEMES
-                if theme in figure and not figure.get("only_markdown")
-            }
+        "figures": figures,
+        "plots": {
+            name: figure | {theme: data_uri(figure[theme], "image/png") for theme in _THEMES}
             for name, figure in figures.items()
+            if all(theme in figure for theme in _THEMES)
         },
         "pictures": pictures,
         "shown": len(pictures["samples"]),

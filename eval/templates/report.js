@@ -77,7 +77,7 @@
   const tile = (sample, list, metric) => {
     const node = make("button", { className: "tile", type: "button", onclick: () => open(list, sample) }, image(sample));
     if (metric) node.append(make("strong", { textContent: format(metric, sample.scores[metric]) }));
-    node.append(make("span", { textContent: sample.identity_id }), make("span", { textContent: `${sample.method} · ${sample.style}` }));
+    for (const field of ["identity_id", "method", "style"]) node.append(make("span", { textContent: sample[field] }));
     return node;
   };
 

@@ -12,6 +12,7 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -156,6 +157,21 @@ def test_the_pictures_in_the_page_are_those_of_the_run(page, run):
         assert small.convert("RGB").resize((1, 1)).getpixel((0, 0)) == pytest.approx(
             original.resize((1, 1)).getpixel((0, 0)), abs=6
         )
+
+
+def test_without_a_single_face_there_is_no_scatter(tmp_path):
+    write_run(tmp_path, people=2, seeds=1)
+    part = tmp_path / "scores/part-0.parquet"
+    table = pq.read_table(part)
+    column = table.column_names.index("identity_facenet")
+    nothing = pa.array([float("nan")] * len(table), pa.float32())
+    pq.write_table(table.set_column(column, "identity_facenet", nothing), part)
+    paths = write_report(tmp_path)
+    page = _Page(Path(paths.html).read_text())
+    assert not any(name.endswith("scatter.png") for name in paths.figures)
+    assert (
+        next(row for row in page.rows if row[0] == " infinite_id reference")[4] == " – n 0, 8 NaN"
+    )
 
 
 @pytest.mark.parametrize("name", ["scatter", "styles", "grid"])

@@ -88,7 +88,7 @@ def test_every_picture_loads_and_no_script_fails(seen):
 
 def test_a_number_leads_to_its_pictures(seen):
     assert len(seen["behind"]) == 16
-    assert all("text_only · anime" in text for text in seen["behind"])
+    assert all("text_only\nanime" in text for text in seen["behind"])
     assert sum(text.startswith("NaN") for text in seen["behind"]) == 4
     assert seen["focus"] == "pictures"
 
