@@ -52,7 +52,7 @@ class ClipImageEncoder:
 
     @torch.inference_mode()
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """float16 (N, T, C), CLS token first, of uint8 (N, H, W, 3) RGB pictures, squeezed square."""
+        """float16 (N, T, C), CLS token first, of uint8 (N, H, W, 3) RGB pictures."""
         parts = [
             self._forward(images[start : start + self.batch_size])
             for start in range(0, len(images), self.batch_size)

@@ -16,7 +16,7 @@ __all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo"]
 
 PhotoErrorReason = Literal["not_an_image", "truncated", "too_large", "too_small", "unreadable"]
 # What a photo can come in. Pillow opens many more (EPS runs Ghostscript, PDF, FITS ...).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 
 
 class PhotoError(ValueError):
@@ -63,11 +63,14 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
         PhotoError: "not_an_image", "truncated", "too_large", "too_small", "unreadable".
     """
     limits = limits or PhotoLimits()
+    Image.init()
+    # AVIF is not in every build of Pillow.
+    formats = [name for name in FORMATS if name in Image.OPEN]
     with warnings.catch_warnings():
         # Pillow's own bomb warning fires below our limit, and is no concern of the caller's.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=formats)
         except UnidentifiedImageError:
             raise PhotoError(
                 "not_an_image", f"the {len(data)} bytes are no picture in a known format"
