@@ -43,7 +43,8 @@ class ClipImageEncoder:
         device: str = "cpu",
         batch_size: int = 32,
     ) -> None:
-        self.model = model.to(torch.device(device)).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        torch.nn.Module.to(self.model, torch.device(device))
         self.size = size
         self.revision = revision
         self.batch_size = batch_size
@@ -132,11 +133,11 @@ def load_clip_encoder(config: EncoderConfig, *, device: str = "cpu") -> ClipImag
         return ClipImageEncoder(model, size, revision, device=device)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     model = CLIPVisionModelWithProjection.from_pretrained(
-        config.clip, revision=config.clip_revision, dtype=dtype
+        config.clip, revision=config.clip_revision or "main", dtype=dtype
     )
     name = config.clip.rstrip("/").rsplit("/", 1)[-1]
     revision = f"{name}@{config.clip_revision[:12]}" if config.clip_revision else name
-    return ClipImageEncoder(model, model.config.image_size, revision, device=device)
+    return ClipImageEncoder(model, int(str(model.config.image_size)), revision, device=device)
 
 
 def load_identity_encoder(

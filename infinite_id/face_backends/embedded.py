@@ -86,7 +86,11 @@ class EmbeddedFaces:
             return []
         corner_size = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
         kept = cv2.dnn.NMSBoxes(
-            corner_size, scores, self.score_threshold, NMS_OVERLAP, top_k=MAX_CANDIDATES
+            corner_size.tolist(),
+            scores.tolist(),
+            self.score_threshold,
+            NMS_OVERLAP,
+            top_k=MAX_CANDIDATES,
         )
         return [
             Detection(boxes[k], points[k], float(scores[k])) for k in np.asarray(kept).reshape(-1)

@@ -102,5 +102,5 @@ def test_pocket_preset_has_the_configured_shapes(faces: list[np.ndarray]) -> Non
 
 def test_configured_width_must_match() -> None:
     config = replace(preset("pocket").encoders, face_width=512)
-    with pytest.raises(ValueError, match="widths 128 and 192.*512 and 192"):
+    with pytest.raises(ValueError, match=r"widths 128 and 192.*512 and 192"):
         load_identity_encoder(config)

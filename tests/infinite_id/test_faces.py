@@ -136,5 +136,5 @@ def test_error_survives_pickling() -> None:
 
 
 def test_unknown_provider() -> None:
-    with pytest.raises(ValueError, match="provider is 'MagicExecutionProvider'.*CPUExecution"):
+    with pytest.raises(ValueError, match=r"provider is 'MagicExecutionProvider'.*CPUExecution"):
         load_face_backend("embedded", providers=["MagicExecutionProvider"])

@@ -103,7 +103,7 @@ def test_lacking_network_is_named(pack: Path, missing: str, task: str) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no .onnx file"):
+    with pytest.raises(ValueError, match=r"holds no .onnx file"):
         load_face_backend(str(tmp_path))
 
 
@@ -119,7 +119,7 @@ def test_failed_download_names_the_pack_and_its_licence(
     monkeypatch.setenv("NO_PROXY", "")
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(ValueError, match="'no-such-pack'.*could not be downloaded"),
+        pytest.raises(ValueError, match=r"'no-such-pack'.*could not be downloaded"),
     ):
         load_face_backend("no-such-pack", root=tmp_path)
     assert "NON-COMMERCIAL" in caplog.text
