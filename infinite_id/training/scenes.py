@@ -185,10 +185,22 @@ def _garden(rng: np.random.Generator) -> Canvas:
 def _desert(rng: np.random.Generator) -> Canvas:
     canvas = _gradient((120, 185, 230), (245, 225, 170), rng)
     top = float(rng.integers(52, 64))
-    _polygon(canvas, [(0, top), (44, top + 18), (128, top - 8), (128, 128), (0, 128)], (226, 150, 70))
-    _polygon(canvas, [(0, top + 34), (80, top + 20), (128, top + 34), (128, 128), (0, 128)], (198, 118, 48))
+    _polygon(
+        canvas, [(0, top), (44, top + 18), (128, top - 8), (128, 128), (0, 128)], (226, 150, 70)
+    )
+    _polygon(
+        canvas,
+        [(0, top + 34), (80, top + 20), (128, top + 34), (128, 128), (0, 128)],
+        (198, 118, 48),
+    )
     x = float(rng.integers(8, 16))
-    for box in ((x, 42, 7, 52), (x - 8, 54, 4, 18), (x - 8, 68, 10, 4), (x + 12, 48, 4, 20), (x + 5, 64, 10, 4)):
+    for box in (
+        (x, 42, 7, 52),
+        (x - 8, 54, 4, 18),
+        (x - 8, 68, 10, 4),
+        (x + 12, 48, 4, 20),
+        (x + 5, 64, 10, 4),
+    ):
         _rect(canvas, *box, (44, 112, 58))
     return canvas
 
@@ -201,7 +213,13 @@ def _mountains(rng: np.random.Generator) -> Canvas:
         _polygon(canvas, [(x, top), (x - 44, 92), (x + 44, 92)], (98, 100, 116))
         _polygon(
             canvas,
-            [(x, top), (x - 14, top + 20), (x - 4, top + 15), (x + 5, top + 22), (x + 14, top + 20)],
+            [
+                (x, top),
+                (x - 14, top + 20),
+                (x - 4, top + 15),
+                (x + 5, top + 22),
+                (x + 14, top + 20),
+            ],
             (246, 248, 252),
         )
     _rect(canvas, 0, 88, CANVAS, CANVAS, (74, 112, 70))

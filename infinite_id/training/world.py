@@ -103,23 +103,36 @@ def _body(
     neck = _filled([(50, 80), (78, 80), (80, 106), (48, 106)])
     canvas = canvas * (1 - neck) + neck * skin * 0.86
     top = 96 + rng.uniform(-2, 2)
-    shoulders = _filled(
-        [(46, top), (82, top), (112, top + 9), (124, 128), (4, 128), (16, top + 9)]
-    )
+    shoulders = _filled([(46, top), (82, top), (112, top + 9), (124, 128), (4, 128), (16, top + 9)])
     if description.garment == "dress":
         canvas = canvas * (1 - shoulders) + shoulders * skin
-        gown = _filled([(28, 128), (25, 118), (50, 120), (64, 123), (78, 120), (103, 118), (100, 128)])
+        gown = _filled(
+            [(28, 128), (25, 118), (50, 120), (64, 123), (78, 120), (103, 118), (100, 128)]
+        )
         for x, inner in ((27, 44), (101, 84)):
-            strap = _filled([(x, 119), (x + (inner - x) * 0.55, top + 2), (inner, top + 3), (x + (inner - x) * 0.6, 120)])
+            strap = _filled(
+                [
+                    (x, 119),
+                    (x + (inner - x) * 0.55, top + 2),
+                    (inner, top + 3),
+                    (x + (inner - x) * 0.6, 120),
+                ]
+            )
             gown = np.maximum(gown, strap)
-        side = np.maximum(_filled([(14, 128), (24, 112), (50, 118), (50, 128)]), _filled([(114, 128), (104, 112), (78, 118), (78, 128)]))
+        side = np.maximum(
+            _filled([(14, 128), (24, 112), (50, 118), (50, 128)]),
+            _filled([(114, 128), (104, 112), (78, 118), (78, 128)]),
+        )
         gown = np.maximum(gown, side)
         return canvas * (1 - gown) + gown * cloth
     canvas = canvas * (1 - shoulders) + shoulders * cloth
     if description.garment == "shirt":
         opening = _filled([(52, top), (76, top), (64, top + 15)])
         canvas = canvas * (1 - opening) + opening * skin * 0.92
-        for points in ([(50, top - 3), (64, top + 17), (50, top + 12)], [(78, top - 3), (64, top + 17), (78, top + 12)]):
+        for points in (
+            [(50, top - 3), (64, top + 17), (50, top + 12)],
+            [(78, top - 3), (64, top + 17), (78, top + 12)],
+        ):
             collar = _filled([(float(x), float(y)) for x, y in points])
             canvas = canvas * (1 - collar) + collar * np.clip(cloth * 0.78 + 22, 0, 255)
         _line_down(canvas, cloth, top + 17)
@@ -129,7 +142,12 @@ def _body(
         canvas = canvas * (1 - under) + under * undershirt
         for sign in (-1, 1):
             lapel = _filled(
-                [(64 + sign * 11, top - 2), (64 + sign * 26, top + 4), (64 + sign * 21, top + 17), (64 + sign * 7, 128)]
+                [
+                    (64 + sign * 11, top - 2),
+                    (64 + sign * 26, top + 4),
+                    (64 + sign * 21, top + 17),
+                    (64 + sign * 7, 128),
+                ]
             )
             canvas = canvas * (1 - lapel) + lapel * cloth * 0.66
     else:

@@ -1,0 +1,167 @@
+"""Identity-enhanced training (METHOD section 2), for any base of SDXL's architecture.
+
+`L = E || target - f_theta(z_t, t, c_id) ||^2`, target the noise eps or the velocity v as the
+base's scheduler predicts. Only the mappers and the image projections W'_k, W'_v are trained. Text
+cross-attention is inactive: no text enters, not even as zeros. With `text_active` the text takes
+part as it does in IP-Adapter's training: the paper's ablation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from infinite_id.adapter import IdentityAdapter
+from infinite_id.attention import StreamContext, cross_attention_layers, stream_processors
+from infinite_id.config import FusionConfig
+from infinite_id.fusion import KeyValue
+
+__all__ = ["AdapterBatch", "AdapterTraining", "diffusion_loss", "noisy_and_target", "snr_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterBatch:
+    """B training pairs: the identity of one photo, the latents of another.
+
+    Attributes:
+        latents: (B, 4, h, w), of the target photo, scaled as the UNet expects.
+        face: (B, face_width), of the identity photo.
+        clip: (B, T, clip_width), of the identity photo.
+        keep: bool (B,), False: the null identity (zero embeddings) instead.
+        noise: (B, 4, h, w), standard normal.
+        timesteps: int64 (B,).
+        time_ids: (B, 6), SDXL's size conditioning.
+        text: (B, L, D), None unless text is active.
+        pooled: (B, P), None unless text is active.
+    """
+
+    latents: Tensor
+    face: Tensor
+    clip: Tensor
+    keep: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    time_ids: Tensor
+    text: Tensor | None = None
+    pooled: Tensor | None = None
+
+
+class AdapterTraining(nn.Module):
+    """Base (frozen) and adapter (trained) as one module with a scalar output, fit for DDP.
+
+    Args:
+        unet: of the base; frozen here, and its attention processors replaced for good.
+        adapter: trained.
+        alphas: float (T,), the noise schedule's cumulative products.
+        prediction: "epsilon" or "v_prediction".
+        text_active: text cross-attention takes part.
+        snr_gamma: min-SNR weighting's bound; None for equal weights.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        adapter: IdentityAdapter,
+        alphas: Tensor,
+        prediction: str,
+        *,
+        text_active: bool = False,
+        snr_gamma: float | None = None,
+    ) -> None:
+        super().__init__()
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction is {prediction!r}, allowed: epsilon, v_prediction")
+        base: Any = unet
+        self.unet = base.requires_grad_(False)
+        self.adapter = adapter
+        self.prediction, self.text_active, self.snr_gamma = prediction, text_active, snr_gamma
+        self.register_buffer("alphas", alphas.float(), persistent=False)
+        self.layers = cross_attention_layers(unet)
+        self.fusion = FusionConfig(fusion="none", text_cross_attention=text_active)
+        unet.set_attn_processor(stream_processors(unet))
+        config = unet.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        self.pooled_width = int(pooled)
+
+    def forward(self, batch: AdapterBatch) -> Tensor:
+        """The mean loss of the batch, a scalar.
+
+        Raises:
+            ValueError: text is active and the batch has none.
+        """
+        size = batch.latents.shape[0]
+        keep = batch.keep.to(batch.face.dtype)
+        tokens = self.adapter.projector(
+            batch.face * keep[:, None], batch.clip * keep[:, None, None]
+        )
+        if self.text_active:
+            if batch.text is None or batch.pooled is None:
+                raise ValueError("text is active and the batch has text None, allowed: embeddings")
+            hidden, pooled = batch.text, batch.pooled
+            texts = self._text_key_values(hidden)
+        else:
+            # The UNet's interface wants a tensor; no layer reads it.
+            hidden = batch.latents.new_zeros(size, 1, self.unet.config.cross_attention_dim)
+            pooled = batch.latents.new_zeros(size, self.pooled_width)
+            texts = None
+        streams = StreamContext(
+            fusion=self.fusion,
+            text_rows=0,
+            source=torch.arange(size, device=batch.latents.device),
+            text=texts,
+            identity=self.adapter.image(tokens),
+        )
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.unet(
+                noisy,
+                timesteps,
+                encoder_hidden_states=hidden,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": batch.time_ids},
+                cross_attention_kwargs={"streams": streams},
+            ).sample
+
+        noisy, target = noisy_and_target(
+            batch.latents, batch.noise, batch.timesteps, self.alphas, self.prediction
+        )
+        weights = snr_weights(self.alphas[batch.timesteps], self.prediction, self.snr_gamma)
+        return diffusion_loss(predict(noisy, batch.timesteps), target, weights)
+
+    def _text_key_values(self, hidden: Tensor) -> list[KeyValue]:
+        layers = [self.unet.get_submodule(name) for name in self.layers]
+        return [KeyValue(layer.to_k(hidden), layer.to_v(hidden)) for layer in layers]
+
+
+def noisy_and_target(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor, prediction: str
+) -> tuple[Tensor, Tensor]:
+    """`z_t = sqrt(a) z + sqrt(1 - a) eps`, and eps or `v = sqrt(a) eps - sqrt(1 - a) z`.
+
+    Args:
+        latents, noise: (B, C, h, w).
+        timesteps: int64 (B,).
+        alphas: (T,), cumulative products.
+        prediction: "epsilon" or "v_prediction".
+    """
+    alpha = alphas[timesteps].view(-1, 1, 1, 1).to(latents.dtype)
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    noisy = signal * latents + sigma * noise
+    return noisy, noise if prediction == "epsilon" else signal * noise - sigma * latents
+
+
+def snr_weights(alpha: Tensor, prediction: str, gamma: float | None) -> Tensor:
+    """min-SNR weights (Hang et al. 2023), (B,): min(SNR, gamma) / SNR, or / (SNR + 1) for v."""
+    if gamma is None:
+        return torch.ones_like(alpha)
+    snr = alpha / (1 - alpha)
+    return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
+
+
+def diffusion_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of squared errors; inputs (B, C, h, w) twice and (B,)."""
+    errors = (predicted.float() - target.float()).square().flatten(1).mean(dim=1)
+    return (errors * weights).mean()

@@ -1,0 +1,201 @@
+"""The pocket world on disk: people and pictures in chunks, each made from its number alone.
+
+A chunk is a compressed-free `.npz` that any process can make, in any order, on any machine, with
+the same result; writing is a rename, so that several processes may share a folder and an
+interrupted one leaves no half file. People are split by index, never by picture: see `SPLITS`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from infinite_id.training.captions import caption, draw_description
+
+__all__ = [
+    "SPLITS",
+    "People",
+    "Pictures",
+    "load_people",
+    "load_pictures",
+    "make_chunks",
+    "split_of",
+]
+
+PEOPLE_CHUNK = 100
+"""Indices a people chunk; about five in six are accepted."""
+PICTURE_CHUNK = 1000
+PORTRAITS = 3
+
+SPLITS: dict[str, range] = {
+    "test": range(0, 1),
+    "validation": range(1, 2),
+    "scorer": range(2, 5),
+    "train": range(5, 20),
+}
+"""Split -> the remainders of a person's index by 20. The scorer's people are its own."""
+
+
+def split_of(index: int) -> str:
+    """The split that a person of that index belongs to."""
+    return next(name for name, rest in SPLITS.items() if index % 20 in rest)
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """N people with three accepted pictures each.
+
+    Attributes:
+        index: int64 (N,).
+        images: uint8 (N, 3, 64, 64, 3) RGB.
+        bbox, landmarks, score: of the face in each, float32 (N, 3, 4), (N, 3, 5, 2), (N, 3).
+        aligned: uint8 (N, 3, 112, 112, 3) RGB.
+        face: float32 (N, 3, 128), unit norm.
+    """
+
+    index: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    bbox: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    score: NDArray[np.float32]
+    aligned: NDArray[np.uint8]
+    face: NDArray[np.float32]
+
+    def select(self, split: str) -> People:
+        """Those of one split."""
+        chosen = np.array([split_of(int(i)) == split for i in self.index], dtype=bool)
+        return People(**{name: getattr(self, name)[chosen] for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """M composed pictures.
+
+    Attributes:
+        images: uint8 (M, 64, 64, 3) RGB.
+        person: int64 (M,), position in the split's `People`.
+        portrait: int64 (M,), which of the person's pictures was used.
+        captions: M texts.
+        style: M keys of `captions.STYLES`.
+    """
+
+    images: NDArray[np.uint8]
+    person: NDArray[np.int64]
+    portrait: NDArray[np.int64]
+    captions: NDArray[np.str_]
+    style: NDArray[np.str_]
+
+
+def people_chunk(folder: Path, number: int) -> None:
+    """Draws the people of one chunk unless the file is there."""
+    path = folder / f"people-{number:05d}.npz"
+    if path.exists():
+        return
+    from infinite_id.faces import load_face_backend
+    from infinite_id.training.faces_gan import draw_people, load_face_generator
+
+    _one_thread()
+    indices = range(number * PEOPLE_CHUNK, (number + 1) * PEOPLE_CHUNK)
+    backend = load_face_backend("embedded")
+    people = list(draw_people(indices, PORTRAITS, load_face_generator(), backend))
+
+    def stack(read: Callable[[Any], Any]) -> NDArray:
+        return np.array([[read(portrait) for portrait in one.portraits] for one in people])
+
+    _save(
+        path,
+        index=np.array([one.index for one in people]),
+        images=stack(lambda p: p.image),
+        bbox=stack(lambda p: p.detection.bbox),
+        landmarks=stack(lambda p: p.detection.landmarks),
+        score=stack(lambda p: p.detection.det_score).astype(np.float32),
+        aligned=stack(lambda p: p.aligned),
+        face=stack(lambda p: p.face),
+    )
+
+
+def load_people(folder: Path, chunks: int, split: str) -> People:
+    """People of the first `chunks` chunks that belong to the split."""
+    files = [np.load(folder / f"people-{number:05d}.npz") for number in range(chunks)]
+    joined = {name: np.concatenate([f[name] for f in files]) for name in People.__slots__}
+    return People(**joined).select(split)
+
+
+def picture_chunk(folder: Path, people: People, split: str, number: int) -> None:
+    """Composes one chunk of pictures of those people unless the file is there."""
+    path = folder / f"pictures-{split}-{len(people.index)}-{number:05d}.npz"
+    if path.exists():
+        return
+    from infinite_id.faces import Detection
+    from infinite_id.training.faces_gan import Portrait
+    from infinite_id.training.world import compose
+
+    _one_thread()
+    rng = np.random.default_rng((11, list(SPLITS).index(split), number))
+    person = rng.integers(len(people.index), size=PICTURE_CHUNK)
+    portrait = rng.integers(PORTRAITS, size=PICTURE_CHUNK)
+    images, captions, styles = [], [], []
+    for i, k in zip(person, portrait, strict=True):
+        description = draw_description(rng)
+        detection = Detection(people.bbox[i, k], people.landmarks[i, k], float(people.score[i, k]))
+        face = Portrait(people.images[i, k], detection, people.aligned[i, k], people.face[i, k])
+        images.append(compose(face, description, rng))
+        captions.append(caption(description, rng))
+        styles.append(description.style)
+    _save(
+        path,
+        images=np.stack(images),
+        person=person,
+        portrait=portrait,
+        captions=np.array(captions),
+        style=np.array(styles),
+    )
+
+
+def load_pictures(folder: Path, people: People, split: str, chunks: int) -> Pictures:
+    """The first `chunks` chunks of pictures of those people."""
+    names = [f"pictures-{split}-{len(people.index)}-{number:05d}.npz" for number in range(chunks)]
+    files = [np.load(folder / name) for name in names]
+    return Pictures(
+        **{name: np.concatenate([f[name] for f in files]) for name in Pictures.__slots__}
+    )
+
+
+def make_chunks(make: Callable[..., None], tasks: Sequence[tuple], workers: int) -> float:
+    """Runs `make(*task)` for every task in `workers` processes; seconds that it took."""
+    start = time.monotonic()
+    if workers <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            make(*task)
+    else:
+        # Fork would copy locked thread pools of torch and OpenCV.
+        with get_context("spawn").Pool(min(workers, len(tasks))) as pool:
+            pool.starmap(make, tasks, chunksize=1)
+    return time.monotonic() - start
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _save(path: Path, **arrays: NDArray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

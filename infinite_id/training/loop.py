@@ -1,0 +1,314 @@
+"""The optimisation loop that every stage and every size shares: resumable, averaged, bounded.
+
+The loss is a function of the step number alone (`loss(step, part)` draws its batch and noise from
+generators seeded with it), so a run that is killed and resumed continues the same sequence and
+loses at most what came after the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointStore",
+    "LocalStore",
+    "LoopConfig",
+    "Progress",
+    "TrainingLoop",
+]
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the last one written is intact."""
+
+
+class CheckpointStore(Protocol):
+    """Where one checkpoint lies. Writing replaces it in one step or leaves it as it was."""
+
+    def read(self) -> bytes | None:
+        """The checkpoint, None where there is none."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Replaces the checkpoint."""
+        ...
+
+
+class LocalStore:
+    """A checkpoint in a local file: written beside it, flushed to the disk, then renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> bytes | None:
+        """The file's bytes, None where it is missing."""
+        return self.path.read_bytes() if self.path.is_file() else None
+
+    def write(self, data: bytes) -> None:
+        """Replaces the file.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written.
+        """
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {self.path} cannot be written ({error.strerror}); "
+                "the former one is intact"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """How to optimise.
+
+    Attributes:
+        learning_rate, weight_decay: of AdamW.
+        warmup_steps: linear rise of the rate.
+        gradient_clip: largest norm of all gradients together.
+        accumulation: parts (micro-batches) a step.
+        ema_decay: of the averaged weights, 0 for none; lower in the first steps.
+        precision: "bfloat16" runs the forward pass in autocast, weights stay float32.
+        checkpoint_seconds: wall seconds between checkpoints.
+        log_seconds: wall seconds between reports.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    gradient_clip: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    precision: Precision = "float32"
+    checkpoint_seconds: float = 120.0
+    log_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate is {self.learning_rate}, allowed: above 0, finite")
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation is {self.accumulation}, allowed: 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, allowed: 0 or more, below 1")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}, allowed: float32, bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A report: steps done, mean loss since the last report, steps a second, norm of gradients."""
+
+    step: int
+    loss: float
+    steps_per_second: float
+    gradient_norm: float
+
+
+class TrainingLoop:
+    """AdamW over the trainable parameters of a model.
+
+    Args:
+        model: its parameters with `requires_grad` are trained, saved and averaged; no other.
+        loss: (step, part) -> scalar; part counts micro-batches, 0 <= part < accumulation.
+        config: see `LoopConfig`.
+        store: of the checkpoint; None for none.
+        signature: what a checkpoint must agree with to be resumed, JSON values.
+        report: called with each `Progress`.
+        writer: False on all workers but one of a distributed run.
+        sync: (last part?) -> context that holds gradient exchange back until the last part.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[int, int], Tensor],
+        config: LoopConfig,
+        *,
+        store: CheckpointStore | None = None,
+        signature: dict[str, Any] | None = None,
+        report: Callable[[Progress], None] | None = None,
+        writer: bool = True,
+        sync: Callable[[bool], contextlib.AbstractContextManager] | None = None,
+    ) -> None:
+        self.model, self.loss, self.config = model, loss, config
+        self.store, self.report, self.writer = store, report, writer
+        self.signature = json.dumps(signature or {}, sort_keys=True)
+        self.sync = sync or (lambda last: contextlib.nullcontext())
+        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise ValueError("the model has no trainable parameter, allowed: one or more")
+        self.device = next(iter(self.trainable.values())).device
+        self.optimizer = torch.optim.AdamW(
+            self.trainable.values(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.ema = {n: p.detach().clone() for n, p in self.trainable.items()}
+        self.step = 0
+
+    def resume(self) -> bool:
+        """Continues from the store's checkpoint; False where there is none.
+
+        Raises:
+            CheckpointError: unreadable, or made with another configuration or other shapes.
+        """
+        data = self.store.read() if self.store is not None else None
+        if data is None:
+            return False
+        try:
+            state = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"checkpoint cannot be read: {error}") from error
+        if state["signature"] != self.signature:
+            raise CheckpointError(
+                f"checkpoint was made with {state['signature']}, this run has {self.signature}"
+            )
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                if name not in state["model"] or state["model"][name].shape != parameter.shape:
+                    raise CheckpointError(f"checkpoint does not fit the model at {name!r}")
+                parameter.copy_(state["model"][name])
+                self.ema[name].copy_(state["ema"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])
+        return True
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self.store is None or not self.writer:
+            return
+        state = {
+            "signature": self.signature,
+            "step": self.step,
+            "model": {n: p.detach() for n, p in self.trainable.items()},
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.store.write(buffer.getvalue())
+
+    def run(self, *, steps: int | None = None, seconds: float | None = None) -> int:
+        """Trains until `steps` are done in all, or `seconds` of this call are over.
+
+        Returns:
+            Steps done in all. A checkpoint is written at the end.
+
+        Raises:
+            ValueError: neither limit given.
+            FloatingPointError: the loss is NaN or infinite; the last checkpoint is intact.
+        """
+        if steps is None and seconds is None:
+            raise ValueError("steps and seconds are both None, allowed: one of them or both")
+        start = saved = logged = time.monotonic()
+        losses: list[Tensor] = []
+        first = self.step
+        norm = torch.zeros(())
+        while (steps is None or self.step < steps) and (
+            seconds is None or time.monotonic() - start < seconds
+        ):
+            loss, norm = self._optimise()
+            losses.append(loss)
+            now = time.monotonic()
+            if now - logged >= self.config.log_seconds:
+                self._log(losses, (self.step - first) / (now - logged), norm)
+                losses, logged, first = [], now, self.step
+            if now - saved >= self.config.checkpoint_seconds:
+                self._check(losses)
+                self.save()
+                saved = time.monotonic()
+        if losses:
+            elapsed = max(time.monotonic() - logged, 1e-6)
+            self._log(losses, (self.step - first) / elapsed, norm)
+        self.save()
+        return self.step
+
+    @contextlib.contextmanager
+    def averaged(self) -> Any:
+        """The model holds its averaged weights inside; where none are kept, its own."""
+        if not self.config.ema_decay:
+            yield self.model
+            return
+        own = {n: p.detach().clone() for n, p in self.trainable.items()}
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(self.ema[name])
+        try:
+            yield self.model
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.trainable.items():
+                    parameter.copy_(own[name])
+
+    def _optimise(self) -> tuple[Tensor, Tensor]:
+        config = self.config
+        rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = torch.zeros((), device=self.device)
+        for part in range(config.accumulation):
+            with self.sync(part == config.accumulation - 1):
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+                ):
+                    loss = self.loss(self.step, part) / config.accumulation
+                loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.trainable.values(), config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if config.ema_decay:
+            decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(
+                    list(self.ema.values()), list(self.trainable.values()), 1 - decay
+                )
+        return total, norm
+
+    def _log(self, losses: list[Tensor], rate: float, norm: Tensor) -> None:
+        mean = self._check(losses)
+        if self.report is not None:
+            self.report(Progress(self.step, mean, rate, float(norm)))
+
+    def _check(self, losses: list[Tensor]) -> float:
+        # Read rarely: on a GPU every read of a loss waits for the device.
+        mean = float(torch.stack(losses).mean()) if losses else 0.0
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"loss is {mean} near step {self.step}; the last checkpoint is intact, "
+                "lower the learning rate"
+            )
+        return mean
+
+
+def config_signature(config: LoopConfig) -> dict[str, Any]:
+    """The part of the configuration that a resumed run must share."""
+    kept = ("learning_rate", "weight_decay", "ema_decay", "accumulation")
+    return {name: value for name, value in asdict(config).items() if name in kept}

@@ -1,0 +1,116 @@
+"""Trains the pocket model: `python -m infinite_id.training.pocket --stage all --minutes 60`.
+
+One resumable program for a laptop and for a GPU, without Ray. Everything it makes lies in
+`--state`; run it again with the same folder and it goes on where it was. `--export` writes what
+is trained to the package's assets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from infinite_id.training.dataset import (
+    load_people,
+    load_pictures,
+    make_chunks,
+    people_chunk,
+    picture_chunk,
+)
+from infinite_id.training.loop import Progress
+from infinite_id.training.stages import STAGES, Context, train_stage
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+# Shares of the minutes; what is left over by a stage that is skipped goes to the others.
+SHARES = {"vae": 0.12, "clip": 0.07, "scorer": 0.05, "base": 0.55}
+ADAPTER_SHARE = 0.07
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--stage", default="all", help=f"all, or several of {', '.join(STAGES)}")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training, all stages")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--state", type=Path, required=True, help="folder of everything made")
+    parser.add_argument("--people", type=int, default=30, help="chunks of 100 people")
+    parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
+    parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
+    parser.add_argument("--export", type=Path, help="write trained weights to this folder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    stages = list(STAGES) if options.stage == "all" else options.stage.split(",")
+    unknown = [stage for stage in stages if stage and stage not in STAGES]
+    if unknown:
+        logger.error("stage is %r, allowed: all, %s", unknown[0], ", ".join(STAGES))
+        return 2
+    if options.minutes > 0:
+        context = make_context(options)
+        shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages if stage}
+        for stage, share in shares.items():
+            seconds = 60 * options.minutes * share / sum(shares.values())
+            done = train_stage(context, stage, seconds=seconds)
+            logger.info("%s: %d steps done", stage, done)
+    if options.export is not None:
+        from infinite_id.training.export import export
+
+        export(options.state, options.export)
+    return 0
+
+
+def make_context(options: argparse.Namespace) -> Context:
+    """Makes what data is missing and loads it."""
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = device.startswith("cuda")
+    data, workers = options.state / "data", os.cpu_count() or 1
+    seconds = make_chunks(people_chunk, [(data, n) for n in range(options.people)], workers)
+    splits = {}
+    for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
+        people = load_people(data, options.people, split)
+        tasks = [(data, people, split, n) for n in range(chunks)]
+        seconds += make_chunks(picture_chunk, tasks, workers)
+        splits[split] = (people, load_pictures(data, people, split, chunks))
+    logger.info("data ready after %.0f s: %d people", seconds, len(splits["train"][0].index))
+    started = time.time()
+    log = options.state / "log.jsonl"
+
+    def report(stage: str, progress: Progress) -> None:
+        logger.info(
+            "%s step %d loss %.4f, %.2f steps/s, gradient %.3f",
+            stage,
+            progress.step,
+            progress.loss,
+            progress.steps_per_second,
+            progress.gradient_norm,
+        )
+        entry = {"stage": stage, "run": started, "time": time.time(), "device": device}
+        entry |= {"step": progress.step, "loss": progress.loss}
+        with log.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    return Context(
+        state=options.state,
+        device=torch.device(device),
+        precision="bfloat16" if cuda else "float32",
+        batch_scale=options.batch_scale or (16 if cuda else 1),
+        people=splits["train"][0],
+        pictures=splits["train"][1],
+        scorer_pictures=splits["scorer"][1],
+        report=report,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
