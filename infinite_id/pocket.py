@@ -79,6 +79,7 @@ __all__ = [
     "load_scorer",
     "load_tokenizer",
     "revision",
+    "vision_tower",
 ]
 
 
@@ -122,7 +123,7 @@ def load_clip_image_encoder() -> tuple[CLIPVisionModelWithProjection, int, str]:
         64; its revision.
     """
     if not is_trained():
-        return _seeded(lambda: _vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
+        return _seeded(lambda: vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
     check_files("clip/")
     model = CLIPVisionModelWithProjection.from_pretrained(
         POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
@@ -215,7 +216,8 @@ def _clip_config(text: dict[str, int], vision: dict[str, Any], projection: int) 
     )
 
 
-def _vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
+def vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
+    """The image tower of a CLIP as a model of its own, with a copy of the weights."""
     config: Any = clip.config.vision_config
     tower = CLIPVisionModelWithProjection(config)
     tower.vision_model.load_state_dict(clip.vision_model.state_dict())

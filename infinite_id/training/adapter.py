@@ -79,6 +79,7 @@ class AdapterTraining(nn.Module):
         self.unet = base.requires_grad_(False)
         self.adapter = adapter
         self.prediction, self.text_active, self.snr_gamma = prediction, text_active, snr_gamma
+        self.alphas: Tensor
         self.register_buffer("alphas", alphas.float(), persistent=False)
         self.layers = cross_attention_layers(unet)
         self.fusion = FusionConfig(fusion="none", text_cross_attention=text_active)

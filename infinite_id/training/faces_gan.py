@@ -10,6 +10,7 @@ judge of the evaluation, selects nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ class FaceGenerator(nn.Module):
         super().__init__()
         widths = (LATENT_WIDTH, 512, 256, 128, 64)
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             stride, padding = (1, 0) if i == 0 else (2, 1)
             layers += [
                 nn.ConvTranspose2d(before, after, 4, stride, padding, bias=False),

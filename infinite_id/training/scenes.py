@@ -103,7 +103,7 @@ def _beach(rng: np.random.Generator) -> Canvas:
 
 def _snow(rng: np.random.Generator) -> Canvas:
     canvas = _gradient((178, 200, 224), (226, 236, 246), rng, 6)
-    _rect(canvas, 0, rng.integers(76, 86), CANVAS, CANVAS, (248, 250, 255))
+    _rect(canvas, 0, int(rng.integers(76, 86)), CANVAS, CANVAS, (248, 250, 255))
     for x in (float(rng.integers(4, 20)), float(rng.integers(104, 124))):
         for k in range(3):
             top, half = 22 + 20 * k, 12 + 5 * k
@@ -123,8 +123,15 @@ def _forest(rng: np.random.Generator) -> Canvas:
         x, y = (int(v) for v in rng.integers(0, CANVAS, 2))
         color = (int(rng.integers(20, 70)), int(rng.integers(80, 150)), int(rng.integers(20, 50)))
         cv2.circle(canvas, (x, y), int(rng.integers(3, 8)), color, -1, cv2.LINE_AA)
-    for x in (rng.integers(2, 12), rng.integers(20, 30), rng.integers(98, 106), 116):
-        _rect(canvas, float(x), 0, float(rng.integers(5, 9)), CANVAS, (74, 48, 28))
+    for left, right in ((2, 12), (20, 30), (98, 106), (115, 118)):
+        _rect(
+            canvas,
+            int(rng.integers(left, right)),
+            0,
+            float(rng.integers(5, 9)),
+            CANVAS,
+            (74, 48, 28),
+        )
     return canvas
 
 
@@ -170,7 +177,7 @@ def _studio(rng: np.random.Generator) -> Canvas:
 
 def _garden(rng: np.random.Generator) -> Canvas:
     canvas = _gradient((150, 205, 240), (200, 230, 240), rng)
-    _rect(canvas, 0, rng.integers(26, 36), CANVAS, CANVAS, (88, 170, 62))
+    _rect(canvas, 0, int(rng.integers(26, 36)), CANVAS, CANVAS, (88, 170, 62))
     for _ in range(60):
         x, y = int(rng.integers(0, CANVAS)), int(rng.integers(34, CANVAS))
         color = (int(rng.integers(70, 120)), int(rng.integers(150, 205)), 60)

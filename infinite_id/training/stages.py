@@ -309,7 +309,7 @@ def _time_ids(size: int, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def clip_tokens_of(context: Context, aligned: NDArray[np.uint8]) -> Tensor:
-    """Half precision (N, P, T, C): last hidden states of aligned faces uint8 (N, P, 112, 112, 3)."""
+    """Half precision (N, P, T, C): image tokens of aligned faces uint8 (N, P, 112, 112, 3)."""
     tower = load_clip(context).model.vision_model
     flat = aligned.reshape(-1, *aligned.shape[2:])
     parts = [

@@ -93,10 +93,10 @@ def _line(image: Picture, rng: np.random.Generator) -> Picture:
 def _oil(image: Picture, rng: np.random.Generator) -> Picture:
     smooth = cv2.medianBlur(cv2.bilateralFilter(image, 5, 50, 3), 3).astype(np.float32)
     strokes = rng.standard_normal(image.shape[:2]).astype(np.float32)
-    strokes = cv2.GaussianBlur(strokes, (0, 0), sigmaX=1.8, sigmaY=0.5) * 17
+    smeared = cv2.GaussianBlur(strokes, (0, 0), sigmaX=1.8, sigmaY=0.5) * 17
     toned = smooth * np.array([1.04, 0.9, 0.66]) + np.array([26, 14, 0])
     gray = toned.mean(axis=2, keepdims=True)
-    return _bytes((gray + (toned - gray) * 1.35) * 1.06 + strokes[..., None])
+    return _bytes((gray + (toned - gray) * 1.35) * 1.06 + smeared[..., None])
 
 
 def _watercolor(image: Picture, rng: np.random.Generator) -> Picture:
@@ -113,7 +113,7 @@ def _watercolor(image: Picture, rng: np.random.Generator) -> Picture:
 def _pixel(image: Picture, rng: np.random.Generator) -> Picture:
     height, width = image.shape[:2]
     small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    vivid = _saturate(small, 1.3, 1.1, 2)
+    vivid = _saturate(np.asarray(small, np.uint8), 1.3, 1.1, 2)
     palette = np.round(vivid.astype(np.float32) / 36) * 36
     return np.asarray(
         cv2.resize(_bytes(palette), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8

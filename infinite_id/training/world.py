@@ -67,11 +67,11 @@ def _head(
     mask = np.zeros((CANVAS, CANVAS), np.float32)
     middle = (int(target[0]), int(target[1] - 0.045 * scale * (y1 - y0)))
     cv2.ellipse(mask, middle, (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1, cv2.LINE_AA)
-    mask = cv2.GaussianBlur(mask, (0, 0), 2.2)[..., None]
+    feathered = cv2.GaussianBlur(mask, (0, 0), 2.2)[..., None]
     nose, mouth = portrait.detection.landmarks[2], portrait.detection.landmarks[3:].mean(axis=0)
     cheeks = portrait.image[int((nose[1] + mouth[1]) / 2), int(nose[0]) - 9 : int(nose[0]) + 10]
     skin = np.median(cheeks.reshape(-1, 3), axis=0).astype(np.float32)
-    return head, mask.astype(np.float32), skin
+    return head, feathered.astype(np.float32), skin
 
 
 def _cloth(color: str, rng: np.random.Generator) -> Canvas:
