@@ -1,0 +1,123 @@
+"""The pocket world: reproducible, true to its captions, and with faces that are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from infinite_id.faces import FaceBackend, load_face_backend
+from infinite_id.training.captions import (
+    COLORS,
+    SCENES,
+    SLIDE_PROMPTS,
+    STYLES,
+    Description,
+    caption,
+    draw_description,
+)
+from infinite_id.training.dataset import SPLITS, split_of
+from infinite_id.training.text import tokenize
+from infinite_id.training.world import compose
+
+faces_gan = pytest.importorskip("infinite_id.training.faces_gan")
+pytest.importorskip("gan_face_generate", reason="make pocket-data installs it")
+
+PLAIN = Description("red", "sweater", "studio", None, "photo")
+
+
+@pytest.fixture(scope="module")
+def backend() -> FaceBackend:
+    return load_face_backend("embedded")
+
+
+@pytest.fixture(scope="module")
+def people(backend: FaceBackend) -> list:
+    return list(faces_gan.draw_people(range(8), 2, faces_gan.load_face_generator(), backend))
+
+
+def test_a_person_depends_on_the_index_alone(backend: FaceBackend, people: list):
+    again = next(
+        faces_gan.draw_people([people[2].index], 2, faces_gan.load_face_generator(), backend)
+    )
+    assert np.array_equal(again.portraits[1].image, people[2].portraits[1].image)
+
+
+def test_pictures_of_a_person_are_alike_and_of_two_are_not(people: list):
+    own = [one.portraits[0].face @ one.portraits[1].face for one in people]
+    others = [
+        people[i].portraits[0].face @ people[j].portraits[0].face
+        for i in range(len(people))
+        for j in range(i)
+    ]
+    assert np.mean(own) > 0.45
+    assert np.mean(others) < 0.35
+
+
+def test_a_composed_picture_is_reproducible(people: list):
+    first, second = (
+        compose(people[0].portraits[0], PLAIN, np.random.default_rng(5)) for _ in range(2)
+    )
+    assert first.shape == (64, 64, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("color", sorted(COLORS))
+def test_the_garment_has_the_named_colour(people: list, color: str):
+    picture = compose(people[0].portraits[0], replace(PLAIN, color=color), np.random.default_rng(5))
+    seen = np.median(picture[58:, 14:24].reshape(-1, 3), axis=0)
+    nearest = min(COLORS, key=lambda name: np.linalg.norm(seen - np.array(COLORS[name])))
+    assert nearest == color
+
+
+@pytest.mark.parametrize("style", ["photo", "sketch", "watercolor"])
+def test_faces_are_found_at_full_size(people: list, backend: FaceBackend, style: str):
+    found = 0
+    for person in people:
+        picture = compose(
+            person.portraits[0], replace(PLAIN, style=style), np.random.default_rng(1)
+        )
+        faces = backend.detect(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_CUBIC))
+        found += len(faces) == 1 and faces[0].size / 4 >= 26
+    assert found >= 0.7 * len(people)
+
+
+def test_styles_and_scenes_differ(people: list):
+    def picture(description: Description) -> np.ndarray:
+        return compose(people[0].portraits[0], description, np.random.default_rng(2)).astype(float)
+
+    styles = [picture(replace(PLAIN, style=style)) for style in STYLES]
+    scenes = [picture(replace(PLAIN, scene=scene)) for scene in SCENES]
+    for group in (styles, scenes):
+        distances = [np.abs(a - b).mean() for i, a in enumerate(group) for b in group[:i]]
+        assert min(distances) > 4
+
+
+def test_captions_say_what_is_drawn():
+    rng = np.random.default_rng(0)
+    description = Description("orange", "jacket", "beach", "sunset", "comic")
+    texts = [caption(description, rng) for _ in range(200)]
+    assert sum("orange" in text for text in texts) > 150
+    assert sum("beach" in text for text in texts) > 150
+    assert all("comic book style" in text for text in texts)
+    assert not any("a orange" in text for text in texts)
+
+
+def test_slide_prompts_are_within_reach_of_the_grammar():
+    rng = np.random.default_rng(0)
+    drawn = " ".join(caption(draw_description(rng), rng) for _ in range(3000)).replace(",", " ")
+    known = set(drawn.split())
+    asked = set(" ".join(SLIDE_PROMPTS).replace(",", " ").split())
+    assert asked <= known
+    ids = tokenize(SLIDE_PROMPTS)
+    assert ids.shape == (len(SLIDE_PROMPTS), 64)
+
+
+def test_splits_share_no_person():
+    remainders = sorted(value for rest in SPLITS.values() for value in rest)
+    assert remainders == list(range(20))
+    assert split_of(40) == "test"
+    assert split_of(103) == "scorer"
