@@ -68,7 +68,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path):
     other = TrainingLoop(
         model, loss, LoopConfig(), store=LocalStore(tmp_path / "state.pt"), signature={"kind": "b"}
     )
-    with pytest.raises(CheckpointError, match='made with .*"test"'):
+    with pytest.raises(CheckpointError, match="checkpoint was made with"):
         other.resume()
 
 
