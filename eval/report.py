@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,11 @@ class ReportPaths:
 
 
 def write_report(
-    run_dir: str | Path, *, reference: str | None = None, max_pictures: int = MAX_PICTURES
+    run_dir: str | Path,
+    *,
+    reference: str | None = None,
+    max_pictures: int = MAX_PICTURES,
+    options: Mapping[str, Any] | None = None,
 ) -> ReportPaths:
     """Writes report/report.html, report.md, report.json and report/figures/*.png.
 
@@ -54,13 +58,14 @@ def write_report(
         reference: method that paired differences are taken to; by default `infinite_id`, or the
             run's first.
         max_pictures: most pictures in the page; the rest is counted in every number.
+        options: keyword arguments of the fsspec file system.
 
     Raises:
         ValueError: no run there, tables of another run in it, or no such reference method.
     """
     if max_pictures < 0:
         raise ValueError(f"max_pictures is {max_pictures}, allowed: 0 or more")
-    data = read_run(run_dir)
+    data = read_run(run_dir, options)
     tables = make_tables(data, reference=reference)
     extreme = extremes(data, [name for name in data.metrics if name != FACE_FOUND])
     ids = [name for ends in extreme.values() for side in ends.values() for name in side]

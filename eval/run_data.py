@@ -8,7 +8,7 @@ only those that a report shows are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,15 @@ class RunFolder:
 
     Args:
         address: a path, or an address such as ``s3://bucket/run``.
+        options: keyword arguments of the fsspec file system.
 
     Raises:
         ValueError: there is no such folder.
     """
 
-    def __init__(self, address: str | Path) -> None:
+    def __init__(self, address: str | Path, options: Mapping[str, Any] | None = None) -> None:
         self.address = str(address).rstrip("/")
-        self.fs, root = fsspec.core.url_to_fs(self.address)
+        self.fs, root = fsspec.core.url_to_fs(self.address, **(options or {}))
         self.root = root.rstrip("/")
         if not self.fs.isdir(self.root):
             raise ValueError(f"run folder {self.address} does not exist")
@@ -169,14 +170,18 @@ class RunData:
         }
 
 
-def read_run(address: str | Path) -> RunData:
+def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> RunData:
     """Reads a run folder; what is missing is said in `RunData.missing`.
+
+    Args:
+        address: of the folder.
+        options: keyword arguments of the fsspec file system.
 
     Raises:
         ValueError: no such folder, nothing in it to report on, or scores or images of another
             run (sample_ids that none of the requests has).
     """
-    folder = RunFolder(address)
+    folder = RunFolder(address, options)
     missing: list[str] = []
     run = folder.read_json("run.json")
     if run is None:

@@ -127,7 +127,7 @@ def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _log_inputs(mlflow: Any, store: Store) -> None:
-    from mlflow.data import from_pandas
+    from mlflow.data.pandas_dataset import from_pandas
 
     for kind in ("prompts", "styles"):
         frame = store.read_table(f"manifests/{kind}.parquet").to_pandas()
