@@ -7,7 +7,9 @@ never depend on the order of a dictionary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -15,10 +17,47 @@ from torch import Tensor, nn
 from infinite_id.attention import cross_attention_layers
 from infinite_id.config import AdapterConfig
 from infinite_id.fusion import KeyValue
+from infinite_id.lora import AttentionLora
 from infinite_id.mappers import IdentityProjector, interpolate, stack
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
 
-__all__ = ["IdentityAdapter", "ImageKeyValues", "request_tokens"]
+__all__ = [
+    "IdentityAdapter",
+    "ImageKeyValues",
+    "StreamAdapter",
+    "check_embedding",
+    "request_tokens",
+]
+
+
+class StreamAdapter(Protocol):
+    """What the sampler needs of identity weights, ours or public ones."""
+
+    image: ImageKeyValues
+    lora: AttentionLora | None
+
+    def tokens(self, embedding: IdentityEmbedding) -> Tensor:
+        """Identity tokens of one person, (T, D)."""
+        ...
+
+    def null_tokens(self, clip_tokens: int) -> Tensor:
+        """Identity tokens of nobody, (T, D)."""
+        ...
+
+
+def check_embedding(embedding: IdentityEmbedding, face_width: int, clip_width: int) -> None:
+    """Raises a ValueError that names both sides unless widths fit and all numbers are finite."""
+    for name, values, wanted in (
+        ("face embedding", embedding.face, face_width),
+        ("image tokens", embedding.clip, clip_width),
+    ):
+        if values.shape[-1] != wanted:
+            raise ValueError(
+                f"{name} of encoder {embedding.revision} is {values.shape[-1]} wide, "
+                f"allowed: {wanted}"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinity, allowed: finite numbers")
 
 
 def _key(layer: str) -> str:
@@ -59,6 +98,8 @@ class ImageKeyValues(nn.Module):
 class IdentityAdapter(nn.Module):
     """Mappers and image projections for one UNet."""
 
+    lora: AttentionLora | None = None
+
     def __init__(self, config: AdapterConfig, unet: UNet2DConditionModel) -> None:
         """Raises ValueError if the identity tokens' width is not the UNet's."""
         super().__init__()
@@ -84,10 +125,9 @@ class IdentityAdapter(nn.Module):
 
     def tokens(self, embedding: IdentityEmbedding) -> Tensor:
         """Identity tokens of one person, (T + F, D); T grows with the number of photos."""
-        face = torch.from_numpy(embedding.face).to(self.device, self.dtype)
-        clip = torch.from_numpy(embedding.clip.copy()).to(self.device, self.dtype)
-        if not (torch.isfinite(face).all() and torch.isfinite(clip).all()):
-            raise ValueError("identity embedding holds NaN or infinity, allowed: finite numbers")
+        check_embedding(embedding, self.config.face_width, self.config.clip_width)
+        face = torch.tensor(embedding.face, device=self.device, dtype=self.dtype)
+        clip = torch.tensor(embedding.clip, device=self.device, dtype=self.dtype)
         return self.projector(face[None], clip[None])[0]
 
     def null_tokens(self, clip_tokens: int) -> Tensor:
@@ -99,7 +139,7 @@ class IdentityAdapter(nn.Module):
 
 
 def request_tokens(
-    adapter: IdentityAdapter,
+    adapter: StreamAdapter,
     requests: Sequence[GenerationRequest],
     identities: Mapping[str, Identity],
 ) -> list[Tensor]:
@@ -126,5 +166,7 @@ def request_tokens(
             continue
         parts = [person(key) for key, _ in request.mix.parts]
         weights = [weight for _, weight in request.mix.parts]
+        if not np.isfinite(weights).all():
+            raise ValueError(f"mix weights are {weights}, allowed: finite numbers")
         tokens.append(stack(parts) if request.mix.mode == "stack" else interpolate(parts, weights))
     return tokens

@@ -8,7 +8,7 @@ did. So two requests on one model do not disturb each other, and `install` is un
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,16 @@ from torch import Tensor
 
 from infinite_id.config import FusionConfig
 from infinite_id.fusion import KeyValue, fuse
+from infinite_id.lora import AttentionLora
 
 __all__ = [
     "StreamAttnProcessor",
     "StreamContext",
+    "attention_layers",
     "cross_attention_layers",
     "install",
     "self_attention_layers",
+    "stream_processors",
 ]
 
 
@@ -37,11 +40,16 @@ class StreamContext:
         fusion: how the identity rows take from the text rows.
         text_rows: the first rows of the batch, the text streams; 0 for none.
         source: int64 (identity rows,): the text row that feeds each identity row.
-        text: K'_t, V'_t of each cross-attention layer, each (text texts, L, C), of which identity
-            rows take `source`; None where the identity rows see no text.
-        identity: K'_id, V'_id of each cross-attention layer, each (identity rows, T, C), already
+        text: K'_t, V'_t of each cross-attention layer, each (texts, L, C); None where the
+            identity rows see no text.
+        identity: K'_id, V'_id of each cross-attention layer, each (identities, T, C), already
             normalised towards the text's; None where there is no identity.
-        identity_mask: bool (identity rows, 1, 1, T), False for padding; None for no padding.
+        identity_source: int64 (identity rows,): the row of `identity` that each identity row
+            sees; None: row i sees row i.
+        identity_mask: bool (identities, 1, 1, T), False for padding; None for no padding.
+        identity_text: as `text`, as the identity rows see it, where a `lora` makes that differ.
+        lora: update of the projections of identity rows.
+        unfused_rows: the first identity rows, which fusion leaves alone.
         active: whether the step lies in the range where fusion acts.
     """
 
@@ -50,12 +58,21 @@ class StreamContext:
     source: Tensor
     text: Sequence[KeyValue] | None
     identity: Sequence[KeyValue] | None
+    identity_source: Tensor | None = None
     identity_mask: Tensor | None = None
+    identity_text: Sequence[KeyValue] | None = None
+    lora: AttentionLora | None = None
+    unfused_rows: int = 0
     active: bool = True
 
 
 def _names(unet: UNet2DConditionModel, kind: str) -> list[str]:
-    return [name.removesuffix(".processor") for name in unet.attn_processors if f".{kind}." in name]
+    return [name for name in attention_layers(unet) if name.endswith(f".{kind}")]
+
+
+def attention_layers(unet: UNet2DConditionModel) -> list[str]:
+    """Module names of all attention layers in the UNet's own order: 140 in SDXL."""
+    return [name.removesuffix(".processor") for name in unet.attn_processors]
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
@@ -72,12 +89,14 @@ class StreamAttnProcessor:
     """Attention of one layer.
 
     Args:
+        name: module name of the layer.
         index: number of the layer among its kind.
         count: number of layers of its kind.
         cross: whether it is cross-attention.
     """
 
-    def __init__(self, index: int, count: int, cross: bool) -> None:
+    def __init__(self, name: str, index: int, count: int, cross: bool) -> None:
+        self.name = name
         self.index = index
         self.position = (index + 0.5) / count
         self.cross = cross
@@ -99,19 +118,34 @@ class StreamAttnProcessor:
             out = self._cross(attn, hidden_states, encoder_hidden_states, streams)
         else:
             out = self._self(attn, hidden_states, streams)
-        return attn.to_out[1](attn.to_out[0](out))
+        return attn.to_out[1](self._project(attn, "to_out", out, streams))
+
+    def _project(
+        self, attn: Attention, projection: str, hidden: Tensor, streams: StreamContext
+    ) -> Tensor:
+        linear = attn.to_out[0] if projection == "to_out" else getattr(attn, projection)
+        out = linear(hidden)
+        # The update fades in with the identity, so that scale 0 is the base model.
+        scale = min(max(streams.fusion.identity_scale, 0.0), 1.0)
+        if streams.lora is None or scale == 0 or hidden.shape[0] == streams.text_rows:
+            return out
+        return streams.lora.add(self.name, projection, hidden, out, streams.text_rows, scale)
 
     def _self(self, attn: Attention, hidden: Tensor, streams: StreamContext) -> Tensor:
-        query, key, value = attn.to_q(hidden), attn.to_k(hidden), attn.to_v(hidden)
+        query, key, value = (
+            self._project(attn, name, hidden, streams) for name in ("to_q", "to_k", "to_v")
+        )
         first, last = streams.fusion.layers
         acts = streams.active and first <= self.position <= last
-        alone = not streams.text_rows or hidden.shape[0] == streams.text_rows
+        # Rows up to `cut` attend to themselves: the text streams, and unfused identity rows.
+        cut = streams.text_rows + streams.unfused_rows
+        alone = not streams.text_rows or hidden.shape[0] == cut
         if alone or streams.fusion.fusion == "none" or not acts:
             return _attend(query, key, value, attn.heads)
-        cut = streams.text_rows
         text = _attend(query[:cut], key[:cut], value[:cut], attn.heads)
+        source = streams.source[streams.unfused_rows :]
         fused = fuse(
-            KeyValue(key[streams.source], value[streams.source]),
+            KeyValue(key[source], value[source]),
             KeyValue(key[cut:], value[cut:]),
             streams.fusion.fusion,
             streams.fusion.self_norm,
@@ -122,7 +156,7 @@ class StreamAttnProcessor:
     def _cross(
         self, attn: Attention, hidden: Tensor, encoded: Tensor | None, streams: StreamContext
     ) -> Tensor:
-        query, cut = attn.to_q(hidden), streams.text_rows
+        query, cut = self._project(attn, "to_q", hidden, streams), streams.text_rows
         parts = []
         if cut:
             texts = self._texts(attn, encoded, streams)
@@ -132,11 +166,15 @@ class StreamAttnProcessor:
             return parts[0]
         out: Tensor | None = None
         if streams.text is not None and streams.fusion.text_cross_attention:
-            texts = streams.text[self.index]
+            texts = (streams.identity_text or streams.text)[self.index]
             out = _attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
         if streams.identity is not None and streams.fusion.identity_scale != 0:
-            own = streams.identity[self.index]
-            seen = _attend(rest, own.key, own.value, attn.heads, streams.identity_mask)
+            own, mask = streams.identity[self.index], streams.identity_mask
+            rows = streams.identity_source
+            if rows is not None:
+                own = KeyValue(own.key[rows], own.value[rows])
+                mask = None if mask is None else mask[rows]
+            seen = _attend(rest, own.key, own.value, attn.heads, mask)
             seen = seen * streams.fusion.identity_scale
             out = seen if out is None else out + seen
         parts.append(torch.zeros_like(rest) if out is None else out)
@@ -158,14 +196,22 @@ def _attend(
 
 
 @contextlib.contextmanager
-def install(unet: UNet2DConditionModel) -> Iterator[None]:
+def install(
+    unet: UNet2DConditionModel, processors: Mapping[str, StreamAttnProcessor] | None = None
+) -> Iterator[None]:
     """Gives every attention layer a `StreamAttnProcessor`; on leaving, the former ones are back.
+
+    Args:
+        unet: the model.
+        processors: of an earlier `stream_processors(unet)`; the same objects each time keep
+            compiled code valid. Made here by default.
 
     Raises:
         ValueError: a layer is of a kind that SDXL's architecture does not have.
     """
     former = dict(unet.attn_processors)
-    unet.set_attn_processor(stream_processors(unet))
+    # `set_attn_processor` empties the dictionary that it is given.
+    unet.set_attn_processor(dict(processors) if processors else stream_processors(unet))
     try:
         yield
     finally:
@@ -184,12 +230,11 @@ def stream_processors(unet: UNet2DConditionModel) -> dict[str, StreamAttnProcess
         for index, name in enumerate(names)
     }
     processors = {}
-    for name in unet.attn_processors:
-        layer = name.removesuffix(".processor")
+    for layer in attention_layers(unet):
         if layer not in numbers:
             raise ValueError(
                 f"attention layer is {layer!r}, allowed: attn1 and attn2 of transformer blocks, "
                 "as in SDXL"
             )
-        processors[name] = StreamAttnProcessor(*numbers[layer])
+        processors[f"{layer}.processor"] = StreamAttnProcessor(layer, *numbers[layer])
     return processors

@@ -21,15 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.attention import StreamAttnProcessor, install
-from infinite_id.config import Preset, SchedulerKind
+from infinite_id.config import Preset, SchedulerKind, check_choice
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
 
-_SCHEDULERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "lcm": LCMScheduler,
+# The few-step LoRAs were distilled on time steps counted from the last one.
+_TRAILING = {"timestep_spacing": "trailing"}
+_SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "ddim_trailing": (DDIMScheduler, _TRAILING),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_trailing": (EulerDiscreteScheduler, _TRAILING),
+    "lcm": (LCMScheduler, {}),
 }
 
 
@@ -100,7 +104,9 @@ class BaseModel:
 
     def scheduler(self, kind: SchedulerKind, steps: int) -> Any:
         """A fresh scheduler with its timesteps set; schedulers keep state between steps."""
-        made = _SCHEDULERS[kind].from_config(self.pipeline.scheduler.config)
+        check_choice("scheduler", kind, SchedulerKind)
+        cls, overrides = _SCHEDULERS[kind]
+        made = cls.from_config(self.pipeline.scheduler.config, **overrides)
         made.set_timesteps(steps, device=self.device)
         return made
 

@@ -25,7 +25,7 @@ __all__ = [
 
 FusionKind = Literal["mixed", "mutual", "none"]
 NormKind = Literal["adain_mean", "adain", "none"]
-SchedulerKind = Literal["ddim", "dpmsolver++", "euler", "lcm"]
+SchedulerKind = Literal["ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm"]
 
 
 def check_choice(name: str, value: str, kind: object) -> None:
@@ -49,6 +49,8 @@ class FusionConfig:
         identity_scale: factor of `Attn(Q, K'_id, V'_id)`; 0 switches the identity off.
         layers: (first, last) fraction of the self-attention layers, in [0, 1], where fusion acts.
         steps: (first, last) fraction of the denoising steps, in [0, 1], where fusion acts.
+        unconditional: whether fusion acts on the identity stream's unconditional rows too, which
+            then take from the text stream's unconditional ones; the paper does not say.
     """
 
     fusion: FusionKind = "mixed"
@@ -58,6 +60,7 @@ class FusionConfig:
     identity_scale: float = 1.0
     layers: tuple[float, float] = (0.0, 1.0)
     steps: tuple[float, float] = (0.0, 1.0)
+    unconditional: bool = True
 
     def __post_init__(self) -> None:
         check_choice("fusion", self.fusion, FusionKind)
@@ -67,14 +70,16 @@ class FusionConfig:
             raise ValueError(f"identity_scale is {self.identity_scale}, allowed: a finite number")
         for name, (first, last) in (("layers", self.layers), ("steps", self.steps)):
             if not 0.0 <= first <= last <= 1.0:
-                raise ValueError(
-                    f"{name} is ({first}, {last}), allowed: 0 <= first <= last <= 1"
-                )
+                raise ValueError(f"{name} is ({first}, {last}), allowed: 0 <= first <= last <= 1")
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """Denoising. The paper: DDIM, 30 steps, guidance scale 5.0."""
+    """Denoising. The paper: DDIM, 30 steps, guidance scale 5.0.
+
+    Few-step LoRAs on the base (`Preset.base_lora`) want guidance 0 or 1 and "lcm" (LCM),
+    "euler_trailing" (Lightning) or "ddim_trailing" (Hyper-SD).
+    """
 
     scheduler: SchedulerKind = "ddim"
     num_inference_steps: int = 30
@@ -140,7 +145,11 @@ class Preset:
         dtype: "float32", "bfloat16" or "float16" where a GPU is used.
         height, width: default size in pixels.
         encoders, adapter, sampler, fusion: see their classes.
-        adapter_path: Infinite-ID adapter weights; None: none trained.
+        adapter_path: Infinite-ID adapter weights, or a public IP-Adapter face file
+            (`infinite_id.public_adapters`); None: none trained.
+        base_lora: safetensors file of a LoRA fused into the base, such as LCM, Lightning or
+            Hyper-SD; None for none.
+        weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).
     """
 
     name: str
@@ -152,6 +161,7 @@ class Preset:
     encoders: EncoderConfig
     adapter: AdapterConfig
     adapter_path: str | None = None
+    weights: tuple[tuple[str, str], ...] = ()
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from infinite_id.adapter import IdentityAdapter, request_tokens
+from infinite_id.adapter import StreamAdapter, request_tokens
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.pipeline import StreamBatch, denoise
@@ -80,7 +80,7 @@ class _StreamGenerator:
                 made[number] = GeneratedImage(request.sample_id, picture, seconds)
         return [made[number] for number in range(len(requests))]
 
-    def _adapter(self) -> IdentityAdapter | None:
+    def _adapter(self) -> StreamAdapter | None:
         return None
 
     def _batch(
@@ -106,7 +106,7 @@ class InfiniteIdGenerator(_StreamGenerator):
     def __init__(
         self,
         base: BaseModel,
-        adapter: IdentityAdapter,
+        adapter: StreamAdapter,
         fusion: FusionConfig,
         sampler: SamplerConfig,
         revision: str,
@@ -117,7 +117,7 @@ class InfiniteIdGenerator(_StreamGenerator):
         super().__init__(base, fusion, sampler, revision)
         self.adapter, self._clip_tokens = adapter, clip_tokens
 
-    def _adapter(self) -> IdentityAdapter:
+    def _adapter(self) -> StreamAdapter:
         return self.adapter
 
     def _batch(

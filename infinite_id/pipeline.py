@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter
+from infinite_id.adapter import StreamAdapter
 from infinite_id.attention import StreamContext, cross_attention_layers
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.fusion import KeyValue, normalise
+from infinite_id.lora import AttentionLora
 from infinite_id.streams import StreamLayout, group_texts
 from infinite_id.types import CancelledError
 
@@ -66,7 +67,7 @@ class DenoisedBatch:
 @torch.inference_mode()
 def denoise(
     base: BaseModel,
-    adapter: IdentityAdapter | None,
+    adapter: StreamAdapter | None,
     batch: StreamBatch,
     fusion: FusionConfig,
     sampler: SamplerConfig,
@@ -89,7 +90,7 @@ def denoise(
         ValueError: a size that the VAE factor does not divide, a text that is too long.
         CancelledError: `should_stop` answered True.
     """
-    _check_size(base, batch)
+    _check(base, batch)
     keys = list(zip(batch.prompts, batch.negative_prompts, batch.seeds, strict=True))
     distinct, groups = group_texts(keys)
     guidance = any(scale > 1 for scale in batch.guidance_scales)
@@ -98,15 +99,19 @@ def denoise(
     with_text = not personal or fusion.fusion != "none"
     layout = StreamLayout(groups, len(distinct), guidance, with_text, personal, base.device)
 
+    lora = adapter.lora if adapter is not None and personal else None
     inputs = _Inputs.of(base, distinct, batch, layout)
-    identity, mask = (
-        _identity_keys(base, adapter, batch, fusion, layout, inputs.texts)
-        if personal and adapter is not None
-        else (None, None)
-    )
     context = StreamContext(
-        fusion, layout.text_rows, layout.source, inputs.texts, identity, identity_mask=mask
+        fusion,
+        layout.text_rows,
+        layout.source,
+        inputs.texts,
+        identity=None,
+        lora=lora,
+        unfused_rows=0 if fusion.unconditional or not guidance else len(groups),
     )
+    if personal and adapter is not None:
+        context = _with_identity(base, adapter, batch, layout, context, inputs.encoded)
     steps = _Steps(base, sampler, batch, layout, personal)
     total = len(steps.timesteps)
     with base.streams():
@@ -121,12 +126,23 @@ def denoise(
     return steps.result()
 
 
-def _check_size(base: BaseModel, batch: StreamBatch) -> None:
+def _check(base: BaseModel, batch: StreamBatch) -> None:
     # The UNet halves its input once a block transition; the skip connections must fit again.
     factor = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     for name, value in (("height", batch.height), ("width", batch.width)):
         if value < factor or value % factor:
             raise ValueError(f"{name} is {value}, allowed: a multiple of {factor}")
+    if batch.tokens is None:
+        return
+    if batch.null_tokens is None:
+        raise ValueError("null_tokens is None, allowed with tokens: identity tokens of nobody")
+    width = base.unet.config.cross_attention_dim
+    for number, tokens in enumerate(batch.tokens):
+        name = f"identity tokens of request {number}"
+        if tokens.ndim != 2 or tokens.shape[1] != width or tokens.shape[0] == 0:
+            raise ValueError(f"{name} have the shape {tuple(tokens.shape)}, allowed: (T, {width})")
+        if not bool(torch.isfinite(tokens).all()):
+            raise ValueError(f"{name} hold NaN or infinity, allowed: finite numbers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +150,7 @@ class _Inputs:
     """Constant inputs of the UNet: computed once a batch."""
 
     texts: list[KeyValue]
+    encoded: Tensor
     hidden: Tensor
     pooled: Tensor
     time_ids: Tensor
@@ -143,15 +160,12 @@ class _Inputs:
         cls, base: BaseModel, groups: Sequence[Any], batch: StreamBatch, layout: StreamLayout
     ) -> _Inputs:
         text = _encode_groups(base, groups, layout.guidance)
-        texts = []
-        for layer in cross_attention_layers(base.unet):
-            attn = base.unet.get_submodule(layer)
-            texts.append(KeyValue(attn.to_k(text.hidden), attn.to_v(text.hidden)))
+        texts = _text_keys(base, text.hidden)
         # Rows of the text streams, then of the identity streams, which see the same texts.
         own = torch.arange(layout.text_rows, device=base.device)
         rows = torch.cat([own, layout.source])
         time_ids = base.time_ids(batch.height, batch.width).expand(len(rows), -1)
-        return cls(texts, text.hidden[rows], text.pooled[rows], time_ids)
+        return cls(texts, text.hidden, text.hidden[rows], text.pooled[rows], time_ids)
 
 
 def _encode_groups(base: BaseModel, groups: Sequence[Any], guidance: bool) -> TextEmbeddings:
@@ -170,46 +184,76 @@ def _encode_groups(base: BaseModel, groups: Sequence[Any], guidance: bool) -> Te
     )
 
 
-def _identity_keys(
+def _text_keys(
+    base: BaseModel, hidden: Tensor, lora: AttentionLora | None = None, scale: float = 1.0
+) -> list[KeyValue]:
+    """K'_t and V'_t of every cross-attention layer, of texts (B, L, D)."""
+    found = []
+    for layer in cross_attention_layers(base.unet):
+        attn = base.unet.get_submodule(layer)
+        key, value = attn.to_k(hidden), attn.to_v(hidden)
+        if lora is not None:
+            key = lora.add(layer, "to_k", hidden, key, 0, scale)
+            value = lora.add(layer, "to_v", hidden, value, 0, scale)
+        found.append(KeyValue(key, value))
+    return found
+
+
+def _with_identity(
     base: BaseModel,
-    adapter: IdentityAdapter,
+    adapter: StreamAdapter,
     batch: StreamBatch,
-    fusion: FusionConfig,
     layout: StreamLayout,
-    texts: Sequence[KeyValue],
-) -> tuple[list[KeyValue], Tensor | None]:
-    """K'_id and V'_id of every identity row and layer, normalised and padded to one length."""
-    tokens = [token.to(base.dtype) for token in batch.tokens or ()]
-    if layout.guidance:
-        null = tokens[0].new_tensor([]) if batch.null_tokens is None else batch.null_tokens
-        tokens = [null.to(base.dtype)] * len(tokens) + tokens
-    # Each distinct row is projected alone: its length is its own, and normalisation is a mean
-    # over its own tokens, which padding would shift.
+    context: StreamContext,
+    encoded: Tensor,
+) -> StreamContext:
+    """`context` with K'_id and V'_id of every layer, normalised and padded to one length.
+
+    What is equal is made once: a row of `identity` is a distinct pair of identity and text.
+    """
+    fusion, texts = context.fusion, context.text
+    if adapter.lora is not None:
+        scale = min(max(fusion.identity_scale, 0.0), 1.0)
+        texts = _text_keys(base, encoded, adapter.lora, scale)
+    tokens = list(batch.tokens or ())
+    if layout.guidance and batch.null_tokens is not None:
+        tokens = [batch.null_tokens] * len(tokens) + tokens
+    pairs, numbers = group_texts(list(zip(map(id, tokens), layout.source.tolist(), strict=True)))
+    by_id = {id(token): token for token in tokens}
     longest = max(token.shape[0] for token in tokens)
-    projected: dict[int, list[KeyValue]] = {}
-    for token in tokens:
-        if id(token) not in projected:
-            projected[id(token)] = adapter.image(token[None])
-    keys: list[KeyValue] = []
-    source = layout.source.tolist()
-    for layer, text in enumerate(texts):
-        rows = []
-        for row, token in enumerate(tokens):
-            own = projected[id(token)][layer]
-            if fusion.text_cross_attention:
-                number = source[row]
-                of_text = KeyValue(text.key[number : number + 1], text.value[number : number + 1])
-                own = normalise(own, of_text, fusion.cross_norm)
-            missing = longest - token.shape[0]
-            rows.append(KeyValue(*(F.pad(part, (0, 0, 0, missing)) for part in own)))
-        keys.append(
-            KeyValue(torch.cat([row.key for row in rows]), torch.cat([row.value for row in rows]))
-        )
-    lengths = torch.tensor([token.shape[0] for token in tokens], device=base.device)
-    if bool((lengths == longest).all()):
-        return keys, None
+    # Tokens of one length are projected together; padded ones apart, because normalisation is a
+    # mean over an identity's own tokens, which padding would shift.
+    order: list[int] = []
+    parts: list[list[KeyValue]] = []
+    for length in sorted({token.shape[0] for token in tokens}):
+        members = [n for n, (key, _) in enumerate(pairs) if by_id[key].shape[0] == length]
+        unique, rows = group_texts([pairs[n][0] for n in members])
+        stacked = torch.stack([by_id[key] for key in unique]).to(base.device, base.dtype)
+        own = torch.tensor(rows, device=base.device)
+        source = torch.tensor([pairs[n][1] for n in members], device=base.device)
+        part = []
+        for layer, made in enumerate(adapter.image(stacked)):
+            keys = KeyValue(made.key[own], made.value[own])
+            if fusion.text_cross_attention and texts is not None:
+                of_text = KeyValue(texts[layer].key[source], texts[layer].value[source])
+                keys = normalise(keys, of_text, fusion.cross_norm)
+            part.append(KeyValue(*(F.pad(x, (0, 0, 0, longest - length)) for x in keys)))
+        order.extend(members)
+        parts.append(part)
+    identity = [
+        KeyValue(torch.cat([one.key for one in same]), torch.cat([one.value for one in same]))
+        for same in zip(*parts, strict=True)
+    ]
+    place = {number: row for row, number in enumerate(order)}
+    lengths = torch.tensor([by_id[pairs[n][0]].shape[0] for n in order], device=base.device)
     mask = torch.arange(longest, device=base.device)[None] < lengths[:, None]
-    return keys, mask[:, None, None, :]
+    return replace(
+        context,
+        identity=identity,
+        identity_source=torch.tensor([place[n] for n in numbers], device=base.device),
+        identity_mask=None if len(parts) == 1 else mask[:, None, None, :],
+        identity_text=texts if adapter.lora is not None else None,
+    )
 
 
 class _Steps:

@@ -11,13 +11,16 @@ reads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["StreamLayout", "group_texts"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class StreamLayout:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
 
 
-def group_texts(keys: Sequence[object]) -> tuple[list[object], tuple[int, ...]]:
+def group_texts(keys: Sequence[Key]) -> tuple[list[Key], tuple[int, ...]]:
     """(distinct keys in order of appearance, the number of each one's key)."""
-    distinct: dict[object, int] = {}
+    distinct: dict[Key, int] = {}
     numbers = tuple(distinct.setdefault(key, len(distinct)) for key in keys)
     return list(distinct), numbers
