@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from infinite_id.baselines.config import PhotoMakerConfig
 from infinite_id.config import FusionConfig, Preset
 from infinite_id.timed_config import TimedConfig
 from infinite_id.types import Generator
@@ -68,6 +69,18 @@ METHODS: dict[str, MethodSpec] = {
         "Infinite-ID without identity-enhanced training",
         FusionConfig(),
         "infinite_id_text_trained",
+    ),
+    "ip_adapter": MethodSpec(
+        "infinite_id.baselines.ip_adapter:ip_adapter",
+        "IP-Adapter, image tokens",
+        FusionConfig(fusion="none", self_norm="none", cross_norm="none"),
+        "ip_adapter",
+    ),
+    "photomaker": MethodSpec(
+        "infinite_id.baselines.photomaker:photomaker",
+        "PhotoMaker",
+        PhotoMakerConfig(),
+        "photomaker",
     ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(

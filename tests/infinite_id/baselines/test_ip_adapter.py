@@ -1,0 +1,33 @@
+"""IP-Adapter with image tokens on the two-stream sampler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from infinite_id.config import preset
+from infinite_id.methods import METHODS
+from tests.infinite_id.baselines.conftest import person, request
+
+
+@pytest.fixture(scope="module")
+def made(base):
+    from infinite_id.baselines.ip_adapter import ip_adapter
+
+    return ip_adapter(METHODS["ip_adapter"], preset("pocket"), base)
+
+
+def test_rows_are_independent_and_personal(made, people):
+    both = made.generate([request("a"), request("b")], people)
+    alone = made.generate([request("b")], people)[0].image.astype(int)
+    assert np.abs(both[1].image - alone).max() <= 1
+    assert (both[0].image != both[1].image).any()
+
+
+def test_the_face_embedding_is_not_read(made, people):
+    embedding = replace(people["a"].embedding, face=person("x", 9).embedding.face)
+    other = {"a": replace(people["a"], embedding=embedding)}
+    first, second = (made.generate([request("a")], group)[0].image for group in (people, other))
+    assert (first == second).all()
