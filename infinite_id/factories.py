@@ -43,7 +43,7 @@ def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gen
 
 def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[IdentityAdapter, str]:
     path = preset.adapter_path
-    if preset.base == "pocket" and spec.adapter is not None:
+    if path is None and preset.base == "pocket" and spec.adapter is not None:
         from infinite_id.pocket import adapter_path
 
         found = adapter_path(spec.adapter)

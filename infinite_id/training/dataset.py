@@ -95,9 +95,19 @@ class Pictures:
     style: NDArray[np.str_]
 
 
+def people_path(folder: Path, number: int) -> Path:
+    """The file of one people chunk."""
+    return folder / f"people-{number:05d}.npz"
+
+
+def pictures_path(folder: Path, people: People, split: str, number: int) -> Path:
+    """The file of one picture chunk; other people give other pictures."""
+    return folder / f"pictures-{split}-{len(people.index)}-{number:05d}.npz"
+
+
 def people_chunk(folder: Path, number: int) -> None:
     """Draws the people of one chunk unless the file is there."""
-    path = folder / f"people-{number:05d}.npz"
+    path = people_path(folder, number)
     if path.exists():
         return
     from infinite_id.faces import load_face_backend
@@ -125,14 +135,14 @@ def people_chunk(folder: Path, number: int) -> None:
 
 def load_people(folder: Path, chunks: int, split: str) -> People:
     """People of the first `chunks` chunks that belong to the split."""
-    files = [np.load(folder / f"people-{number:05d}.npz") for number in range(chunks)]
+    files = [np.load(people_path(folder, number)) for number in range(chunks)]
     joined = {name: np.concatenate([f[name] for f in files]) for name in People.__slots__}
     return People(**joined).select(split)
 
 
 def picture_chunk(folder: Path, people: People, split: str, number: int) -> None:
     """Composes one chunk of pictures of those people unless the file is there."""
-    path = folder / f"pictures-{split}-{len(people.index)}-{number:05d}.npz"
+    path = pictures_path(folder, people, split, number)
     if path.exists():
         return
     from infinite_id.faces import Detection
@@ -163,8 +173,7 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
 
 def load_pictures(folder: Path, people: People, split: str, chunks: int) -> Pictures:
     """The first `chunks` chunks of pictures of those people."""
-    names = [f"pictures-{split}-{len(people.index)}-{number:05d}.npz" for number in range(chunks)]
-    files = [np.load(folder / name) for name in names]
+    files = [np.load(pictures_path(folder, people, split, number)) for number in range(chunks)]
     return Pictures(
         **{name: np.concatenate([f[name] for f in files]) for name in Pictures.__slots__}
     )

@@ -22,7 +22,9 @@ from infinite_id.training.dataset import (
     load_pictures,
     make_chunks,
     people_chunk,
+    people_path,
     picture_chunk,
+    pictures_path,
 )
 from infinite_id.training.loop import Progress
 from infinite_id.training.stages import STAGES, Context, train_stage
@@ -75,11 +77,16 @@ def make_context(options: argparse.Namespace) -> Context:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     cuda = device.startswith("cuda")
     data, workers = options.state / "data", os.cpu_count() or 1
-    seconds = make_chunks(people_chunk, [(data, n) for n in range(options.people)], workers)
+    missing = [n for n in range(options.people) if not people_path(data, n).exists()]
+    seconds = make_chunks(people_chunk, [(data, n) for n in missing], workers)
     splits = {}
     for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
         people = load_people(data, options.people, split)
-        tasks = [(data, people, split, n) for n in range(chunks)]
+        tasks = [
+            (data, people, split, n)
+            for n in range(chunks)
+            if not pictures_path(data, people, split, n).exists()
+        ]
         seconds += make_chunks(picture_chunk, tasks, workers)
         splits[split] = (people, load_pictures(data, people, split, chunks))
     logger.info("data ready after %.0f s: %d people", seconds, len(splits["train"][0].index))

@@ -1,0 +1,238 @@
+"""The training command: options in, progress and figures shown, the run logged to MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from infinite_id.config import preset as preset_of
+from jobs.console import console, progress_display, show_table, user_errors
+from jobs.tracking import check_tracking, tracking_address
+from pipelines.storage import Store
+from pipelines.training_config import TrainingConfig, load_training_config
+
+__all__ = ["train"]
+
+Optional = str | None
+_POLL_SECONDS = 5.0
+
+
+@user_errors
+def train(
+    config: Annotated[Optional, typer.Option(help="YAML file; options below override it.")] = None,
+    data: Annotated[
+        Optional, typer.Option(help="Parquet with identity_id, image, optional caption.")
+    ] = None,
+    output: Annotated[Optional, typer.Option(help="Folder of the run, any fsspec address.")] = None,
+    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs a worker and step.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray Train workers.")] = None,
+    text_active: Annotated[
+        bool, typer.Option("--text-active", help="The ablation: text takes part in training.")
+    ] = False,
+    tracking_uri: Annotated[
+        Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
+    ] = None,
+    address: Annotated[
+        Optional, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of any setting; may be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count parameters, memory and cost; train nothing.")
+    ] = False,
+) -> None:
+    """Trains an Infinite-ID adapter (METHOD section 2); run again to resume."""
+    settings = load_training_config(
+        config,
+        data=data or ("none" if dry_run and config is None else None),
+        output=output,
+        preset=preset,
+        steps=steps,
+        batch_size=batch_size,
+        workers=workers,
+        text_active=text_active or None,
+        tracking_uri=tracking_uri,
+        address=address,
+        **_overrides(override or []),
+    )
+    if dry_run:
+        _show_dry_run(settings)
+        return
+    tracking = tracking_address(settings.tracking_uri, settings.output)
+    check_tracking(tracking)
+    store = Store(settings.output, settings.storage_options)
+    store.check_writable()
+    from pipelines.session import ray_session
+    from pipelines.training import prepare_pairs, read_metrics
+    from pipelines.training import train as run_training
+
+    with ray_session(settings.address), _tracked(settings, tracking) as log:
+        counts = prepare_pairs(settings)
+        console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")
+        with progress_display() as show, _watched(store, settings.steps, show, log):
+            run_training(settings)
+        metrics = read_metrics(store)
+        log(metrics)
+    show_table("training", ["step", "loss", "pictures_per_second"], metrics[-5:])
+    console.print(f"adapter: {store.url}/adapter.safetensors")
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` texts as settings; values are read as YAML."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair!r} has no '=', allowed: key=value")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _show_dry_run(settings: TrainingConfig) -> None:
+    from infinite_id import pocket_weights
+    from infinite_id.training.dry_run import SDXL_UNET, dry_run
+
+    unet = pocket_weights.UNET if settings.preset == "pocket" else SDXL_UNET
+    found = dry_run(
+        preset_of(settings.preset),
+        unet,
+        batch=settings.batch_size * settings.accumulation,
+        gpus=settings.workers,
+        text_active=settings.text_active,
+    )
+    rows = [{"figure": name, "value": value} for name, value in dataclasses.asdict(found).items()]
+    show_table(
+        f"{settings.preset}, {settings.workers} workers, batch {settings.batch_size} each; A100 at "
+        "40 % of its peak, 2.00 an hour",
+        ["figure", "value"],
+        rows,
+    )
+
+
+@contextlib.contextmanager
+def _watched(
+    store: Store, steps: int, show: Callable[[str, int, int], None], log: Callable[[list], None]
+) -> Iterator[None]:
+    """Shows and logs what the workers report while they train."""
+    from pipelines.training import read_metrics
+
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            # A store that stumbles once must not end the display of a run that goes on.
+            with contextlib.suppress(ValueError):
+                rows = read_metrics(store)
+                if rows:
+                    show("train", int(rows[-1]["step"]), steps)
+                    log(rows)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _tracked(
+    settings: TrainingConfig, uri: str | None
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Yields log(rows): sends the rows not yet sent. At the end the adapter and samples follow."""
+    if uri is None:
+        yield lambda rows: None
+        return
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(settings.experiment) is None:
+        location = None
+        if uri.startswith("sqlite:///"):
+            location = (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
+        mlflow.create_experiment(settings.experiment, artifact_location=location)
+    mlflow.set_experiment(settings.experiment)
+    client, sent = mlflow.MlflowClient(), set()
+    with mlflow.start_run(run_name=settings.output.rstrip("/").rsplit("/", 1)[-1]) as run:
+        mlflow.log_params({key: str(value) for key, value in settings.model_dump().items()})
+
+        def log(rows: list[dict[str, Any]]) -> None:
+            for row in rows:
+                if row["step"] in sent:
+                    continue
+                sent.add(row["step"])
+                for name in ("loss", "pictures_per_second", "gradient_norm"):
+                    client.log_metric(run.info.run_id, name, row[name], step=row["step"])
+
+        yield log
+        store = Store(settings.output, settings.storage_options)
+        if store.exists("adapter.safetensors"):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "adapter.safetensors")
+                path.write_bytes(store.read_bytes("adapter.safetensors"))
+                mlflow.log_artifact(str(path))
+                _log_samples(settings, path, mlflow)
+
+
+def _log_samples(settings: TrainingConfig, adapter: Path, mlflow: Any) -> None:
+    """A grid of one person of the data in four prompts, made with the adapter just trained."""
+    import numpy as np
+
+    from infinite_id.methods import load_generator
+    from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
+
+    family = dataclasses.replace(preset_of(settings.preset), adapter_path=str(adapter))
+    store = Store(settings.output, settings.storage_options)
+    rows = [
+        row
+        for table in store.tables("pairs")
+        for row in table.to_pylist()
+        if row["latents"] is not None and row["split"] != "train"
+    ] or [
+        row
+        for table in store.tables("pairs")
+        for row in table.to_pylist()
+        if row["latents"] is not None
+    ]
+    row, encoders = rows[0], family.encoders
+    clip = np.frombuffer(row["clip"], "<f2").reshape(-1, encoders.clip_width)
+    embedding = IdentityEmbedding(np.asarray(row["face"], np.float32), clip, "training")
+    prompts = (
+        "a person wearing a red shirt, in the snow, raw photo",
+        "a person wearing a blue shirt, on a beach, raw photo",
+        "a person wearing a purple dress, on a beach, sunset, comic book style",
+        "a person wearing a green sweater, in a forest, raw photo",
+    )
+    requests = [
+        GenerationRequest(
+            f"sample-{number}",
+            "person",
+            "infinite_id",
+            prompt,
+            "",
+            "",
+            number,
+            family.height,
+            family.width,
+            family.sampler.num_inference_steps,
+            family.sampler.guidance_scale,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    person = Identity("person", (), embedding)
+    pictures = load_generator("infinite_id", family).generate(requests, {"person": person})
+    mlflow.log_image(np.concatenate([one.image for one in pictures], axis=1), "samples.png")

@@ -1,0 +1,109 @@
+"""The training job's configuration, from YAML and the command line; unknown keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from infinite_id.config import PRESETS
+
+__all__ = ["TrainingConfig", "load_training_config"]
+
+
+class TrainingConfig(BaseModel):
+    """What a training run does (METHOD section 2; defaults are the paper's where it says).
+
+    `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
+    caption. `output` is a folder at any fsspec address; a second run with the same one resumes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    output: str = "runs/training"
+    preset: str = "pocket"
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(4, ge=1)
+    accumulation: int = Field(1, ge=1, le=64)
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    warmup_steps: int = Field(100, ge=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    snr_gamma: float | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    text_active: bool = False
+    text_drop: float = Field(0.1, ge=0, le=1)
+    identity_drop: float = Field(0.05, ge=0, le=1)
+    pairs_per_photo: int = Field(2, ge=1)
+    largest_face: bool = False
+    shuffle_rows: int = Field(256, ge=1)
+    seed: int = Field(0, ge=0)
+    checkpoint_steps: int = Field(100, ge=1)
+    workers: int = Field(1, ge=1, le=4096)
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(1.0, gt=0)
+    threads: int = Field(1, ge=1)
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    max_failures: int = Field(3, ge=-1)
+    tracking_uri: str | None = None
+    experiment: str = "infinite-id-training"
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+    address: str | None = None
+
+    @field_validator("preset")
+    @classmethod
+    def _preset(cls, value: str) -> str:
+        if value not in PRESETS:
+            raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
+        return value
+
+    def signature(self) -> dict[str, Any]:
+        """What a checkpoint must agree with; the number of steps may grow."""
+        kept = (
+            "preset",
+            "batch_size",
+            "accumulation",
+            "learning_rate",
+            "weight_decay",
+            "ema_decay",
+            "text_active",
+            "identity_drop",
+            "workers",
+            "seed",
+        )
+        return {name: getattr(self, name) for name in kept}
+
+
+def load_training_config(path: str | None = None, **overrides: Any) -> TrainingConfig:
+    """The configuration of a YAML file with overrides on top; None overrides nothing.
+
+    Raises:
+        ValueError: one sentence with the file, the key, the value received and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    where = path or "the command line"
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"config file {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"config file {path} cannot be read: {reason}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"config file {path} is a {type(loaded).__name__}, allowed: a mapping")
+        values = {str(key): value for key, value in (loaded or {}).items()}
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    try:
+        return TrainingConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(TrainingConfig.model_fields)
+            raise ValueError(f"{where}: unknown key {key!r}, allowed: {known}") from None
+        raise ValueError(f"{where}: {key} is {first['input']!r}: {first['msg']}") from None
