@@ -66,7 +66,8 @@ def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
     )
     counts: Counter[str] = Counter()
     people = set()
-    for number, batch in enumerate(pairs.iter_batches(batch_size=256, batch_format="pyarrow")):
+    batches: Iterator[Any] = iter(pairs.iter_batches(batch_size=256, batch_format="pyarrow"))
+    for number, batch in enumerate(batches):
         table = batch.select(PAIRS.names).cast(PAIRS)
         for row in table.select(["identity_id", "split", "reject"]).to_pylist():
             people.add(row["identity_id"])

@@ -17,6 +17,7 @@ from torch import nn
 from infinite_id import pocket
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import preset
+from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
 from infinite_id.training.stages import ImageText, load_stage
 from infinite_id.weights import AdapterMetadata, save_adapter
 
@@ -86,6 +87,15 @@ def export(state: Path, folder: Path) -> dict[str, int]:
 def _export_adapter(state: Path, folder: Path, name: str) -> int:
     stage = f"adapter:{name}"
     step = _step(state, stage)
+    path = folder / "adapters" / f"{name}.safetensors"
+    if name == "photomaker":
+        scheduler = pocket.build_scheduler()
+        model = PhotoMakerTraining(
+            pocket.build_unet(), scheduler.alphas_cumprod, scheduler.config.prediction_type
+        )
+        model.load_state_dict(load_file(state / f"adapter-{name}.safetensors"), strict=False)
+        export_photomaker(model, path, f"pocket base step {_step(state, 'base')}")
+        return step
     adapter = IdentityAdapter(preset("pocket").adapter, pocket.build_unet())
     tensors = load_file(state / f"adapter-{name}.safetensors")
     adapter.load_state_dict({k.removeprefix("adapter."): v for k, v in tensors.items()})
@@ -95,7 +105,7 @@ def _export_adapter(state: Path, folder: Path, name: str) -> int:
         step=step,
         text_active=name != "infinite_id",
     )
-    save_adapter(folder / "adapters" / f"{name}.safetensors", adapter.half(), metadata)
+    save_adapter(path, adapter.half(), metadata)
     return step
 
 

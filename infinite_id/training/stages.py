@@ -30,11 +30,12 @@ from infinite_id.training.adapter import (
 )
 from infinite_id.training.dataset import People, Pictures
 from infinite_id.training.loop import LocalStore, LoopConfig, Progress, TrainingLoop
+from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
 from infinite_id.training.text import encode_texts, tokenize
 
 __all__ = ["STAGES", "Context", "load_stage", "pixels_of", "train_stage"]
 
-STAGES = ("vae", "clip", "scorer", "base", *(f"adapter:{name}" for name in pocket.ADAPTERS[:3]))
+STAGES = ("vae", "clip", "scorer", "base", *(f"adapter:{name}" for name in pocket.ADAPTERS))
 TEXT_DROP = 0.1
 IDENTITY_DROP = 0.05
 
@@ -81,6 +82,8 @@ def train_stage(
         model, loss, config = _image_text(context, stage)
     elif kind == "base":
         model, loss, config = _base(context)
+    elif name == "photomaker":
+        model, loss, config = _photomaker(context)
     else:
         model, loss, config = _adapter(context, name)
     loop = TrainingLoop(
@@ -366,6 +369,45 @@ def _adapter(context: Context, name: str) -> Built:
             pooled=pooled,
         )
         return model(batch)
+
+    config = LoopConfig(
+        learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
+    )
+    return model, loss, config
+
+
+def _photomaker(context: Context) -> Built:
+    unet = load_stage(context.state, "base", pocket.build_unet())
+    scheduler = pocket.build_scheduler()
+    model = PhotoMakerTraining(unet, scheduler.alphas_cumprod, scheduler.config.prediction_type)
+    model.to(context.device)
+    latents, _, _ = latents_of(context, context.pictures.images)
+    photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
+    person = torch.from_numpy(context.pictures.person)
+    portrait = torch.from_numpy(context.pictures.portrait)
+    clip = clip_tokens_of(context, context.people.aligned)[:, :, 0]
+    hidden, pooled, rows = _texts(context, context.pictures.captions)
+    places = class_word_positions(tokenize(context.pictures.captions))
+    size = 32 * context.batch_scale
+
+    def loss(step: int, part: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step * 1009 + part + 700_000_000)
+        chosen = photos[torch.randint(len(photos), (size,), generator=generator)]
+        other = (portrait[chosen] + torch.randint(1, 3, (size,), generator=generator)) % 3
+        kept = torch.rand(size, generator=generator) >= TEXT_DROP
+        noise = torch.randn((size, *latents.shape[1:]), generator=generator)
+        timesteps = torch.randint(1000, (size,), generator=generator)
+        row, keep = rows[chosen].to(hidden.device), kept.to(context.device)
+        return model(
+            latents[chosen.to(latents.device)],
+            noise.to(context.device),
+            timesteps.to(context.device),
+            _time_ids(size, context.device),
+            hidden[row].float() * keep[:, None, None],
+            pooled[row].float() * keep[:, None],
+            torch.where(kept, places[chosen], -1).to(context.device),
+            clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
+        )
 
     config = LoopConfig(
         learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
