@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from diffusers import (
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infinite_id.attention import StreamAttnProcessor, install
+from infinite_id.attention import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import Preset, SchedulerKind, check_choice
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
@@ -52,23 +54,51 @@ class BaseModel:
         pipeline: with its components on one device.
         revision: names the weights.
         decode_slice: most pictures the VAE decodes at once.
+        offload: keeps text encoders and VAE on the CPU while they are not needed; only the UNet
+            stays on the device.
     """
 
     def __init__(
-        self, pipeline: StableDiffusionXLPipeline, revision: str, *, decode_slice: int = 8
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        revision: str,
+        *,
+        decode_slice: int = 8,
+        offload: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.revision = revision
         self.decode_slice = decode_slice
         self.unet = pipeline.unet
+        self._offload = offload
+        self._processors = stream_processors(self.unet)
         self._lock = threading.Lock()
         self._users = 0
         self._installed: Any = None
+        if pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
+            # SDXL's own VAE overflows in half precision.
+            pipeline.vae.to(torch.float32)
+        if offload:
+            for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae):
+                part.to("cpu")
 
     @property
     def device(self) -> torch.device:
         """Of the UNet."""
         return self.unet.device
+
+    @contextmanager
+    def _on_device(self, *parts: Any) -> Iterator[None]:
+        if not self._offload:
+            yield
+            return
+        try:
+            for part in parts:
+                part.to(self.device)
+            yield
+        finally:
+            for part in parts:
+                part.to("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,7 +115,7 @@ class BaseModel:
         """The stream processors, installed while any caller is inside, from any thread."""
         with self._lock:
             if self._users == 0:
-                self._installed = install(self.unet)
+                self._installed = install(self.unet, self._processors)
                 self._installed.__enter__()
             self._users += 1
         try:
@@ -118,12 +148,13 @@ class BaseModel:
         """
         for text in texts:
             self._check_length(text)
-        hidden, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt=list(texts),
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
+        with self._on_device(self.pipeline.text_encoder, self.pipeline.text_encoder_2):
+            hidden, _, pooled, _ = self.pipeline.encode_prompt(
+                prompt=list(texts),
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
         return TextEmbeddings(hidden, pooled)
 
     def encode_negative(self, texts: Sequence[str]) -> TextEmbeddings:
@@ -163,35 +194,40 @@ class BaseModel:
     def decode(self, latents: Tensor) -> list[NDArray[np.uint8]]:
         """Latents (B, 4, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
         vae = self.pipeline.vae
-        if vae.config.force_upcast and vae.dtype == torch.float16:
-            vae = vae.to(torch.float32)
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor
         mean, deviation = vae.config.latents_mean, vae.config.latents_std
         if mean is not None and deviation is not None:
             view = (1, -1, 1, 1)
-            scaled = latents.to(vae.dtype) * latents.new_tensor(deviation, dtype=vae.dtype).view(
-                view
-            ) / vae.config.scaling_factor + latents.new_tensor(mean, dtype=vae.dtype).view(view)
+            scaled = scaled * scaled.new_tensor(deviation).view(view)
+            scaled = scaled + scaled.new_tensor(mean).view(view)
         pictures: list[NDArray[np.uint8]] = []
-        for part in scaled.split(self.decode_slice):
-            decoded = vae.decode(part, return_dict=False)[0]
-            pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()
-            pictures.extend(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+        with self._on_device(vae):
+            for part in scaled.split(self.decode_slice):
+                decoded = vae.decode(part, return_dict=False)[0]
+                pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()
+                pictures.extend(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
         return pictures
 
 
 def load_base(
-    preset: Preset, *, device: str = "cpu", dtype: torch.dtype | None = None
+    preset: Preset,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    offload: bool = False,
 ) -> BaseModel:
-    """The base model of a preset.
+    """The base model of a preset, with `preset.base_lora` fused in.
 
     Args:
         preset: names a hub id, a folder, or "pocket".
         device: torch device.
         dtype: by default the preset's on a GPU, float32 on a CPU.
+        compile: compiles the UNet at its first call of each batch shape.
+        offload: see `BaseModel`.
 
     Raises:
-        ValueError: there is no such pipeline; the message names it.
+        ValueError: there is no such pipeline or LoRA; the message names it.
     """
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
@@ -215,4 +251,26 @@ def load_base(
             ) from error
         revision = f"{preset.base}@{preset.base_revision}"
         pipeline.set_progress_bar_config(disable=True)
-    return BaseModel(pipeline.to(device), revision)
+    if preset.base_lora is not None:
+        revision = f"{revision}+lora-{_fuse_lora(pipeline, preset.base_lora)}"
+    pipeline.to(device)
+    if compile:
+        # In place: the module stays the object whose layers are looked up by name.
+        pipeline.unet.compile(fullgraph=True)
+    return BaseModel(pipeline, revision, offload=offload)
+
+
+def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:
+    """Adds the LoRA to the weights for good; returns a digest of the file."""
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise ValueError(f"base_lora is {path}, allowed: an existing .safetensors file")
+    before = {name: parameter.sum().item() for name, parameter in pipeline.unet.named_parameters()}
+    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    after = pipeline.unet.named_parameters()
+    if all(parameter.sum().item() == before[name] for name, parameter in after):
+        raise ValueError(f"base_lora {path} changes nothing, allowed: a LoRA for this base model")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]

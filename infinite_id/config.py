@@ -105,7 +105,9 @@ class EncoderConfig:
         face_width: of the face backbone's embedding: SFace 128, ArcFace 512.
         clip: "pocket" or a hub id or folder of a `CLIPVisionModelWithProjection`.
         clip_revision: pinned hub revision, None for folders.
-        clip_tokens, clip_width: shape of the last hidden states.
+        clip_tokens, clip_width: shape of the hidden states.
+        clip_layer: -1 the last hidden states (Infinite-ID), -2 the penultimate ones (public
+            IP-Adapter weights).
     """
 
     faces: str
@@ -114,6 +116,11 @@ class EncoderConfig:
     clip_revision: str | None
     clip_tokens: int
     clip_width: int
+    clip_layer: int = -1
+
+    def __post_init__(self) -> None:
+        if self.clip_layer not in (-1, -2):
+            raise ValueError(f"clip_layer is {self.clip_layer}, allowed: -1, -2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipImageEncoder:
-    """Last hidden states of a CLIP image tower.
+    """Hidden states of a CLIP image tower.
 
     Args:
         model: the tower, moved to `device`.
@@ -32,6 +32,7 @@ class ClipImageEncoder:
         revision: names the weights.
         device: torch device.
         batch_size: faces in one forward pass.
+        layer: -1 the last hidden states; -2 the penultimate ones, which IP-Adapter was trained on.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class ClipImageEncoder:
         *,
         device: str = "cpu",
         batch_size: int = 32,
+        layer: int = -1,
     ) -> None:
+        self.layer = layer
         self.model = model.eval().requires_grad_(False)
         torch.nn.Module.to(self.model, torch.device(device))
         self.size = size
-        self.revision = revision
+        self.revision = revision if layer == -1 else f"{revision}[{layer}]"
         self.batch_size = batch_size
         self._mean = torch.tensor(CLIP_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(CLIP_STD, device=device).view(1, 3, 1, 1)
@@ -70,8 +73,20 @@ class ClipImageEncoder:
         pixels = torch.nn.functional.interpolate(
             pixels, size=(self.size, self.size), mode="bicubic", antialias=True
         ).clamp(0, 1)
-        pixels = ((pixels - self._mean) / self._std).to(self.model.dtype)
-        states = self.model(pixel_values=pixels).last_hidden_state
+        return self._states((pixels - self._mean) / self._std)
+
+    @torch.inference_mode()
+    def embed_nothing(self) -> NDArray[np.float16]:
+        """float16 (T, C) of zero pixels after normalisation: nobody, in IP-Adapter's training."""
+        return self._states(self._mean.new_zeros(1, 3, self.size, self.size))[0]
+
+    def _states(self, pixels: torch.Tensor) -> NDArray[np.float16]:
+        pixels = pixels.to(self.model.dtype)
+        if self.layer == -1:
+            states = self.model(pixel_values=pixels).last_hidden_state
+        else:
+            found = self.model(pixel_values=pixels, output_hidden_states=True)
+            states = found.hidden_states[self.layer]
         return states.to(torch.float16).cpu().numpy()
 
 
@@ -130,14 +145,15 @@ def load_clip_encoder(config: EncoderConfig, *, device: str = "cpu") -> ClipImag
         from infinite_id.pocket import load_clip_image_encoder
 
         model, size, revision = load_clip_image_encoder()
-        return ClipImageEncoder(model, size, revision, device=device)
+        return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
     model = CLIPVisionModelWithProjection.from_pretrained(
         config.clip, revision=config.clip_revision or "main", dtype=dtype
     )
     name = config.clip.rstrip("/").rsplit("/", 1)[-1]
     revision = f"{name}@{config.clip_revision[:12]}" if config.clip_revision else name
-    return ClipImageEncoder(model, int(str(model.config.image_size)), revision, device=device)
+    size = int(str(model.config.image_size))
+    return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)
 
 
 def load_identity_encoder(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import torch
 
-from infinite_id.adapter import IdentityAdapter
+from infinite_id.adapter import IdentityAdapter, StreamAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import Preset
+from infinite_id.encoders import load_clip_encoder
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.methods import MethodSpec
+from infinite_id.public_adapters import is_public_adapter, load_public_adapter
 from infinite_id.timed import TimedGenerator
 from infinite_id.types import Generator
 from infinite_id.weights import load_adapter
@@ -36,18 +41,24 @@ def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gen
         adapter,
         spec.config,
         preset.sampler,
-        f"{base.revision}+{revision}",
+        f"{base.revision}+{revision}+{_digest(spec.config, preset.sampler)}",
         clip_tokens=preset.encoders.clip_tokens,
     )
 
 
-def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[IdentityAdapter, str]:
+def _digest(*settings: object) -> str:
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+
+
+def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
     path = preset.adapter_path
     if path is None and preset.base == "pocket" and spec.adapter is not None:
         from infinite_id.pocket import adapter_path
 
         found = adapter_path(spec.adapter)
         path = str(found) if found is not None else None
+    if path is not None and is_public_adapter(path):
+        return _public(path, preset, base)
     if path is not None:
         adapter, metadata = load_adapter(path, preset.adapter, base.unet)
         revision = metadata.revision
@@ -59,10 +70,29 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[Identit
     return adapter.to(base.device, base.dtype).eval(), revision
 
 
+def _public(path: str, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
+    encoders = preset.encoders
+    adapter = load_public_adapter(
+        path,
+        base.unet,
+        face_width=encoders.face_width,
+        clip_width=encoders.clip_width,
+        clip_tokens=encoders.clip_tokens,
+    )
+    if adapter.kind != "faceid":
+        # Loaded for one forward pass: these weights know nobody as the states of a black picture.
+        adapter.null_clip = torch.tensor(load_clip_encoder(encoders).embed_nothing())
+    with Path(path).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    revision = f"{adapter.kind}-{digest}"
+    return adapter.to(base.device, base.dtype), revision
+
+
 def text_only(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
     """The base model alone."""
     base = _need(base, spec)
-    return TextOnlyGenerator(base, spec.config, preset.sampler, base.revision)
+    revision = f"{base.revision}+{_digest(spec.config, preset.sampler)}"
+    return TextOnlyGenerator(base, spec.config, preset.sampler, revision)
 
 
 def timed(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:

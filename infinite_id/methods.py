@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from infinite_id.baselines.config import PhotoMakerConfig
-from infinite_id.config import FusionConfig, Preset
+from infinite_id.baselines.config import DreamBoothConfig, PhotoMakerConfig
+from infinite_id.config import FusionConfig, Preset, SamplerConfig
 from infinite_id.timed_config import TimedConfig
 from infinite_id.types import Generator
 
@@ -82,6 +82,14 @@ METHODS: dict[str, MethodSpec] = {
         PhotoMakerConfig(),
         "photomaker",
     ),
+    "dreambooth": MethodSpec(
+        "infinite_id.baselines.dreambooth:dreambooth", "DreamBooth (LoRA)", DreamBoothConfig()
+    ),
+    "dreambooth_no_prior": MethodSpec(
+        "infinite_id.baselines.dreambooth:dreambooth",
+        "DreamBooth without prior preservation",
+        DreamBoothConfig(prior_weight=0.0),
+    ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(
         "infinite_id.factories:timed",
@@ -93,7 +101,14 @@ METHODS: dict[str, MethodSpec] = {
 
 
 def load_generators(
-    names: Sequence[str], preset: Preset, *, device: str = "cpu", dtype: Any = None
+    names: Sequence[str],
+    preset: Preset,
+    *,
+    device: str = "cpu",
+    dtype: Any = None,
+    compile: bool = False,
+    offload: bool = False,
+    sampler: SamplerConfig | None = None,
 ) -> dict[str, Generator]:
     """Generators of several methods over one loaded base model.
 
@@ -102,6 +117,9 @@ def load_generators(
         preset: model family.
         device: torch device.
         dtype: torch dtype, by default the preset's on a GPU and float32 on a CPU.
+        compile: compiles the base's UNet.
+        offload: keeps text encoders and VAE on the CPU while they are not needed.
+        sampler: in place of the preset's.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones), or weights that do not
@@ -112,19 +130,19 @@ def load_generators(
         if name not in METHODS:
             raise ValueError(f"method is {name!r}, allowed: {', '.join(sorted(METHODS))}")
         specs[name] = METHODS[name]
+    if sampler is not None:
+        preset = replace(preset, sampler=sampler)
     base: BaseModel | None = None
     if any(spec.needs_base for spec in specs.values()):
         from infinite_id.base import load_base
 
-        base = load_base(preset, device=device, dtype=dtype)
+        base = load_base(preset, device=device, dtype=dtype, compile=compile, offload=offload)
     return {name: _factory(spec)(spec, preset, base) for name, spec in specs.items()}
 
 
-def load_generator(
-    method: str, preset: Preset, *, device: str = "cpu", dtype: Any = None
-) -> Generator:
-    """The generator of one method; see `load_generators`."""
-    return load_generators([method], preset, device=device, dtype=dtype)[method]
+def load_generator(method: str, preset: Preset, **options: Any) -> Generator:
+    """The generator of one method; options as of `load_generators`."""
+    return load_generators([method], preset, **options)[method]
 
 
 def _factory(spec: MethodSpec) -> Callable[[MethodSpec, Preset, BaseModel | None], Generator]:
