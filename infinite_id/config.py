@@ -169,6 +169,7 @@ class Preset:
     adapter: AdapterConfig
     adapter_path: str | None = None
     weights: tuple[tuple[str, str], ...] = ()
+    base_lora: str | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
 

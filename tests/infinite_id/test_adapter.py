@@ -136,7 +136,7 @@ def test_bad_embeddings(adapter: IdentityAdapter, change: dict[str, Any], messag
 def test_bad_mixes(adapter: IdentityAdapter, people: dict[str, Identity]) -> None:
     with pytest.raises(ValueError, match="identity is 'zoe', allowed: ada, bob, cy, dee"):
         mixed(adapter, people, (("ada", 0.5), ("zoe", 0.5)))
-    with pytest.raises(ValueError, match="mix weights are .*nan.*, allowed: finite"):
+    with pytest.raises(ValueError, match=r"mix weights are .*nan.*, allowed: finite"):
         mixed(adapter, people, (("ada", float("nan")), ("bob", 0.5)))
     photos = people | {"two": tiny_identity("two", photos=2)}
     with pytest.raises(ValueError, match=r"shapes .*\(7, 64\), \(12, 64\).*, allowed: one shape"):

@@ -175,7 +175,7 @@ def test_other_architectures_are_refused() -> None:
         cross_attention_dim=8,
         attention_head_dim=4,
     )
-    with pytest.raises(ValueError, match="attention layer is .*allowed: attn1 and attn2"):
+    with pytest.raises(ValueError, match=r"attention layer is .*allowed: attn1 and attn2"):
         stream_processors(unet)
 
 
