@@ -37,7 +37,7 @@ class DreamBoothConfig:
     """DreamBooth (arXiv 2208.12242) as a LoRA, one a person.
 
     Attributes:
-        token: the rare word that stands before the class word and means the person.
+        rare_word: stands before the class word and means the person.
         prior_weight: of the prior preservation loss on class pictures; 0 switches it off.
         class_pictures: made by the base itself for that loss.
         rank: of the LoRA on the attention projections of the UNet.
@@ -45,7 +45,7 @@ class DreamBoothConfig:
         seed: of noise, timesteps, class pictures and the LoRA's first weights.
     """
 
-    token: str = "sks"
+    rare_word: str = "sks"
     prior_weight: float = 1.0
     class_pictures: int = 16
     rank: int = 8
@@ -60,5 +60,7 @@ class DreamBoothConfig:
         for name in ("class_pictures", "rank", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 1 or more")
+        if not self.rare_word.strip():
+            raise ValueError(f"rare_word is {self.rare_word!r}, allowed: a word")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, allowed: above 0")

@@ -99,9 +99,10 @@ class _Resampler(nn.Module):
 
     def forward(self, latents: Tensor, image: Tensor) -> Tensor:
         image = self.proj_in(image)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
-            latents = attention(image, latents) + latents
-            latents = feed_forward(latents) + latents
+        block: Any
+        for block in self.layers:
+            latents = block[0](image, latents) + latents
+            latents = block[1](latents) + latents
         return self.norm_out(self.proj_out(latents))
 
 
@@ -131,6 +132,9 @@ class PhotoMakerEncoder(nn.Module):
     Raises:
         ValueError: keys of none of the three forms, or one missing or surplus.
     """
+
+    visual_projection: nn.Linear
+    visual_projection_2: nn.Linear
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()

@@ -5,16 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
-from infinite_id.base import load_base
-from infinite_id.config import preset
+from infinite_id.base import BaseModel
+from infinite_id.pocket import load_pipeline
+from infinite_id.pocket_weights import UNET
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
 
 
 @pytest.fixture(scope="session")
 def base():
+    """The pocket base with a UNet of two small blocks: rows and LoRAs do not depend on size."""
     torch.set_num_threads(2)
-    return load_base(preset("pocket"))
+    loaded = load_pipeline()
+    blocks = {"down_block_types": UNET["down_block_types"][:2]}
+    blocks |= {"up_block_types": UNET["up_block_types"][:2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            **{**UNET, **blocks, "block_out_channels": (32, 64), "attention_head_dim": (2, 4)}
+        )
+    parts = {**loaded.components, "unet": unet.eval()}
+    pipeline = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return BaseModel(pipeline, "small-test-base")
 
 
 def person(name: str, seed: int, *, photos: int = 1, word: str = "man") -> Identity:
@@ -39,8 +52,8 @@ def request(identity_id: str, method: str = "x", **values) -> GenerationRequest:
         "negative_prompt": "",
         "style": "raw",
         "seed": 1,
-        "height": 64,
-        "width": 64,
+        "height": 32,
+        "width": 32,
         "num_inference_steps": 2,
         "guidance_scale": 5.0,
     }

@@ -232,15 +232,15 @@ def test_until_the_merging_step_it_is_the_base_model(base, people):
     late = generator(base, merge_from=1.0).generate([request("a")], people)[0].image
     early = generator(base, merge_from=0.0).generate([request("a")], people)[0].image
     assert np.abs(late - expected).max() <= 1
-    assert np.abs(early - expected).max() > 1
+    assert (early != late).any()
 
 
 def test_the_lora_acts_here_and_nowhere_else(base, people):
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     seeded = torch.Generator().manual_seed(0)
     lora = {
-        f"{name}.lora_A.weight": torch.randn(4, 64, generator=seeded),
-        f"{name}.lora_B.weight": torch.randn(64, 4, generator=seeded),
+        f"{name}.lora_A.weight": torch.randn(4, 32, generator=seeded),
+        f"{name}.lora_B.weight": torch.randn(32, 4, generator=seeded),
     }
     plain = TextOnlyGenerator(base, FusionConfig(), SamplerConfig(), "r")
     before = plain.generate([request("a")], people)[0].image
