@@ -31,10 +31,11 @@ class RunFolder:
     Args:
         url: where; created if it is not there.
         options: of the fsspec file system.
-        resume: go on with the run that is there.
+        resume: go on with the run that is there; a new one begins where there is none, so that
+            a supervisor can repeat one command until it succeeds.
 
     Raises:
-        ValueError: it holds something else, or a run and `resume` is False, or no run to resume.
+        ValueError: it holds something else, or a run and `resume` is False.
         StorageError: it cannot be written.
     """
 
@@ -43,6 +44,8 @@ class RunFolder:
     ) -> None:
         self.store = Store(url, options)
         self.record: dict[str, Any] = {}
+        if self.store.is_file():
+            raise ValueError(f"output {self.store.url} is a file, allowed: a folder")
         if self.store.exists("run.json"):
             self.record = self._read()
             if not resume:
@@ -61,10 +64,7 @@ class RunFolder:
     def _foreign(self) -> bool:
         if not self.store.exists():
             return False
-        try:
-            return bool(self.store.fs.ls(self.store.root, detail=False))
-        except NotADirectoryError:
-            raise ValueError(f"output {self.store.url} is a file, allowed: a folder") from None
+        return bool(self.store.fs.ls(self.store.root, detail=False))
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,19 @@ def _native_stderr_aside() -> Iterator[None]:
             sys.stderr = python_stderr
 
 
+def _check_answers(address: str) -> None:
+    """Ray tries a dead address for minutes; a closed port is known at once."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("local", "auto") or not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}"
+        ) from error
+
+
 def _session(
     address: str | None,
     num_cpus: int | None,
@@ -92,6 +106,7 @@ def _session(
     already = ray.is_initialized()
     if not already:
         address = address or os.environ.get("RAY_ADDRESS") or "local"
+        _check_answers(address)
         runtime_env = {"env_vars": dict(WORKER_ENVIRONMENT)}
         try:
             if address == "local":

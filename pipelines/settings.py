@@ -89,6 +89,18 @@ class BenchmarkConfig(_Strict):
             raise ValueError("a method stands twice, allowed: each once")
         return value
 
+    @field_validator("metrics")
+    @classmethod
+    def _metrics(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        from eval.metrics import METRICS
+
+        for name in value:
+            if name not in METRICS:
+                raise ValueError(f"unknown metric {name!r}, allowed: {', '.join(METRICS)}")
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, value: str) -> str:

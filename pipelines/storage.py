@@ -82,6 +82,10 @@ class Store:
         """Whether a file or folder of that name is there."""
         return self._guard("look at", name, lambda: self.fs.exists(self.path(name)))
 
+    def is_file(self) -> bool:
+        """Whether the place is a file and no folder."""
+        return self._guard("look at", "", lambda: self.fs.isfile(self.root))
+
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Sorted names of the finished files directly in `folder`, those that end in `suffix`."""
 

@@ -1,0 +1,102 @@
+"""A user's mistake is one sentence and exit code 2, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+
+from jobs import cli
+
+
+def invoke(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
+    """(exit code, what was said on stderr) of `infinite-id ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["infinite-id", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    code = left.value.code
+    return (code if isinstance(code, int) else 0), capsys.readouterr().err
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Paths that the cases name."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("no photo")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.doc").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"program": "another"}')
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "twice.csv").write_text("identity_id,photos\na,x.png\na,y.png\n")
+    (tmp_path / "column.csv").write_text("identity_id,photo\na,x.png\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"tmp": str(tmp_path), "dead": f"http://127.0.0.1:{port}"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--identities", "{tmp}/none"], "photos folder {tmp}/none does not exist"),
+        (["--identities", "{tmp}/empty"], "photos folder {tmp}/empty holds no photo, allowed"),
+        (["--identities", "{tmp}/texts"], "photos folder {tmp}/texts holds no photo, allowed"),
+        (["--identities", "{tmp}/twice.csv"], "rows 0 and 1, column 'identity_id': 'a' stands"),
+        (["--identities", "{tmp}/column.csv"], "row 0 has the unknown column 'photo', allowed"),
+        (["--methods", "magic"], "unknown method 'magic', allowed: "),
+        (["--metrics", "beauty"], "unknown metric 'beauty', allowed: "),
+        (["--preset", "huge"], "preset is 'huge': allowed: pocket, sdxl"),
+        (["--seeds", "3:1"], "seeds is '3:1': seeds are '3:1', allowed: 0:4"),
+        (["--config", "{tmp}/none.yaml"], "config file {tmp}/none.yaml does not exist"),
+        (["--output", "{tmp}/foreign"], "holds files but no run.json, allowed"),
+        (["--output", "{tmp}/other"], "run.json belongs to another program, allowed"),
+        (["--output", "{tmp}/file/run"], "cannot write {tmp}/file/run"),
+        (["--output", "{tmp}/file"], "output {tmp}/file is a file, allowed: a folder"),
+        (["--tracking-uri", "{dead}"], "tracking server {dead} does not answer"),
+        (["--tracking-uri", "ftp://x"], "tracking URI is 'ftp://x', allowed: "),
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+def test_benchmark(capsys, monkeypatch, places, options, sentence):
+    given = [option.format(**places) for option in options]
+    if "--output" not in given:
+        given += ["--output", f"{places['tmp']}/run"]
+    if "--tracking-uri" not in given:
+        given += ["--tracking-uri", "none"]
+    code, said = invoke(capsys, monkeypatch, "benchmark", *given)
+    assert code == 2, said
+    assert sentence.format(**places) in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_an_unknown_style_or_prompt_is_named(capsys, monkeypatch, places, tmp_path):
+    (tmp_path / "c.yaml").write_text("style_names: [baroque]\n")
+    code, said = invoke(
+        capsys, monkeypatch, "benchmark", "--config", str(tmp_path / "c.yaml"),
+        "--output", str(tmp_path / "run"), "--tracking-uri", "none",
+    )  # fmt: skip
+    assert code == 2
+    assert "style is 'baroque', allowed: raw_photo, anime" in said
+
+
+def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "ada.png")
+    output = str(tmp_path / "m")
+    code, _ = invoke(
+        capsys, monkeypatch, "manifest", "build", "--photos", str(tmp_path / "photos"),
+        "--seeds", "0:2", "--output", output,
+    )  # fmt: skip
+    assert code == 0
+    names = [f"{output}/{kind}.parquet" for kind in ("identities", "prompts", "styles")]
+    assert invoke(capsys, monkeypatch, "manifest", "check", *names)[0] == 0
+    (tmp_path / "prompts.csv").write_text("prompt_id,text\na,\n")
+    code, said = invoke(capsys, monkeypatch, "manifest", "check", str(tmp_path / "prompts.csv"))
+    assert code == 2
+    assert "prompts.csv, row 0, column 'text': value is null" in said
