@@ -76,6 +76,12 @@ METHODS: dict[str, MethodSpec] = {
         FusionConfig(fusion="none", self_norm="none", cross_norm="none"),
         "ip_adapter",
     ),
+    "ip_adapter_face": MethodSpec(
+        "infinite_id.baselines.ip_adapter:ip_adapter_face",
+        "IP-Adapter-Face",
+        FusionConfig(fusion="none", self_norm="none", cross_norm="none"),
+        "infinite_id_text_trained",
+    ),
     "photomaker": MethodSpec(
         "infinite_id.baselines.photomaker:photomaker",
         "PhotoMaker",

@@ -1,4 +1,4 @@
-"""IP-Adapter (arXiv 2308.06721) with image tokens: decoupled cross-attention, text active.
+"""IP-Adapter (arXiv 2308.06721): decoupled cross-attention, trained with text.
 
 The two-stream sampler without fusion and without normalisation computes just that:
 `Attn(Q, K'_id, V'_id) + Attn(Q, K_t, V_t)` in every cross-attention layer and nothing in
@@ -20,7 +20,7 @@ from infinite_id.methods import MethodSpec
 from infinite_id.pipeline import StreamBatch
 from infinite_id.types import GenerationRequest, Generator, Identity
 
-__all__ = ["ImageTokenGenerator", "ip_adapter"]
+__all__ = ["ImageTokenGenerator", "ip_adapter", "ip_adapter_face"]
 
 
 class ImageTokenGenerator(InfiniteIdGenerator):
@@ -38,10 +38,11 @@ def _faceless(identity: Identity) -> Identity:
 
 
 def ip_adapter(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
-    """A factory of METHODS; `spec.config` is a `FusionConfig` without fusion."""
-    made = infinite_id(spec, preset, base)
-    if not isinstance(made, InfiniteIdGenerator):
-        raise ValueError(f"method {spec.title!r} made a {type(made).__name__}")
+    """Image tokens alone; weights `preset.weights["ip_adapter"]`, or the pocket's own.
+
+    A factory of METHODS; `spec.config` is a `FusionConfig` without fusion.
+    """
+    made = _made(spec, preset, base, "ip_adapter")
     return ImageTokenGenerator(
         made.base,
         made.adapter,
@@ -50,3 +51,23 @@ def ip_adapter(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
         made.revision,
         clip_tokens=preset.encoders.clip_tokens,
     )
+
+
+def ip_adapter_face(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
+    """Face and image tokens; weights `preset.weights["ip_adapter_face"]`: a public plus-face or
+    FaceID file (`infinite_id.public_adapters`), or the pocket adapter that was trained with text.
+
+    A factory of METHODS; `spec.config` is a `FusionConfig` without fusion.
+    """
+    return _made(spec, preset, base, "ip_adapter_face")
+
+
+def _made(
+    spec: MethodSpec, preset: Preset, base: BaseModel | None, name: str
+) -> InfiniteIdGenerator:
+    # The preset's own adapter file is Infinite-ID's: a baseline has its own or none.
+    own = replace(preset, adapter_path=dict(preset.weights).get(name))
+    made = infinite_id(spec, own, base)
+    if not isinstance(made, InfiniteIdGenerator):
+        raise TypeError(f"method {spec.title!r} made a {type(made).__name__}")
+    return made

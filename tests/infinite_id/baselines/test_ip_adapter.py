@@ -31,3 +31,13 @@ def test_the_face_embedding_is_not_read(made, people):
     other = {"a": replace(people["a"], embedding=embedding)}
     first, second = (made.generate([request("a")], group)[0].image for group in (people, other))
     assert (first == second).all()
+
+
+def test_the_face_variant_reads_the_face(base, people):
+    from infinite_id.baselines.ip_adapter import ip_adapter_face
+
+    made = ip_adapter_face(METHODS["ip_adapter_face"], preset("pocket"), base)
+    embedding = replace(people["a"].embedding, face=person("x", 9).embedding.face)
+    other = {"a": replace(people["a"], embedding=embedding)}
+    first, second = (made.generate([request("a")], group)[0].image for group in (people, other))
+    assert (first != second).any()
