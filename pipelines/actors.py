@@ -140,15 +140,25 @@ class FaceActor:
 
 
 class EmbeddingActor:
-    """Aligned faces of a unit -> one embedding a person; commits `embeddings`."""
+    """Aligned faces of a unit -> one embedding a person; commits `embeddings`.
 
-    def __init__(self, store: Store, preset: Preset, *, threads: int = 1) -> None:
+    Args:
+        store: the run folder.
+        preset: model family.
+        threads: of torch on the CPU.
+        held_out: last faces of each person that are kept from the embedding, for the judge to
+            compare with; someone with too few keeps one face for the embedding.
+    """
+
+    def __init__(
+        self, store: Store, preset: Preset, *, threads: int = 1, held_out: int = 0
+    ) -> None:
         import torch
 
         from infinite_id.encoders import load_identity_encoder
 
         torch.set_num_threads(threads)
-        self._store = store
+        self._store, self._held_out = store, held_out
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._encoder = load_identity_encoder(preset.encoders, device=device)
 
@@ -160,6 +170,7 @@ class EmbeddingActor:
             for row in faces.to_pylist():
                 if row["identity_id"] is not None:
                     people.setdefault(row["identity_id"], []).append(row)
+            people = {k: rows[: max(1, len(rows) - self._held_out)] for k, rows in people.items()}
             crops = [[decode_image(row["aligned"]) for row in rows] for rows in people.values()]
             embeddings = self._encoder.embed_many(crops) if crops else []
             rows = [

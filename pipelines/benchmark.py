@@ -187,7 +187,7 @@ def _people_stages(
         Stage(
             "embeddings",
             EmbeddingActor,
-            {"store": store, "preset": family},
+            {"store": store, "preset": family, "held_out": config.held_out_photos},
             needs={"unit": "number of the unit", "aligned": "PNG of the aligned face"},
             gives=("unit", "people"),
             concurrency=resources.embedding_actors,

@@ -89,6 +89,7 @@ def model_family(config: BenchmarkConfig) -> Preset:
         sampler=sampler,
         height=config.height or family.height,
         width=config.width or family.width,
+        weights=tuple(sorted(config.weights.items())),
     )
 
 
@@ -101,6 +102,7 @@ def inputs_digest(config: BenchmarkConfig, manifests: Manifests) -> str:
         include={
             "preset", "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
             "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
+            "weights", "held_out_photos",
         }
     )  # fmt: skip
     digest.update(repr(sorted(decides.items())).encode())

@@ -35,5 +35,10 @@ def method_revision(method: str, family: Preset, weights: str) -> str:
     """Names a method's settings and weights; changes when a picture could change."""
     from infinite_id.methods import METHODS
 
-    what: list[Any] = [method, repr(METHODS[method]), sorted(asdict(family).items()), weights]
+    settings = asdict(family)
+    # A baseline's own file counts by its content, another method's not at all.
+    settings["weights"] = [
+        _file_digest(path) for name, path in family.weights if method.startswith(name)
+    ]
+    what: list[Any] = [method, repr(METHODS[method]), sorted(settings.items()), weights]
     return f"{method}-{hashlib.blake2b(repr(what).encode(), digest_size=6).hexdigest()}"

@@ -65,6 +65,8 @@ class BenchmarkConfig(_Strict):
     output: str = "runs/benchmark"
     tracking_uri: str | None = None
     experiment: str = "infinite-id"
+    weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
+    held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
     storage_options: dict[str, Any] = Field(default_factory=dict)
     address: str | None = None
     resume: bool = False
