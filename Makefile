@@ -6,6 +6,9 @@ ARGS ?=
 # uv reads its own variable; a folder that offers a CPU build of torch is passed on where one is set.
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+# Installed apart: torchvision from a registry is built for CUDA and breaks beside a CPU build of torch.
+OPEN_CLIP := "open_clip_torch>=3.3,<4" "torchvision>=0.28,<0.29" "timm>=1.0.31,<2" ftfy wcwidth regex
+
 .PHONY: help benchmark test lint format clean
 .DEFAULT_GOAL := help
 
@@ -26,8 +29,10 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) for tests (the first time takes a few minutes)"
 	@$(UV) -e ".[dev]"
 	@$(UV) --no-deps gan-face-generate==1.1.1
+	@$(UV) --no-deps --target $(VENV)/extras/open_clip $(OPEN_CLIP)
 	@touch $@ $(VENV)/installed
 
+# gan-face-generate holds a small generator of synthetic faces; its own dependencies are not needed.
 benchmark: $(VENV)/installed  ## set up, run the main job on the embedded default, show the results
 	@$(BIN)/python jobs/benchmark.py --config jobs/configs/default.yaml --output runs/benchmark-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
