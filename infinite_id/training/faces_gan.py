@@ -11,7 +11,7 @@ judge of the evaluation, selects nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -124,7 +124,7 @@ def latent_neighbours(
 
 
 def draw_people(
-    indices: Sequence[int],
+    indices: Iterable[int],
     portraits: int,
     generator: FaceGenerator,
     backend: FaceBackend,

@@ -278,7 +278,7 @@ def _base(context: Context) -> Built:
     latents, _, _ = latents_of(context, context.pictures.images)
     hidden, pooled, rows = _texts(context, context.pictures.captions)
     alphas = pocket.build_scheduler().alphas_cumprod.to(context.device)
-    size = 32 * context.batch_scale
+    size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part)
@@ -341,7 +341,7 @@ def _adapter(context: Context, name: str) -> Built:
     faces = torch.from_numpy(context.people.face)
     clip = clip_tokens_of(context, context.people.aligned)
     texts = _texts(context, context.pictures.captions) if text_active else None
-    size = 32 * context.batch_scale
+    size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part + 500_000_000)
@@ -388,7 +388,7 @@ def _photomaker(context: Context) -> Built:
     clip = clip_tokens_of(context, context.people.aligned)[:, :, 0]
     hidden, pooled, rows = _texts(context, context.pictures.captions)
     places = class_word_positions(tokenize(context.pictures.captions))
-    size = 32 * context.batch_scale
+    size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part + 700_000_000)

@@ -1,0 +1,74 @@
+"""People for judging the pocket model: the synthetic test split, and insightface's photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eval.facenet import FaceNet
+from infinite_id.encoders import IdentityEncoder
+from infinite_id.faces import Detection, find_faces
+from infinite_id.training.dataset import SPLITS
+from infinite_id.training.faces_gan import draw_people, load_face_generator
+from infinite_id.types import Identity
+
+__all__ = ["TestPerson", "real_people", "synthetic_people"]
+
+
+@dataclass(frozen=True, slots=True)
+class TestPerson:
+    """One person.
+
+    Attributes:
+        identity: what a generator sees.
+        reference: float32 (512,), unit norm, FaceNet's; of other pictures where there are any.
+    """
+
+    identity: Identity
+    reference: NDArray[np.float32]
+
+
+def synthetic_people(count: int, encoder: IdentityEncoder, judge: FaceNet) -> list[TestPerson]:
+    """The first `count` people of the test split: one picture conditions, two others judge."""
+    indices = (i for i in range(10**6) if i % 20 in SPLITS["test"])
+    drawn = draw_people(indices, 3, load_face_generator(), encoder.faces)
+    people = []
+    for person, _ in zip(drawn, range(count), strict=False):
+        given, *others = person.portraits
+        reference = judge.embed([p.image for p in others], [p.detection for p in others])
+        people.append(_person(str(person.index), given.aligned, reference, encoder))
+    return people
+
+
+def real_people(encoder: IdentityEncoder, judge: FaceNet) -> list[TestPerson]:
+    """The seven people in the photos of insightface; one photo each, so it judges as well."""
+    package = find_spec("insightface")
+    if package is None or package.origin is None:
+        raise ValueError("package insightface is not installed, its photos are needed")
+    folder = Path(package.origin).parent / "data/images"
+    people = []
+    for name in ("t1.jpg", "Tom_Hanks_54745.png"):
+        photo = np.asarray(Image.open(folder / name).convert("RGB"))
+        found: list[tuple[Detection, NDArray[np.uint8]]] = find_faces(
+            photo, encoder.faces, select="all"
+        )
+        for number, (face, aligned) in enumerate(found):
+            reference = judge.embed([photo], [face])
+            people.append(_person(f"{name}-{number}", aligned, reference, encoder))
+    return people
+
+
+def _person(
+    key: str,
+    aligned: NDArray[np.uint8],
+    references: NDArray[np.float32],
+    encoder: IdentityEncoder,
+) -> TestPerson:
+    mean = references.mean(axis=0)
+    identity = Identity(key, (aligned,), encoder.embed([aligned]))
+    return TestPerson(identity, (mean / np.linalg.norm(mean)).astype(np.float32))

@@ -1,0 +1,241 @@
+"""What the pocket model shows: faces, identity, semantics, and the directions of the paper.
+
+People are the test split of the pocket world (no network saw them) and the photos that insightface
+ships. The judge of identity is FaceNet, which training never saw; references are other pictures
+of the person than the one that conditions. All methods answer the same requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.pocket_people import TestPerson, real_people, synthetic_people
+from eval.facenet import FaceNet
+from eval.pocket_score import PocketImageText
+from eval.stats import paired_difference, summarise
+from infinite_id import pocket
+from infinite_id.config import preset
+from infinite_id.encoders import load_identity_encoder
+from infinite_id.faces import FaceError, find_faces
+from infinite_id.methods import load_generators
+from infinite_id.training.captions import COLORS, SCENES, STYLES
+from infinite_id.types import GenerationRequest, Identity
+
+__all__ = ["run"]
+
+Picture = NDArray[np.uint8]
+# Drawn without colour, so that a colour cannot be told.
+GRAY_STYLES = ("sketch", "line")
+COMPARISONS = {
+    "enhanced_minus_text_trained_identity": ("infinite_id", "infinite_id_text_trained", "identity"),
+    "mixed_minus_mutual_identity": ("infinite_id", "infinite_id_mutual", "identity"),
+    "adain_mean_minus_none_style": ("infinite_id", "infinite_id_no_adain", "style"),
+    "adain_mean_minus_adain_identity": ("infinite_id", "infinite_id_adain", "identity"),
+    "ours_minus_ip_adapter_identity": ("infinite_id", "ip_adapter", "identity"),
+    "ours_minus_photomaker_identity": ("infinite_id", "photomaker", "identity"),
+    "ours_minus_ip_adapter_text": ("infinite_id", "ip_adapter", "text"),
+    "ours_minus_photomaker_text": ("infinite_id", "photomaker", "text"),
+}
+"""Figure -> (method, reference method, score)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request with what it asks for."""
+
+    request: GenerationRequest
+    person: int
+    color: str
+    scene: str
+    style: str
+
+
+def run(arguments: Mapping[str, Any]) -> dict[str, float]:
+    """Generates for every method and measures.
+
+    Args:
+        arguments: people (of the test split), prompts (each person's), methods (the first one is
+            judged absolutely), steps, batch, threads, real_photos (bool).
+
+    Returns:
+        Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
+        intervals over people. `trained` is 0 where the pictures are noise.
+    """
+    torch.set_num_threads(arguments["threads"])
+    encoder = load_identity_encoder(preset("pocket").encoders)
+    judge, scorer = FaceNet(), PocketImageText()
+    groups = {"synthetic": synthetic_people(arguments["people"], encoder, judge)}
+    if arguments["real_photos"]:
+        groups["real"] = real_people(encoder, judge)
+    names = list(arguments["methods"])
+    generators = load_generators(names, preset("pocket"))
+    figures: dict[str, float] = {"trained": float(pocket.is_trained())}
+    for group, people in groups.items():
+        cases = _cases(people, arguments["prompts"], arguments["steps"])
+        tables = {}
+        for name in names if group == "synthetic" else names[:1]:
+            pictures, seconds = _generate(generators[name], cases, people, arguments["batch"])
+            tables[name] = _measure(pictures, cases, people, encoder, judge, scorer)
+            if group == "synthetic":
+                figures[f"{name}/seconds_a_picture"] = seconds
+                figures |= {
+                    f"{name}/{key}": float(np.nanmean(tables[name][key]))
+                    for key in ("face", "identity", "text", "style")
+                }
+        figures |= {
+            f"{group}/{key}": value
+            for key, value in _absolute(tables[names[0]], cases, people).items()
+        }
+        if group == "synthetic":
+            figures |= _directions(tables, cases)
+    return figures
+
+
+def _cases(people: Sequence[TestPerson], prompts: int, steps: int) -> list[Case]:
+    """Every person's prompts: half raw photos, half in the styles, all parts drawn."""
+    rng = np.random.default_rng(4)
+    painted = [style for style in STYLES if style != "photo"]
+    cases = []
+    for number, _ in enumerate(people):
+        for k in range(prompts):
+            color, scene = str(rng.choice(list(COLORS))), str(rng.choice(list(SCENES)))
+            style = "photo" if k % 2 == 0 else str(rng.choice(painted))
+            article = "an" if color == "orange" else "a"
+            text = (
+                f"a person wearing {article} {color} shirt, facing and smiling to the camera, "
+                f"{SCENES[scene][0]}, {STYLES[style][0]}"
+            )
+            request = GenerationRequest(
+                sample_id=f"{number}-{k}",
+                identity_id=str(number),
+                method="",
+                prompt=text,
+                negative_prompt="",
+                style=style,
+                seed=1000 * number + k,
+                height=pocket.IMAGE_SIZE,
+                width=pocket.IMAGE_SIZE,
+                num_inference_steps=steps,
+                guidance_scale=5.0,
+            )
+            cases.append(Case(request, number, color, scene, style))
+    return cases
+
+
+def _generate(
+    generator: Any, cases: Sequence[Case], people: Sequence[TestPerson], batch: int
+) -> tuple[list[Picture], float]:
+    identities: dict[str, Identity] = {str(n): one.identity for n, one in enumerate(people)}
+    pictures: list[Picture] = []
+    begin = time.perf_counter()
+    for start in range(0, len(cases), batch):
+        part = [case.request for case in cases[start : start + batch]]
+        pictures += [made.image for made in generator.generate(part, identities)]
+    return pictures, (time.perf_counter() - begin) / len(cases)
+
+
+def _measure(
+    pictures: Sequence[Picture],
+    cases: Sequence[Case],
+    people: Sequence[TestPerson],
+    encoder: Any,
+    judge: FaceNet,
+    scorer: PocketImageText,
+) -> dict[str, NDArray]:
+    """Per picture: face found, cosine to every person, semantic scores and choices."""
+    similarity = np.full((len(pictures), len(people)), np.nan)
+    face = np.zeros(len(pictures))
+    references = np.stack([one.reference for one in people])
+    for row, picture in enumerate(pictures):
+        try:
+            found, _ = find_faces(
+                picture, encoder.faces, select="largest", min_face=16, sizes=(256, 192, 320)
+            )[0]
+        except FaceError:
+            continue
+        face[row] = 1.0
+        similarity[row] = judge.embed([picture], [found])[0] @ references.T
+    images = scorer.embed_images(pictures)
+    texts = scorer.embed_texts([case.request.prompt for case in cases])
+    styles = scorer.embed_texts([STYLES[case.style][0] for case in cases])
+    own = np.array([similarity[row, case.person] for row, case in enumerate(cases)])
+    return {
+        "face": face,
+        "similarity": similarity,
+        "identity": own,
+        "text": (images * texts).sum(axis=1),
+        "style": (images * styles).sum(axis=1),
+        "color_choice": _choose(images, scorer, [f"a person wearing a {c} shirt" for c in COLORS]),
+        "scene_choice": _choose(
+            images, scorer, [f"a person {ways[0]}" for ways in SCENES.values()]
+        ),
+        "style_choice": _choose(images, scorer, [f"a person, {w[0]}" for w in STYLES.values()]),
+        "color_rule": np.array([_cloth_color(picture) for picture in pictures]),
+    }
+
+
+def _choose(images: NDArray, scorer: PocketImageText, texts: list[str]) -> NDArray[np.int64]:
+    return (images @ scorer.embed_texts(texts).T).argmax(axis=1)
+
+
+def _cloth_color(picture: Picture) -> int:
+    """Number of the colour word nearest to the shoulders' median."""
+    sides = np.concatenate([picture[57:, 14:24].reshape(-1, 3), picture[57:, 40:50].reshape(-1, 3)])
+    seen = np.median(sides, axis=0)
+    return int(np.argmin([np.linalg.norm(seen - np.array(rgb)) for rgb in COLORS.values()]))
+
+
+def _absolute(
+    table: Mapping[str, NDArray], cases: Sequence[Case], people: Sequence[TestPerson]
+) -> dict[str, float]:
+    person = np.array([case.person for case in cases])
+    names = person.astype(str)
+    photo = np.array([case.style == "photo" for case in cases])
+    colored = np.array([case.style not in GRAY_STYLES for case in cases])
+    similarity = table["similarity"]
+    found = table["face"] > 0
+    others = similarity.copy()
+    others[np.arange(len(cases)), person] = np.nan
+    margin = np.full(len(cases), np.nan)
+    margin[found] = table["identity"][found] - np.nanmean(others[found], axis=1)
+    interval = summarise(margin, names)
+    first = np.where(found, np.nan_to_num(similarity, nan=-1).argmax(axis=1) == person, False)
+    color = np.array([list(COLORS).index(case.color) for case in cases])
+    scene = np.array([list(SCENES).index(case.scene) for case in cases])
+    style = np.array([list(STYLES).index(case.style) for case in cases])
+    return {
+        "face_found_photo": float(table["face"][photo].mean()),
+        "face_found_styled": float(table["face"][~photo].mean()),
+        "identity_margin": interval.mean,
+        "identity_margin_low": interval.low,
+        "identity_margin_high": interval.high,
+        "rank1": float(first.mean()),
+        "rank1_over_chance": float(first.mean()) * len(people),
+        "color_by_scorer": float((table["color_choice"] == color)[colored].mean()),
+        "color_by_rule": float((table["color_rule"] == color)[photo].mean()),
+        "scene_by_scorer": float((table["scene_choice"] == scene).mean()),
+        "style_by_scorer": float((table["style_choice"] == style).mean()),
+    }
+
+
+def _directions(
+    tables: Mapping[str, Mapping[str, NDArray]], cases: Sequence[Case]
+) -> dict[str, float]:
+    names = [str(case.person) for case in cases]
+    figures = {}
+    for figure, (method, reference, score) in COMPARISONS.items():
+        if method in tables and reference in tables:
+            found = paired_difference(tables[method][score], tables[reference][score], names)
+            figures |= {
+                figure: found.mean,
+                f"{figure}_low": found.low,
+                f"{figure}_high": found.high,
+            }
+    return figures
