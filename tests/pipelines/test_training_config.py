@@ -1,0 +1,49 @@
+"""The training configuration: files, overrides, and messages that name what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.training_config import TrainingConfig, load_training_config
+
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+
+
+def test_the_sdxl_recipe_is_the_papers():
+    config = load_training_config(str(CONFIGS / "train_sdxl.yaml"))
+    assert (config.workers, config.batch_size, config.steps) == (16, 4, 1_000_000)
+    assert (config.learning_rate, config.weight_decay) == (1e-4, 0.01)
+    assert not config.text_active
+
+
+def test_overrides_win_over_the_file():
+    config = load_training_config(str(CONFIGS / "train_pocket.yaml"), steps=7, output=None)
+    assert config.steps == 7
+    assert config.output == "runs/train_pocket"
+
+
+def test_more_steps_do_not_make_a_checkpoint_foreign():
+    short, long = TrainingConfig(data="x", steps=5), TrainingConfig(data="x", steps=50)
+    assert short.signature() == long.signature()
+    assert short.signature() != TrainingConfig(data="x", text_active=True).signature()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": -1}, "learning_rate is -1"),
+        ({"rate": 1}, "unknown key 'rate', allowed: data"),
+        ({"preset": "large"}, "preset is 'large'.*pocket, sdxl"),
+        ({"precision": "float16"}, "precision is 'float16'"),
+    ],
+)
+def test_wrong_values_are_named(values: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_training_config(None, data="photos", **values)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match=r"nowhere\.yaml does not exist"):
+        load_training_config("nowhere.yaml")
