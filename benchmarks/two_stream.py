@@ -197,6 +197,11 @@ class _Bench:
             torch.cuda.synchronize()
 
 
+def _to(module: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    # diffusers' own `to` warns of layers to keep in single precision, of which there are none.
+    return torch.nn.Module.to(module, device, dtype).eval()
+
+
 def _pipeline(
     family: Preset, device: torch.device, dtype: torch.dtype
 ) -> StableDiffusionXLPipeline:
