@@ -13,10 +13,13 @@ Weights lie in `assets/pocket` as half precision safetensors, listed with their 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -91,9 +94,10 @@ def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeli
     """
     if is_trained():
         check_files("base/")
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            POCKET_DIR / "base", dtype=dtype, local_files_only=True, add_watermarker=False
-        )
+        with _no_bars():
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                POCKET_DIR / "base", dtype=dtype, local_files_only=True, add_watermarker=False
+            )
     else:
         networks: dict[str, Any] = {
             "vae": build_vae(),
@@ -125,9 +129,10 @@ def load_clip_image_encoder() -> tuple[CLIPVisionModelWithProjection, int, str]:
     if not is_trained():
         return _seeded(lambda: vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
     check_files("clip/")
-    model = CLIPVisionModelWithProjection.from_pretrained(
-        POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
-    )
+    with _no_bars():
+        model = CLIPVisionModelWithProjection.from_pretrained(
+            POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
+        )
     return model.eval(), IMAGE_SIZE, revision()
 
 
@@ -141,9 +146,10 @@ def load_scorer() -> tuple[CLIPModel, CLIPTokenizer, str]:
     if not is_trained():
         return build_scorer().eval(), load_tokenizer(), revision()
     check_files("scorer/")
-    model = CLIPModel.from_pretrained(
-        POCKET_DIR / "scorer", dtype=torch.float32, local_files_only=True
-    )
+    with _no_bars():
+        model = CLIPModel.from_pretrained(
+            POCKET_DIR / "scorer", dtype=torch.float32, local_files_only=True
+        )
     return model.eval(), load_tokenizer(), revision()
 
 
@@ -223,6 +229,20 @@ def vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
     tower.vision_model.load_state_dict(clip.vision_model.state_dict())
     tower.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     return tower
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Loads without progress bars; a caller who shows some keeps them."""
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def _seeded(build: Callable[[], Any], offset: int = 0) -> Any:
