@@ -26,7 +26,6 @@ Optional = str | None
 _SHORT = {
     "face_found": "face",
     "identity_facenet": "FaceNet",
-    "identity_sface": "SFace",
     "text_score": "text",
     "image_score": "image",
     "style_score": "styled",
