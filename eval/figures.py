@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from eval.metric_info import MetricInfo
 from eval.stats import Summary
 from eval.tables import Row
 
-__all__ = ["Theme", "DARK", "LIGHT", "contact_sheet", "scatter", "style_profile"]
+__all__ = ["Theme", "DARK", "LIGHT", "contact_sheet", "curve", "scatter", "style_profile"]
 
 # Okabe and Ito (2008), without black and yellow, which vanish on one of the backgrounds.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -36,13 +37,21 @@ LIGHT = Theme(text="#1d2733", background="#ffffff", grid="#d9dfe6")
 DARK = Theme(text="#e6eaf0", background="#171c23", grid="#39424e")
 
 
-def scatter(rows: Sequence[Row], x: MetricInfo, y: MetricInfo, theme: Theme = LIGHT) -> bytes:
+def scatter(
+    rows: Sequence[Row],
+    x: MetricInfo,
+    y: MetricInfo,
+    theme: Theme = LIGHT,
+    *,
+    levels: Sequence[tuple[str, float]] = (),
+) -> bytes:
     """PNG: one point a method, error bars are the 95 % intervals over people.
 
     Args:
         rows: one a method, with cells of both metrics.
         x, y: metrics of the axes.
         theme: colours.
+        levels: (name, value of y) of horizontal lines, such as bounds.
     """
     figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
@@ -62,9 +71,58 @@ def scatter(rows: Sequence[Row], x: MetricInfo, y: MetricInfo, theme: Theme = LI
             capsize=3,
             label=row.method,
         )
+    for name, value in levels:
+        axes.axhline(value, color=theme.text, linewidth=1, linestyle=":")
+        where = {"xy": (0.01, value), "xycoords": ("axes fraction", "data")}
+        axes.annotate(
+            name, **where, xytext=(0, 2), textcoords="offset points", color=theme.text, fontsize=8
+        )
     axes.set_xlabel(f"{x.title} ({x.name})")
     axes.set_ylabel(f"{y.title} ({y.name})")
     axes.margins(0.12)
+    return _png(figure, theme)
+
+
+def curve(
+    points: Sequence[Mapping[str, Any]], x_title: str, y_title: str, theme: Theme = LIGHT
+) -> bytes:
+    """PNG: a line a method and role along x, with its 95 % intervals.
+
+    Args:
+        points: mappings with "method", "role", "x", "mean", "low", "high"; None where unknown.
+        x_title, y_title: of the axes.
+        theme: colours.
+    """
+    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    roles = list(dict.fromkeys(point["role"] for point in points))
+    for number, (method, role) in enumerate((m, r) for m in methods for r in roles):
+        own = [p for p in points if (p["method"], p["role"]) == (method, role)]
+        own = sorted((p for p in own if p["mean"] is not None), key=lambda p: p["x"])
+        if not own:
+            continue
+        xs, means = [p["x"] for p in own], [p["mean"] for p in own]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(
+            xs,
+            means,
+            marker=MARKERS[number % len(MARKERS)],
+            color=colour,
+            linewidth=1.6,
+            label=f"{method}, to {role}" if len(methods) > 1 else f"to {role}",
+        )
+        known = [p for p in own if p["low"] is not None]
+        axes.fill_between(
+            [p["x"] for p in known],
+            [p["low"] for p in known],
+            [p["high"] for p in known],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    axes.set_xlabel(x_title)
+    axes.set_ylabel(y_title)
     return _png(figure, theme)
 
 

@@ -44,7 +44,7 @@ def load_image_text(preset_name: str) -> ImageTextModel:
         from eval.pocket_score import PocketImageText
 
         return PocketImageText()
-    if preset_name == "sdxl":
+    if preset_name.startswith("sdxl"):
         from eval.open_clip import OpenClip
 
         return OpenClip()

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from eval.figures import DARK, LIGHT, contact_sheet, scatter, style_profile
+from eval.figures import DARK, LIGHT, contact_sheet, curve, scatter, style_profile
 from eval.metric_info import MetricInfo
 from eval.run_data import RunData, read_run
 from eval.tables import FACE_FOUND, Row, Tables, extremes, make_tables
@@ -32,6 +32,18 @@ MAX_REJECTS = 200
 SHEET_ROWS, SHEET_COLUMNS = 8, 8
 X_METRIC, Y_METRIC = "text_score", "identity_facenet"
 SCHEMA_VERSION = 1
+SET_TITLES = (
+    "with a face",
+    "separation ↑",
+    "consistency ↓",
+    "variation ↑",
+    "seed diversity ↑",
+    "copy-paste ↓",
+    "EER ↓",
+    "TAR at FAR 1 % ↑",
+    "kernel distance ↓",
+    "Fréchet distance ↓",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +83,17 @@ def write_report(
     ids = [name for ends in extreme.values() for side in ends.values() for name in side]
     shown = choose_pictures(data, ids, max_pictures)
     pictures = _pictures(data, shown)
-    figures = _figures(data, tables) | _sheets(data, tables)
+    sets = data.folder.read_json("sets.json") or {}
+    scenario = data.folder.read_json("scenario.json") or {}
+    figures = _figures(data, tables, sets, scenario) | _sheets(data, tables, scenario)
     context = _context(data, tables, extreme, pictures, figures)
+    context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
     environment = _environment()
     page = environment.get_template("report.html.j2").render(context)
     markdown = environment.get_template("report.md.j2").render(context)
-    report = json.dumps(_json(data, tables, extreme, shown), indent=1, ensure_ascii=False)
+    report = json.dumps(
+        _json(data, tables, extreme, shown) | {"sets": sets}, indent=1, ensure_ascii=False
+    )
     folder = data.folder
     written = [
         folder.write(f"report/figures/{name}.png", figure["light"])
@@ -138,14 +155,31 @@ def _references(data: RunData, identities: set[str]) -> dict[str, list[str]]:
     }
 
 
-def _figures(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
+def _figures(
+    data: RunData, tables: Tables, sets: dict[str, Any], scenario: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
+    if sets.get("curves"):
+        titles = (scenario.get("x_title") or "x", "Identity (FaceNet)")
+        found["curve"] = {
+            "title": scenario.get("title") or "Similarity along x",
+            "note": "Cosine of the pictures' faces; bands are 95 % intervals over people.",
+            **{name: curve(sets["curves"], *titles, theme) for name, theme in _THEMES.items()},
+        }
+    levels = [
+        (f"{word} ({what})", bound["mean"])
+        for word, what in (("ceiling", "own photos"), ("floor", "other people"))
+        if (bound := (sets.get("bounds") or {}).get(word)) and bound["mean"] is not None
+    ]
     x, y = data.metrics.get(X_METRIC), data.metrics.get(Y_METRIC)
     if x and y and any(row.cells[x.name].n and row.cells[y.name].n for row in tables.methods):
         found["scatter"] = {
             "title": "Identity fidelity against semantic consistency",
             "note": "One mark a method; bars are 95 % intervals over people.",
-            **{name: scatter(tables.methods, x, y, theme) for name, theme in _THEMES.items()},
+            **{
+                name: scatter(tables.methods, x, y, theme, levels=levels)
+                for name, theme in _THEMES.items()
+            },
         }
     metrics = [info for info in (y, x) if info]
     if metrics and len(data.names("style")) > 1:
@@ -162,13 +196,15 @@ _THEMES = {"light": LIGHT, "dark": DARK}
 _IMAGE_STAGES = ("images and scores", "images")
 
 
-def _sheets(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
-    """The picture grid of the Markdown report: first prompt and seed, methods or styles across."""
+def _sheets(data: RunData, tables: Tables, scenario: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The picture grids: what the scenario lays across, else methods or styles."""
     if not data.samples["has_image"].any():
         return {}
-    across = "method" if len(tables.methods) > 1 else "style"
-    columns = data.names(across)[:SHEET_COLUMNS]
+    across = scenario.get("across") or ("method" if len(tables.methods) > 1 else "style")
+    if across == "identity_id":
+        return _row_of_identities(data)
     people = data.names("identity_id")[:SHEET_ROWS]
+    columns = data.names(across)[:SHEET_COLUMNS]
     fixed = {name: data.names(name)[0] for name in ("prompt_id", "style", "seed") if name != across}
     cells: dict[str, tuple[str, str]] = {}
     for row in data.samples["has_image"].nonzero()[0].tolist():
@@ -192,6 +228,54 @@ def _sheets(data: RunData, tables: Tables) -> dict[str, dict[str, Any]]:
             "light": contact_sheet(columns, rows),
         }
     }
+
+
+def _row_of_identities(data: RunData) -> dict[str, dict[str, Any]]:
+    """Mixes or variants side by side, in their order: one row a method."""
+    people = data.names("identity_id")
+    mixed = data.mixes()
+    columns = ([name for name in people if name in mixed] or people)[: 2 * SHEET_COLUMNS]
+    methods = data.names("method")[:SHEET_ROWS]
+    fixed = {name: data.names(name)[0] for name in ("prompt_id", "style", "seed")}
+    cells: dict[str, tuple[str, str]] = {}
+    for row in data.samples["has_image"].nonzero()[0].tolist():
+        where = (data.samples["method"][row], data.samples["identity_id"][row])
+        alike = all(data.samples[name][row] == value for name, value in fixed.items())
+        if alike and where[0] in methods and where[1] in columns:
+            cells.setdefault(data.samples["sample_id"][row], where)
+    found: dict[tuple[str, str], Image.Image | None] = {
+        cells[name]: open_picture(encoded) for name, encoded in data.pictures(list(cells))
+    }
+    rows = [(name, None, [found.get((name, column)) for column in columns]) for name in methods]
+    what = ", ".join(f"{name} {value}" for name, value in fixed.items())
+    return {
+        "grid": {
+            "title": "Pictures",
+            "note": f"Rows are methods, columns identities; {what}.",
+            "light": contact_sheet(columns, rows),
+        }
+    }
+
+
+def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(method, cells) of the table of whole sets; the headings are `SET_TITLES`."""
+    rows = []
+    for name, values in (sets.get("methods") or {}).items():
+        structure = values.get("class_structure") or {}
+        check = values.get("verification") or {}
+        kernel, frechet = values.get("kernel_distance"), values.get("frechet_distance")
+        numbers = [
+            *(structure.get(part) for part in ("separation", "consistency", "variation")),
+            (values.get("seed_diversity") or {}).get("mean"),
+            (values.get("copy_paste") or {}).get("mean"),
+            check.get("eer"),
+            (check.get("tar") or {}).get("0.01"),
+            kernel["mean"] if kernel else None,
+            frechet,
+        ]
+        counted = f"{values.get('with_face')} of {values.get('pictures')}"
+        rows.append((name, [counted, *(_value(number, "cosine") for number in numbers)]))
+    return rows
 
 
 def _context(
@@ -311,6 +395,7 @@ def _environment() -> Environment:
         "cell": _cell,
     }
     environment.globals["label"] = _label
+    environment.globals["set_titles"] = SET_TITLES
     # The order of the metrics is the reader's order.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment

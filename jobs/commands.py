@@ -93,6 +93,15 @@ def benchmark(
         summary = run_benchmark(
             settings, command=shlex.join(["infinite-id", *sys.argv]), progress=progress
         )
+    if settings.set_pictures:
+        from eval.sets import measure_sets
+
+        measure_sets(
+            summary.url,
+            settings.preset,
+            max_pictures=settings.set_pictures,
+            options=settings.storage_options,
+        )
     _show_report(summary.url, settings.storage_options)
     if summary.untrained:
         console.print("untrained weights: pictures are noise")

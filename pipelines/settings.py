@@ -67,6 +67,7 @@ class BenchmarkConfig(_Strict):
     experiment: str = "infinite-id"
     weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
     held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
+    set_pictures: int = Field(1000, ge=0)  # of a method, for the metrics of whole sets; 0: none
     storage_options: dict[str, Any] = Field(default_factory=dict)
     address: str | None = None
     resume: bool = False

@@ -1,0 +1,354 @@
+"""What only a whole run can say: bounds, variety, copying, class structure, verification.
+
+Reads a run folder, computes features of its pictures and of the people's real faces, and writes
+`sets.json` beside the tables, from which the report is made. The pictures of at most
+`max_pictures` requests a method are read: whole people, the same ones for every method.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from eval.dataset_metrics import (
+    class_structure,
+    copy_paste_score,
+    frechet_distance,
+    kernel_distance,
+    seed_diversity,
+    verification,
+    verification_pairs,
+)
+from eval.metrics import PictureBatch
+from eval.networks import Networks
+from eval.run_data import RunData, read_run
+from eval.stats import Summary, summarise
+from eval.thumbnails import open_picture
+
+__all__ = ["MAX_PICTURES", "measure_sets"]
+
+MAX_PICTURES = 1000
+_BATCH = 32
+# Fewer features than this make a distance between distributions noise.
+_KERNEL_FROM, _FRECHET_FROM = 50, 2000
+_MAX_REAL = 2000
+_SEED = 0
+_FACENET_WIDTH = 512
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _People:
+    """FaceNet features of real faces, each (P, width), P >= 1.
+
+    `used` conditioned the pictures, `held_out` did not; people without held-out faces are absent
+    from the latter.
+    """
+
+    used: dict[str, Features]
+    held_out: dict[str, Features]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Features of the pictures read: rows of `RunData.samples`, FaceNet's NaN without a face."""
+
+    rows: NDArray[np.int64]
+    faces: Features
+    images: Features
+
+
+def measure_sets(
+    run_dir: str | Path,
+    preset_name: str = "pocket",
+    *,
+    max_pictures: int = MAX_PICTURES,
+    threads: int = 1,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes sets.json into a run folder and returns its content.
+
+    Args:
+        run_dir: folder or address of a run.
+        preset_name: decides the image-text model.
+        max_pictures: of a method; >= 1.
+        threads: of each onnxruntime network.
+        options: of the fsspec file system.
+
+    Raises:
+        ValueError: no run there, or `max_pictures` below 1.
+    """
+    if max_pictures < 1:
+        raise ValueError(f"max_pictures is {max_pictures}, allowed: 1 or more")
+    data = read_run(run_dir, options)
+    networks = Networks(("faces", "facenet", "image_text"), preset_name, threads)
+    pictures = _read_pictures(data, networks, _choose(data, max_pictures))
+    targets = _targets(data)
+    wanted = set(data.samples["identity_id"][pictures.rows].tolist())
+    wanted |= {person for parts in targets.values() for _, _, person in parts}
+    people = _read_people(data, networks, sorted(wanted))
+    model = networks.image_text
+    found = {
+        "network": f"FaceNet (Inception-ResNet-v1), {networks.facenet.revision}",
+        "image_network": "" if model is None else f"{model.name}, {model.revision}",
+        "pictures": len(pictures.rows),
+        "of_pictures": int(data.samples["has_image"].sum()),
+        "bounds": _bounds(people),
+        "methods": {name: _method(data, pictures, people, name) for name in data.names("method")},
+        "curves": _curves(data, pictures, people, targets),
+    }
+    found = _plain(found)
+    data.folder.write("sets.json", json.dumps(found, indent=1).encode())
+    return found
+
+
+def _choose(data: RunData, most: int) -> list[str]:
+    """sample_ids of whole people, in a fixed random order, until a method has `most`."""
+    made = data.samples["has_image"]
+    methods = max(1, len(data.names("method")))
+    people = np.array(data.names("identity_id"), dtype=object)
+    order = np.random.default_rng(_SEED).permutation(len(people))
+    rank = {person: number for number, person in enumerate(people[order].tolist())}
+    rows = np.flatnonzero(made)
+    place = np.array([rank[p] for p in data.samples["identity_id"][rows].tolist()], dtype=np.int64)
+    rows = rows[np.argsort(place, kind="stable")]
+    return data.samples["sample_id"][rows[: most * methods]].tolist()
+
+
+def _read_pictures(data: RunData, networks: Networks, ids: Sequence[str]) -> _Pictures:
+    row_of = {name: row for row, name in enumerate(data.samples["sample_id"].tolist())}
+    rows: list[int] = []
+    faces: list[Features] = []
+    images: list[Features] = []
+    for group in _batches(data.pictures(ids)):
+        opened = [(row_of[name], open_picture(encoded)) for name, encoded in group]
+        whole = [(row, np.asarray(picture)) for row, picture in opened if picture is not None]
+        if not whole:
+            continue
+        arrays = [picture for _, picture in whole]
+        blank = [""] * len(arrays)
+        batch = PictureBatch(networks, arrays, blank, [[]] * len(arrays), blank)
+        seen = [number for number in range(len(arrays)) if batch.faces[number]]
+        own = np.full((len(arrays), _FACENET_WIDTH), np.nan, dtype=np.float32)
+        if seen:
+            own[seen] = networks.facenet.embed(
+                [arrays[n] for n in seen], [batch.faces[n][0] for n in seen]
+            )
+        rows += [row for row, _ in whole]
+        faces.append(own)
+        images.append(batch.image_features)
+    empty = np.empty((0, _FACENET_WIDTH), dtype=np.float32)
+    return _Pictures(
+        np.array(rows, dtype=np.int64),
+        np.concatenate(faces) if faces else empty,
+        np.concatenate(images) if images else empty,
+    )
+
+
+def _batches(pairs: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    group: list[tuple[str, bytes]] = []
+    for pair in pairs:
+        group.append(pair)
+        if len(group) == _BATCH:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _read_people(data: RunData, networks: Networks, wanted: Sequence[str]) -> _People:
+    used = _crops(data, "embeddings", wanted)
+    every = _crops(data, "faces", wanted)
+    held_out = {
+        person: [crop for crop in crops if crop not in used[person]]
+        for person, crops in every.items()
+        if person in used
+    }
+
+    def features(crops: Mapping[str, list[bytes]]) -> dict[str, Features]:
+        found = {}
+        for person, encoded in crops.items():
+            opened = [np.asarray(p) for data in encoded if (p := open_picture(data)) is not None]
+            if opened:
+                found[person] = np.stack(networks.facenet_reference(opened))
+        return found
+
+    return _People(features(used), features(held_out))
+
+
+def _crops(data: RunData, table: str, wanted: Sequence[str]) -> dict[str, list[bytes]]:
+    source = data.folder.dataset(table)
+    found: dict[str, list[bytes]] = defaultdict(list)
+    if source is None:
+        return found
+    chosen = pc.field("identity_id").isin(pa.array(wanted, pa.string()))
+    for row in source.to_table(columns=["identity_id", "aligned"], filter=chosen).to_pylist():
+        crops = row["aligned"] if isinstance(row["aligned"], list) else [row["aligned"]]
+        found[row["identity_id"]] += crops
+    return dict(found)
+
+
+def _bounds(people: _People) -> dict[str, Any]:
+    """Real photos scored as if a method had made them: of the person, of everybody else.
+
+    Held-out photos are compared with those that conditioned; where nothing was held out, each
+    photo with the person's others.
+    """
+    means = {person: features.mean(axis=0) for person, features in people.used.items()}
+    own: list[tuple[str, float]] = []
+    other: list[tuple[str, float]] = []
+    for person, features in people.used.items():
+        held = people.held_out.get(person)
+        if held is not None:
+            own += [(person, _cosine(one, means[person])) for one in held]
+        elif len(features) > 1:
+            total = features.sum(axis=0)
+            own += [(person, _cosine(one, total - one)) for one in features]
+        strangers = [name for name in means if name != person]
+        other += [(person, _cosine(means[person], means[name])) for name in strangers[:100]]
+    return {
+        "ceiling": asdict(_summary(own)),
+        "floor": asdict(_summary(other)),
+        "held_out": bool(people.held_out),
+        "people": len(means),
+    }
+
+
+def _summary(pairs: Sequence[tuple[str, float]]) -> Summary:
+    return summarise(
+        [value for _, value in pairs], np.array([name for name, _ in pairs], dtype=str)
+    )
+
+
+def _cosine(a: Features, b: Features) -> float:
+    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(np.dot(a, b)) / norms if norms > 0 else math.nan
+
+
+def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> dict[str, Any]:
+    own = data.samples["method"][pictures.rows] == name
+    person = data.samples["identity_id"][pictures.rows].astype(str)
+    columns = [data.samples[k][pictures.rows[own]].astype(str) for k in _GROUP]
+    groups = ["\x1f".join(parts) for parts in zip(*columns, strict=True)]
+    diversity = seed_diversity(pictures.images[own], groups) if own.any() else {}
+    with_face = own & ~np.isnan(pictures.faces[:, :1]).any(axis=1)
+    features, who = pictures.faces[with_face], person[with_face]
+    found: dict[str, Any] = {
+        "pictures": int(own.sum()),
+        "with_face": int(with_face.sum()),
+        "seed_diversity": asdict(
+            _summary([(key.split("\x1f")[0], value) for key, value in diversity.items()])
+        ),
+        "class_structure": None,
+        "copy_paste": None,
+        "verification": None,
+        "kernel_distance": None,
+        "frechet_distance": None,
+    }
+    if len(set(who.tolist())) >= 2:
+        found["class_structure"] = asdict(class_structure(features, who.tolist()))
+    targets = people.held_out
+    rows = [n for n, one in enumerate(who.tolist()) if one in targets]
+    if rows:
+        scores = copy_paste_score(
+            features[rows],
+            np.stack([targets[who[n]].mean(axis=0) for n in rows]),
+            np.stack([people.used[who[n]].mean(axis=0) for n in rows]),
+        )
+        found["copy_paste"] = asdict(summarise(scores, who[rows]))
+    real = _stacked(targets or people.used)
+    if real is not None and len(rows if targets else features):
+        labels, faces = real
+        genuine, impostor = verification_pairs(features, who.tolist(), faces, labels)
+        if len(genuine) and len(impostor):
+            result = asdict(verification(genuine, impostor))
+            result["held_out"] = bool(targets)
+            found["verification"] = result
+    found |= _distances(_stacked(people.used), features)
+    return found
+
+
+_GROUP = ("identity_id", "prompt_id", "style")
+
+
+def _distances(real: tuple[list[str], Features] | None, made: Features) -> dict[str, Any]:
+    """Between FaceNet features of real and generated faces, on runs that are large enough."""
+    if real is None or min(len(real[1]), len(made)) < _KERNEL_FROM:
+        return {}
+    mean, deviation = kernel_distance(real[1], made)
+    found: dict[str, Any] = {"kernel_distance": {"mean": mean, "deviation": deviation}}
+    if min(len(real[1]), len(made)) >= _FRECHET_FROM:
+        size = min(len(real[1]), len(made))
+        found["frechet_distance"] = frechet_distance(real[1][:size], made[:size])
+    return found
+
+
+def _stacked(people: Mapping[str, Features]) -> tuple[list[str], Features] | None:
+    labels = [name for name, features in people.items() for _ in features][:_MAX_REAL]
+    if not labels:
+        return None
+    return labels, np.concatenate(list(people.values()))[:_MAX_REAL]
+
+
+def _targets(data: RunData) -> dict[str, list[tuple[str, float, str]]]:
+    """identity -> (role, x, person to compare with): the parts of a mix, a variant's original."""
+    found: dict[str, list[tuple[str, float, str]]] = {}
+    scenario = data.folder.read_json("scenario.json") or {}
+    for identity, variant in (scenario.get("variants") or {}).items():
+        found[identity] = [("the original photo", float(variant["x"]), variant["of"])]
+    requests = data.folder.dataset("requests")
+    if requests is None or "mix_parts" not in requests.schema.names:
+        return found
+    table = requests.to_table(
+        columns=["identity_id", "mix_parts", "mix_mode"], filter=pc.field("mix_parts").is_valid()
+    )
+    for row in table.to_pylist():
+        parts = row["mix_parts"]
+        if len(parts) == 2 and row["mix_mode"] == "interpolate":
+            x = float(parts[1]["weight"])
+            found[row["identity_id"]] = [
+                (role, x, part["identity_id"]) for role, part in zip("AB", parts, strict=True)
+            ]
+    return found
+
+
+def _curves(
+    data: RunData,
+    pictures: _Pictures,
+    people: _People,
+    targets: Mapping[str, list[tuple[str, float, str]]],
+) -> list[dict[str, Any]]:
+    """Similarity to each target along x: one entry a method, role and x."""
+    cells: dict[tuple[str, str, float], list[tuple[str, float]]] = defaultdict(list)
+    for row, face in zip(pictures.rows.tolist(), pictures.faces, strict=True):
+        method = data.samples["method"][row]
+        for role, x, person in targets.get(data.samples["identity_id"][row], []):
+            if person in people.used:
+                value = _cosine(face, people.used[person].mean(axis=0))
+                cells[method, role, x].append((person, value))
+    return [
+        {"method": method, "role": role, "x": x, **asdict(_summary(values))}
+        for (method, role, x), values in sorted(cells.items())
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: keys as text, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
