@@ -271,8 +271,9 @@ def _batches(
     import ray.train
 
     shard = ray.train.get_dataset_shard("train")
-    epoch = 0
+    epoch = count = 0
     while True:
+        before = count
         for batch in shard.iter_batches(
             batch_size=config.batch_size,
             batch_format="pyarrow",
@@ -280,7 +281,13 @@ def _batches(
             local_shuffle_buffer_size=config.shuffle_rows,
             local_shuffle_seed=config.seed + 1000 * epoch + rank,
         ):
+            count += 1
             yield pair_batch(_columns(batch), family, vae_factor)
+        if count == before:
+            raise ValueError(
+                f"a worker's share of the training pairs is smaller than batch_size "
+                f"{config.batch_size}, allowed: more pairs, fewer workers or a smaller batch"
+            )
         epoch += 1
 
 

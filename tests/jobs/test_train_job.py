@@ -1,0 +1,132 @@
+"""The training job as a user runs it: killed with -9, run again, and it goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from infinite_id.config import preset
+from infinite_id.pocket import build_unet
+from infinite_id.weights import load_adapter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytest.importorskip("gan_face_generate", reason="make pocket-data installs it")
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "jobs" / "train.py"), *options]
+
+
+def run(*options: str, timeout: float = 240) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*options), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five people with two pictures each, and one picture that is none."""
+    from infinite_id.faces import load_face_backend
+    from infinite_id.training.faces_gan import draw_people, load_face_generator
+
+    people = draw_people(range(100, 140), 2, load_face_generator(), load_face_backend("embedded"))
+    rows = [{"identity_id": "broken", "image": b"no picture"}]
+    for person, _ in zip(people, range(5), strict=False):
+        for portrait in person.portraits:
+            buffer = io.BytesIO()
+            Image.fromarray(portrait.image).save(buffer, "PNG")
+            rows.append({"identity_id": f"p{person.index}", "image": buffer.getvalue()})
+    path = tmp_path_factory.mktemp("photos") / "photos.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    options = ["--data", str(photos), "--output", str(output), "--batch-size", "2"]
+    options += ["--address", "local", "--tracking-uri", "none", "--set", "checkpoint_steps=2"]
+    first = subprocess.Popen(
+        command(*options, "--steps", "4000"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    metrics = output / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    # Workers of the dead driver may still finish the step they are in.
+    time.sleep(5)
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    reached = int(state["step"])
+    assert reached >= 4
+    resumed = run(*options, "--steps", str(reached + 4))
+    assert resumed.returncode == 0, resumed.stderr
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [row["step"] for row in rows]
+    assert steps[-1] == reached + 4
+    assert sorted(set(steps)) == list(range(2, reached + 5, 2))
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    _, metadata = load_adapter(
+        output / "adapter.safetensors", preset("pocket").adapter, build_unet()
+    )
+    assert metadata.step == reached + 4
+    assert not metadata.text_active
+    assert json.loads((output / "pairs" / "_done.json").read_text())["rejects/not_an_image"] == 1
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_a_column_that_is_missing_is_named(tmp_path: Path):
+    pq.write_table(pa.table({"identity_id": ["a"], "picture": [b""]}), tmp_path / "bad.parquet")
+    done = run(
+        "--data", str(tmp_path / "bad.parquet"), "--output", str(tmp_path / "run"),
+        "--address", "local", "--tracking-uri", "none",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "image is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_sdxl_recipe_is_checked_without_a_weight():
+    done = run("--config", str(ROOT / "jobs" / "configs" / "train_sdxl.yaml"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    # The published UNet of SDXL has just as many parameters.
+    assert "2567463684" in done.stdout
+    assert "70" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "x", "--set", "rate=3"], "unknown key 'rate'"),
+        (["--data", "x", "--set", "steps"], "has no '='"),
+        ([], "data"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(options: list[str], message: str):
+    done = run(*options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
