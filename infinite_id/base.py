@@ -73,6 +73,8 @@ class BaseModel:
         self._offload = offload
         self._processors = stream_processors(self.unet)
         self._lock = threading.Lock()
+        # Tokenizers keep padding and truncation on themselves; offloaded parts move.
+        self._text_lock, self._decode_lock = threading.Lock(), threading.Lock()
         self._users = 0
         self._installed: Any = None
         if pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
@@ -146,9 +148,10 @@ class BaseModel:
         Raises:
             ValueError: a text has more tokens than the encoders take; it is never cut in silence.
         """
-        for text in texts:
-            self._check_length(text)
-        with self._on_device(self.pipeline.text_encoder, self.pipeline.text_encoder_2):
+        encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
+        with self._text_lock, self._on_device(*encoders):
+            for text in texts:
+                self._check_length(text)
             hidden, _, pooled, _ = self.pipeline.encode_prompt(
                 prompt=list(texts),
                 device=self.device,
@@ -201,7 +204,7 @@ class BaseModel:
             scaled = scaled * scaled.new_tensor(deviation).view(view)
             scaled = scaled + scaled.new_tensor(mean).view(view)
         pictures: list[NDArray[np.uint8]] = []
-        with self._on_device(vae):
+        with self._decode_lock, self._on_device(vae):
             for part in scaled.split(self.decode_slice):
                 decoded = vae.decode(part, return_dict=False)[0]
                 pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()

@@ -1,4 +1,5 @@
-"""Frozen configurations and the two presets: `pocket` (a laptop's CPU) and `sdxl` (GPUs).
+"""Frozen configurations and the presets: `pocket` (a laptop's CPU) and `sdxl` (GPUs), the latter
+also with public IP-Adapter face weights as identity stream.
 
 numpy-free and torch-free: importing this costs nothing. A configuration is changed with
 `dataclasses.replace`; ablations are entries of `infinite_id.methods.METHODS` made that way.
@@ -7,7 +8,7 @@ numpy-free and torch-free: importing this costs nothing. A configuration is chan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 __all__ = [
@@ -153,7 +154,8 @@ class Preset:
         height, width: default size in pixels.
         encoders, adapter, sampler, fusion: see their classes.
         adapter_path: Infinite-ID adapter weights, or a public IP-Adapter face file
-            (`infinite_id.public_adapters`); None: none trained.
+            (`infinite_id.public_adapters`); a file, or hub://OWNER/NAME@REVISION/FILE; None:
+            none trained. An entry "infinite_id" of `weights` counts more.
         base_lora: safetensors file of a LoRA fused into the base, such as LCM, Lightning or
             Hyper-SD; None for none.
         weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).
@@ -174,6 +176,29 @@ class Preset:
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
 
+_SDXL = Preset(
+    name="sdxl",
+    base="stabilityai/stable-diffusion-xl-base-1.0",
+    base_revision="462165984030d82259a11f4367a4eed129e94a7b",
+    dtype="bfloat16",
+    height=1024,
+    width=1024,
+    encoders=EncoderConfig(
+        "antelopev2",
+        512,
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+        clip_tokens=257,
+        clip_width=1280,
+    ),
+    adapter=AdapterConfig(512, 1280, cross_attention_dim=2048),
+)
+# Public weights were trained on buffalo_l and on penultimate hidden states; the FaceID ones are
+# for non-commercial research.
+_PUBLIC = replace(_SDXL.encoders, faces="buffalo_l", clip_layer=-2)
+_IP_ADAPTER = "hub://h94/IP-Adapter@018e402774aeeddd60609b4ecdb7e298259dc729"
+_FACE_ID = "hub://h94/IP-Adapter-FaceID@43907e6f44d079bf1a9102d9a6e56aef7a219bae"
+
 PRESETS: dict[str, Preset] = {
     "pocket": Preset(
         name="pocket",
@@ -185,22 +210,24 @@ PRESETS: dict[str, Preset] = {
         encoders=EncoderConfig("embedded", 128, "pocket", None, clip_tokens=65, clip_width=192),
         adapter=AdapterConfig(128, 192, cross_attention_dim=256, face_tokens=4, hidden_width=512),
     ),
-    "sdxl": Preset(
-        name="sdxl",
-        base="stabilityai/stable-diffusion-xl-base-1.0",
-        base_revision="462165984030d82259a11f4367a4eed129e94a7b",
-        dtype="bfloat16",
-        height=1024,
-        width=1024,
-        encoders=EncoderConfig(
-            "antelopev2",
-            512,
-            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-            "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
-            clip_tokens=257,
-            clip_width=1280,
-        ),
-        adapter=AdapterConfig(512, 1280, cross_attention_dim=2048),
+    "sdxl": _SDXL,
+    "sdxl_plus_face": replace(
+        _SDXL,
+        name="sdxl_plus_face",
+        encoders=_PUBLIC,
+        adapter_path=f"{_IP_ADAPTER}/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+    ),
+    "sdxl_faceid": replace(
+        _SDXL,
+        name="sdxl_faceid",
+        encoders=_PUBLIC,
+        adapter_path=f"{_FACE_ID}/ip-adapter-faceid_sdxl.bin",
+    ),
+    "sdxl_faceid_plusv2": replace(
+        _SDXL,
+        name="sdxl_faceid_plusv2",
+        encoders=_PUBLIC,
+        adapter_path=f"{_FACE_ID}/ip-adapter-faceid-plusv2_sdxl.bin",
     ),
 }
 

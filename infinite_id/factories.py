@@ -16,7 +16,7 @@ from infinite_id.methods import MethodSpec
 from infinite_id.public_adapters import is_public_adapter, load_public_adapter
 from infinite_id.timed import TimedGenerator
 from infinite_id.types import Generator
-from infinite_id.weights import load_adapter
+from infinite_id.weights import load_adapter, local_file
 
 __all__ = ["infinite_id", "text_only", "timed"]
 
@@ -51,12 +51,17 @@ def _digest(*settings: object) -> str:
 
 
 def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
-    path = preset.adapter_path
+    address = dict(preset.weights).get(spec.adapter or "")
+    path = None if address is None else local_file(address)
+    if path is None and preset.adapter_path is not None:
+        path = local_file(preset.adapter_path)
+        # Our own file is of one training; a public one was trained with text, as baselines are.
+        if spec.adapter != "infinite_id" and not is_public_adapter(path):
+            path = None
     if path is None and preset.base == "pocket" and spec.adapter is not None:
         from infinite_id.pocket import adapter_path
 
-        found = adapter_path(spec.adapter)
-        path = str(found) if found is not None else None
+        path = adapter_path(spec.adapter)
     if path is not None and is_public_adapter(path):
         return _public(path, preset, base)
     if path is not None:
@@ -70,7 +75,7 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamA
     return adapter.to(base.device, base.dtype).eval(), revision
 
 
-def _public(path: str, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
+def _public(path: Path, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
     encoders = preset.encoders
     adapter = load_public_adapter(
         path,
@@ -82,7 +87,7 @@ def _public(path: str, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, 
     if adapter.kind != "faceid":
         # Loaded for one forward pass: these weights know nobody as the states of a black picture.
         adapter.null_clip = torch.tensor(load_clip_encoder(encoders).embed_nothing())
-    with Path(path).open("rb") as stream:
+    with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     revision = f"{adapter.kind}-{digest}"
     return adapter.to(base.device, base.dtype), revision

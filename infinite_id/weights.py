@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,9 +14,30 @@ from safetensors.torch import save_file
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import AdapterConfig
 
-__all__ = ["AdapterMetadata", "load_adapter", "save_adapter"]
+__all__ = ["AdapterMetadata", "load_adapter", "local_file", "save_adapter"]
 
 _FORMAT_VERSION = "1"
+
+
+def local_file(address: str | Path) -> Path:
+    """A file's path; one at hub://OWNER/NAME@REVISION/FILE is downloaded or found in the cache.
+
+    Raises:
+        ValueError: an address of another form, or a file that cannot be had; names the address.
+    """
+    text = str(address)
+    if not text.startswith("hub://"):
+        return Path(text)
+    found = re.fullmatch(r"hub://([^/@]+/[^/@]+)@([^/]+)/(.+)", text)
+    if found is None:
+        raise ValueError(f"weights are at {text!r}, allowed: hub://OWNER/NAME@REVISION/FILE")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(found[1], found[3], revision=found[2]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"weights at {text} cannot be had: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +117,24 @@ def test_decoding_in_slices_changes_nothing(base: BaseModel) -> None:
     finally:
         base.decode_slice = former
     assert np.abs(np.stack(whole).astype(int) - np.stack(sliced)).max() <= 1
+
+
+def test_two_methods_at_once_on_one_base(
+    base: BaseModel, adapter: IdentityAdapter, people: dict[str, Identity]
+) -> None:
+    before = dict(base.unet.attn_processors)
+    made: list[Any] = [
+        InfiniteIdGenerator(base, adapter, config, SamplerConfig(), "", clip_tokens=CLIP_TOKENS)
+        for config in (FusionConfig(), FusionConfig(fusion="mutual"))
+    ]
+    made.append(TextOnlyGenerator(base, FusionConfig(), SamplerConfig(), ""))
+    values: dict[str, Any] = {"num_inference_steps": 6}
+    alone = [picture(one, people, **values) for one in made]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda one: picture(one, people, **values), made * 3))
+    difference = [np.abs(a - b).max() for a, b in zip(together, alone * 3, strict=True)]
+    assert max(difference) <= 1
+    assert base.unet.attn_processors == before
 
 
 def test_stopping(generator: InfiniteIdGenerator, people: dict[str, Identity]) -> None:

@@ -73,7 +73,8 @@ def test_public_weights_of_a_file_are_used(
     family: Preset, tmp_path: Path, base: BaseModel, people: dict[str, Identity]
 ) -> None:
     path, _ = write_public(tmp_path, base.unet, "faceid")
-    made: Any = load_generator("infinite_id", replace(family, adapter_path=str(path)))
+    weights = (("infinite_id", str(path)),)
+    made: Any = load_generator("infinite_id", replace(family, weights=weights))
     assert made.revision.split("+")[1].startswith("faceid-")
     assert picture(made, people).shape == (16, 16, 3)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
 from infinite_id.public_adapters import is_public_adapter
-from infinite_id.weights import AdapterMetadata, load_adapter, save_adapter
+from infinite_id.weights import AdapterMetadata, load_adapter, local_file, save_adapter
 from tests.infinite_id.tiny import ADAPTER
 
 METADATA = AdapterMetadata("tiny@1", "sface+clip", 42, text_active=True)
@@ -86,3 +86,24 @@ def test_what_does_not_fit_is_refused_with_both_sides(
 def test_no_such_file(tmp_path: Path, base: BaseModel) -> None:
     with pytest.raises(ValueError, match=r"missing.safetensors cannot be read"):
         load_adapter(tmp_path / "missing.safetensors", ADAPTER, base.unet)
+
+
+@pytest.mark.parametrize("address", ["hub://owner/name/file.bin", "hub://owner@main/file"])
+def test_addresses_of_another_form(address: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed: hub://OWNER/NAME@REVISION/FILE"):
+        local_file(address)
+
+
+def test_a_hub_file_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    revision = "0" * 40
+    folder = tmp_path / "models--owner--name" / "snapshots" / revision / "sub"
+    folder.mkdir(parents=True)
+    (folder / "file.bin").write_bytes(b"weights")
+    from huggingface_hub import hf_hub_download
+
+    expected = hf_hub_download("owner/name", "sub/file.bin", revision=revision, cache_dir=tmp_path)
+    assert Path(expected).read_bytes() == b"weights"
+    with pytest.raises(ValueError, match=r"weights at hub://owner/name@main/other.bin cannot be"):
+        local_file("hub://owner/name@main/other.bin")
