@@ -18,7 +18,7 @@ help:  ## this list
 $(BIN)/uv:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed, allowed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 
 $(VENV)/installed: pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) (the first time takes a few minutes)"
