@@ -214,8 +214,14 @@ class TrainingLoop:
         torch.save(state, buffer)
         self.store.write(buffer.getvalue())
 
-    def run(self, *, steps: int | None = None, seconds: float | None = None) -> int:
-        """Trains until `steps` are done in all, or `seconds` of this call are over.
+    def run(
+        self,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> int:
+        """Trains until `steps` are done in all, `seconds` of this call are over, or told to stop.
 
         Returns:
             Steps done in all. A checkpoint is written at the end.
@@ -233,6 +239,8 @@ class TrainingLoop:
         while (steps is None or self.step < steps) and (
             seconds is None or time.monotonic() - start < seconds
         ):
+            if should_stop is not None and should_stop():
+                break
             loss, norm = self._optimise()
             losses.append(loss)
             now = time.monotonic()

@@ -11,8 +11,10 @@ import argparse
 import json
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -116,7 +118,15 @@ def make_context(options: argparse.Namespace) -> Context:
         pictures=splits["train"][1],
         scorer_pictures=splits["scorer"][1],
         report=report,
+        should_stop=_told_to_stop(),
     )
+
+
+def _told_to_stop() -> Callable[[], bool]:
+    """Whether SIGTERM came: machines that are taken away say so shortly before."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    return told.is_set
 
 
 if __name__ == "__main__":

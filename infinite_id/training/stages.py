@@ -52,6 +52,7 @@ class Context:
         people, pictures: of the split "train".
         scorer_pictures: of the split "scorer".
         report: called as report(stage, progress).
+        should_stop: asked between steps; True ends the stage in good order.
     """
 
     state: Path
@@ -62,6 +63,7 @@ class Context:
     pictures: Pictures
     scorer_pictures: Pictures
     report: Callable[[str, Progress], None]
+    should_stop: Callable[[], bool] | None = None
 
 
 def train_stage(
@@ -96,7 +98,7 @@ def train_stage(
     )
     loop.resume()
     model.train()
-    done = loop.run(seconds=seconds, steps=steps)
+    done = loop.run(seconds=seconds, steps=steps, should_stop=context.should_stop)
     with loop.averaged():
         tensors = {
             n: p.detach().float().cpu().contiguous()

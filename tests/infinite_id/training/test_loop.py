@@ -48,6 +48,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
     torch.testing.assert_close(resumed.ema["weight"], whole.ema["weight"], rtol=0, atol=0)
 
 
+def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path):
+    made = loop(LocalStore(tmp_path / "state.pt"))
+    assert made.run(steps=1000, should_stop=lambda: made.step >= 5) == 5
+    again = loop(LocalStore(tmp_path / "state.pt"))
+    assert again.resume()
+    assert again.step == 5
+
+
 def test_accumulated_parts_equal_one_large_batch():
     model, loss = regression()
     parts = TrainingLoop(model, loss, LoopConfig(accumulation=2, warmup_steps=0))
