@@ -8,7 +8,7 @@ quiet()
 
 import typer  # noqa: E402
 
-from jobs import commands  # noqa: E402
+from jobs import commands, comparison  # noqa: E402
 
 __all__ = ["main"]
 
@@ -23,6 +23,9 @@ app.add_typer(manifest, name="manifest")
 
 app.command("benchmark")(commands.benchmark)
 app.command("report")(commands.report)
+app.command("compare")(comparison.compare)
+app.command("dreambooth")(comparison.dreambooth)
+app.command("status")(commands.status)
 manifest.command("build")(commands.manifest_build)
 manifest.command("check")(commands.manifest_check)
 

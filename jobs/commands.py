@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +17,12 @@ from pipelines.manifest import (
     read_manifest,
     write_manifests,
 )
-from pipelines.settings import load_config
+from pipelines.settings import BenchmarkConfig, load_config
 
-__all__ = ["benchmark", "manifest_build", "manifest_check", "report"]
+if TYPE_CHECKING:
+    from pipelines.benchmark import RunSummary
+
+__all__ = ["benchmark", "manifest_build", "manifest_check", "report", "status"]
 
 Optional = str | None
 
@@ -61,38 +64,71 @@ def benchmark(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
     ] = False,
+    weights: Annotated[
+        Optional, typer.Option(help="Files of baselines: photomaker=FILE,dreambooth=FOLDER.")
+    ] = None,
+    scenario: Annotated[
+        Optional, typer.Option(help="A figure of the comparison, or all; see --list-scenarios.")
+    ] = None,
+    list_scenarios: Annotated[
+        bool, typer.Option("--list-scenarios", help="List the scenarios with a line each.")
+    ] = False,
 ) -> None:
     """Generate for identities x prompts x styles x methods, score, report, log to MLflow."""
-    settings = load_config(
-        config,
-        identities=identities,
-        prompts=prompts,
-        styles=styles,
-        mixes=mixes,
-        methods=_names(methods),
-        metrics=_names(metrics),
-        seeds=seeds,
-        limit=limit,
-        num_inference_steps=steps,
-        batch_size=batch_size,
-        output=output,
-        preset=preset,
-        tracking_uri=tracking_uri,
-        address=address,
-        largest_face=largest_face or None,
-        resume=resume or None,
-    )
-    from jobs.tracking import check_tracking, log_run, tracking_address
+    from jobs import scenarios
+
+    if list_scenarios:
+        scenarios.list_scenarios()
+        return
+    overrides: dict[str, Any] = {
+        "identities": identities,
+        "prompts": prompts,
+        "styles": styles,
+        "mixes": mixes,
+        "methods": _names(methods),
+        "metrics": _names(metrics),
+        "seeds": seeds,
+        "limit": limit,
+        "num_inference_steps": steps,
+        "batch_size": batch_size,
+        "output": output,
+        "preset": preset,
+        "tracking_uri": tracking_uri,
+        "address": address,
+        "largest_face": largest_face or None,
+        "resume": resume or None,
+        "weights": _pairs(weights),
+    }
+
+    command = shlex.join(["infinite-id", *sys.argv])
+    with progress_display() as progress:
+        if scenario is not None:
+            if config is not None:
+                raise ValueError(f"config is {config!r} beside a scenario, allowed: one of them")
+            scenarios.run_scenarios(
+                scenario, overrides, _finish, command=command, progress=progress
+            )
+            return
+        settings = load_config(config, **overrides)
+        _check_tracking(settings)
+
+        from pipelines.benchmark import run_benchmark
+
+        summary = run_benchmark(settings, command=command, progress=progress)
+    _finish(summary, settings)
+
+
+def _check_tracking(settings: BenchmarkConfig) -> None:
+    from jobs.tracking import check_tracking, tracking_address
+
+    check_tracking(tracking_address(settings.tracking_uri, settings.output))
+
+
+def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
+    """Measures of the whole set, report, tracking."""
+    from jobs.tracking import log_run, tracking_address
 
     uri = tracking_address(settings.tracking_uri, settings.output)
-    check_tracking(uri)
-
-    from pipelines.benchmark import run_benchmark
-
-    with progress_display() as progress:
-        summary = run_benchmark(
-            settings, command=shlex.join(["infinite-id", *sys.argv]), progress=progress
-        )
     if settings.set_pictures:
         from eval.sets import measure_sets
 
@@ -115,6 +151,16 @@ def benchmark(
     if uri is not None:
         log_run(summary.url, uri, settings.experiment, settings.storage_options)
         console.print(f"MLflow:   {uri}")
+
+
+def _pairs(text: str | None) -> dict[str, str] | None:
+    """name -> value of "name=value,name=value"."""
+    if not text:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not name or not value for name, _, value in pairs):
+        raise ValueError(f"weights are {text!r}, allowed: NAME=PATH, comma-separated")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -152,6 +198,23 @@ def report(
 ) -> None:
     """Write the report of a run again, from its tables."""
     _show_report(run)
+
+
+@user_errors
+def status(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+) -> None:
+    """Say how far a running or dead run is."""
+    from pipelines.status import run_status
+
+    found = run_status(run)
+    units = "?" if found.units is None else found.units
+    requests = "?" if found.requests is None else found.requests
+    console.print(
+        f"{found.state}: {found.people} people, {found.units_done}/{units} units "
+        f"({found.share:.0%}) of {requests} pictures, {found.rejects} rejects, "
+        f"last word {found.updated}"
+    )
 
 
 @user_errors

@@ -19,6 +19,7 @@ from infinite_id.config import Preset
 from infinite_id.methods import METHODS
 from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
 from pipelines.inputs import inputs_digest, load_manifests, model_family, request_plan
+from pipelines.lease import Lease
 from pipelines.manifest import Manifests
 from pipelines.plan import RequestPlan
 from pipelines.revisions import weights_revision
@@ -85,47 +86,49 @@ def run_benchmark(
     family = model_family(config)
     manifests = load_manifests(config)
     run = RunFolder(config.output, config.storage_options, resume=config.resume)
-    run.claim("inputs or settings", inputs_digest(config, manifests))
     weights, untrained = weights_revision(family)
-    run.update(
-        status="running",
-        command=command,
-        preset=family.name,
-        untrained=untrained,
-        config=config.model_dump(exclude={"storage_options"}),
-        environment=environment(),
-        revisions={"weights": weights},
-    )
     timings = Timings(run.record.get("timings", {}))
     first: float | None = None
-    try:
-        with ray_session(config.address) as cluster:
-            people_stages, slices = _people_stages(config, family, manifests, run.store)
-            check_stages(people_stages, ["unit"], cluster)
-            check_stages(_picture_stages(config, family, None, run.store), ["unit"], cluster)
+    with (
+        Lease(run.store) as lease,
+        run.recording(
+            timings,
+            digests={"inputs or settings": inputs_digest(config, manifests)},
+            command=command,
+            preset=family.name,
+            untrained=untrained,
+            config=config.model_dump(exclude={"storage_options"}),
+            environment=environment(),
+            revisions={"weights": weights},
+        ),
+        ray_session(config.address) as cluster,
+    ):
+        people_stages, slices = _people_stages(config, family, manifests, run.store)
+        check_stages(people_stages, ["unit"], cluster)
+        check_stages(_picture_stages(config, family, None, run.store), ["unit"], cluster)
 
-            if any(METHODS[name].needs_base for name in config.methods):
-                warm_workers(["infinite_id.factories"] * 2)  # a generation and a scoring actor
-            with timings.measure("faces and embeddings") as phase:
-                for done, rows in _stream(people_stages, run.store, "embeddings", len(slices)):
-                    phase.rows += sum(rows["people"].to_pylist())
-                    progress("people", done, len(slices))
+        if any(METHODS[name].needs_base for name in config.methods):
+            warm_workers(["infinite_id.factories"] * 2)  # a generation and a scoring actor
+        with timings.measure("faces and embeddings") as phase:
+            for done, rows in _stream(people_stages, run.store, "embeddings", len(slices)):
+                lease.check()
+                phase.rows += sum(rows["people"].to_pylist())
+                progress("people", done, len(slices))
 
-            plan = request_plan(config, family, manifests, run.store)
-            run.claim("people or requests", plan.digest)
-            write_requests(run.store, plan)
+        plan = request_plan(config, family, manifests, run.store)
+        run.claim("people or requests", plan.digest)
+        run.update(plan={"requests": len(plan), "units": plan.units})
+        write_requests(run.store, plan)
 
-            stages = _picture_stages(config, family, plan, run.store)
-            with timings.measure("images and scores") as phase:
-                for done, rows in _stream(stages, run.store, "scores", plan.units):
-                    first = time.perf_counter() - begin if first is None else first
-                    phase.rows += sum(rows["pictures"].to_pylist())
-                    timings.add("images, in the actors", rows, "generate_seconds")
-                    timings.add("scores, in the actors", rows, "score_seconds")
-                    progress("pictures", done, plan.units)
-    except BaseException:
-        run.update(status="failed", timings=timings.record)
-        raise
+        stages = _picture_stages(config, family, plan, run.store)
+        with timings.measure("images and scores") as phase:
+            for done, rows in _stream(stages, run.store, "scores", plan.units):
+                lease.check()
+                first = time.perf_counter() - begin if first is None else first
+                phase.rows += sum(rows["pictures"].to_pylist())
+                timings.add("images, in the actors", rows, "generate_seconds")
+                timings.add("scores, in the actors", rows, "score_seconds")
+                progress("pictures", done, plan.units)
     summary = RunSummary(
         url=run.store.url,
         untrained=untrained,

@@ -64,7 +64,10 @@ class RunFolder:
     def _foreign(self) -> bool:
         if not self.store.exists():
             return False
-        return bool(self.store.fs.ls(self.store.root, detail=False))
+        names = [
+            name.rsplit("/", 1)[-1] for name in self.store.fs.ls(self.store.root, detail=False)
+        ]
+        return any(name != "lease.json" and not name.startswith(".") for name in names)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -76,6 +79,26 @@ class RunFolder:
                 f"{self.store.url}/run.json belongs to another program, allowed: another --output"
             )
         return record
+
+    @contextlib.contextmanager
+    def recording(
+        self, timings: Timings, *, digests: Mapping[str, str], **values: Any
+    ) -> Iterator[None]:
+        """Records a running job and, should it raise, a failed one.
+
+        Args:
+            timings: written with the failure.
+            digests: see `claim`.
+            values: merged into run.json at the beginning.
+        """
+        for name, value in digests.items():
+            self.claim(name, value)
+        self.update(status="running", **values)
+        try:
+            yield
+        except BaseException:
+            self.update(status="failed", timings=timings.record)
+            raise
 
     def claim(self, name: str, value: str) -> None:
         """Binds the run to a digest; a resumed run must have the same.
