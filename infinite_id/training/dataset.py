@@ -15,7 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -193,6 +192,7 @@ def make_chunks(make: Callable[..., None], tasks: Sequence[tuple], workers: int)
 
 
 def _one_thread() -> None:
+    import cv2
     import torch
 
     torch.set_num_threads(1)

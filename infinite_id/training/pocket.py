@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
+from infinite_id.packages import PackageFileError
 from infinite_id.training.dataset import (
+    Pictures,
     load_people,
     load_pictures,
     make_chunks,
@@ -28,7 +30,8 @@ from infinite_id.training.dataset import (
     picture_chunk,
     pictures_path,
 )
-from infinite_id.training.loop import Progress
+from infinite_id.training.loop import CheckpointError, Progress
+from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.stages import STAGES, Context, train_stage
 
 __all__ = ["main"]
@@ -50,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=30, help="chunks of 100 people")
     parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
+    parser.add_argument("--data", type=Path, help="data pack to train on, nothing is made")
+    parser.add_argument("--pack", type=Path, help="write the data to this file")
     parser.add_argument("--export", type=Path, help="write trained weights to this folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -58,9 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         logger.error("stage is %r, allowed: all, %s", unknown[0], ", ".join(STAGES))
         return 2
+    try:
+        _run(options, [stage for stage in stages if stage])
+    except (ValueError, FileNotFoundError, CheckpointError, PackageFileError) as error:
+        logger.error("%s", error)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace, stages: list[str]) -> None:
+    if options.pack is not None:
+        logger.info("%d bytes in %s", write_pack(options.pack, *make_data(options)), options.pack)
     if options.minutes > 0:
         context = make_context(options)
-        shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages if stage}
+        shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}
         for stage, share in shares.items():
             seconds = 60 * options.minutes * share / sum(shares.values())
             done = train_stage(context, stage, seconds=seconds)
@@ -69,29 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from infinite_id.training.export import export
 
         export(options.state, options.export)
-    return 0
 
 
 def make_context(options: argparse.Namespace) -> Context:
-    """Makes what data is missing and loads it."""
+    """Device, data and reporting as the options say."""
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     cuda = device.startswith("cuda")
-    data, workers = options.state / "data", os.cpu_count() or 1
-    missing = [n for n in range(options.people) if not people_path(data, n).exists()]
-    seconds = make_chunks(people_chunk, [(data, n) for n in missing], workers)
-    splits = {}
-    for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
-        people = load_people(data, options.people, split)
-        tasks = [
-            (data, people, split, n)
-            for n in range(chunks)
-            if not pictures_path(data, people, split, n).exists()
-        ]
-        seconds += make_chunks(picture_chunk, tasks, workers)
-        splits[split] = (people, load_pictures(data, people, split, chunks))
-    logger.info("data ready after %.0f s: %d people", seconds, len(splits["train"][0].index))
+    people, train, scorer = read_pack(options.data) if options.data else make_data(options)
+    logger.info("data ready: %d people, %d pictures", len(people.face), len(train.images))
     started = time.time()
     log = options.state / "log.jsonl"
 
@@ -114,12 +117,30 @@ def make_context(options: argparse.Namespace) -> Context:
         device=torch.device(device),
         precision="bfloat16" if cuda else "float32",
         batch_scale=options.batch_scale or (16 if cuda else 1),
-        people=splits["train"][0],
-        pictures=splits["train"][1],
-        scorer_pictures=splits["scorer"][1],
+        people=people,
+        pictures=train,
+        scorer_pictures=scorer,
         report=report,
         should_stop=_told_to_stop(),
     )
+
+
+def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:
+    """People and pictures from the state folder; what is missing there is made first."""
+    data, workers = options.state / "data", os.cpu_count() or 1
+    missing = [n for n in range(options.people) if not people_path(data, n).exists()]
+    make_chunks(people_chunk, [(data, n) for n in missing], workers)
+    found = {}
+    for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
+        people = load_people(data, options.people, split)
+        tasks = [
+            (data, people, split, n)
+            for n in range(chunks)
+            if not pictures_path(data, people, split, n).exists()
+        ]
+        make_chunks(picture_chunk, tasks, workers)
+        found[split] = (people, load_pictures(data, people, split, chunks))
+    return Faces.of(found["train"][0]), found["train"][1], found["scorer"][1]
 
 
 def _told_to_stop() -> Callable[[], bool]:

@@ -28,9 +28,9 @@ from infinite_id.training.adapter import (
     diffusion_loss,
     noisy_and_target,
 )
-from infinite_id.training.dataset import People, Pictures
+from infinite_id.training.dataset import Pictures
 from infinite_id.training.loop import LocalStore, LoopConfig, Progress, TrainingLoop
-from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
+from infinite_id.training.pack import Faces
 from infinite_id.training.text import encode_texts, tokenize
 
 __all__ = ["STAGES", "Context", "load_stage", "pixels_of", "train_stage"]
@@ -59,7 +59,7 @@ class Context:
     device: torch.device
     precision: Any
     batch_scale: int
-    people: People
+    people: Faces
     pictures: Pictures
     scorer_pictures: Pictures
     report: Callable[[str, Progress], None]
@@ -221,7 +221,7 @@ def _image_text(context: Context, stage: str) -> Built:
         faces = None
         if not scorer:
             some = rng.choice(
-                len(people.index), size=min(size // 4, len(people.index)), replace=False
+                len(people.face), size=min(size // 4, len(people.face)), replace=False
             )
             both = np.concatenate([people.aligned[some, 0], people.aligned[some, 1]])
             faces = clip_pixels(both, context.device)
@@ -248,12 +248,12 @@ def load_clip(context: Context) -> ImageText:
 def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised posterior means (M, 4, 16, 16), and the mean and deviation of each channel."""
     path = context.state / "latents.safetensors"
+    vae = load_vae(context)
     key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{len(images)}"
     if path.is_file():
         cached = load_file(path)
         if bytes(cached["key"].tolist()).decode() == key:
             return cached["latents"].to(context.device).float(), cached["mean"], cached["std"]
-    vae = load_vae(context)
     parts = [
         vae.encode(pixels_of(images[i : i + 64], context.device) * 2 - 1).latent_dist.mean.half()
         for i in range(0, len(images), 64)
@@ -379,6 +379,8 @@ def _adapter(context: Context, name: str) -> Built:
 
 
 def _photomaker(context: Context) -> Built:
+    from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
+
     unet = load_stage(context.state, "base", pocket.build_unet())
     scheduler = pocket.build_scheduler()
     model = PhotoMakerTraining(unet, scheduler.alphas_cumprod, scheduler.config.prediction_type)

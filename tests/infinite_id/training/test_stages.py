@@ -1,0 +1,113 @@
+"""Every stage in one step on random data, then export: the chain of the pocket model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infinite_id import pocket, pocket_weights
+from infinite_id.training.captions import caption, draw_description
+from infinite_id.training.dataset import Pictures
+from infinite_id.training.export import export
+from infinite_id.training.pack import Faces, read_pack, write_pack
+from infinite_id.training.pocket import main
+from infinite_id.training.stages import STAGES, Context, train_stage
+
+
+def pictures(count: int, people: int) -> Pictures:
+    rng = np.random.default_rng(1)
+    return Pictures(
+        images=np.repeat(rng.integers(0, 255, (count, 1, 1, 3), dtype=np.uint8), 64, 1).repeat(
+            64, 2
+        ),
+        person=rng.integers(people, size=count),
+        portrait=rng.integers(3, size=count),
+        captions=np.array([caption(draw_description(rng), rng) for _ in range(count)]),
+        style=np.array(["photo"] * count),
+    )
+
+
+def faces(people: int) -> Faces:
+    rng = np.random.default_rng(2)
+    face = rng.standard_normal((people, 3, 128)).astype(np.float32)
+    aligned = np.repeat(rng.integers(0, 255, (people, 3, 1, 1, 3), dtype=np.uint8), 112, 2)
+    return Faces(aligned.repeat(112, 3), face / np.linalg.norm(face, axis=-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder after one step of every stage."""
+    folder = tmp_path_factory.mktemp("state")
+    context = Context(
+        state=folder,
+        device=torch.device("cpu"),
+        precision="float32",
+        batch_scale=1,
+        people=faces(20),
+        pictures=pictures(24, 20),
+        scorer_pictures=pictures(8, 20),
+        report=lambda stage, progress: None,
+    )
+    for stage in STAGES:
+        assert train_stage(context, stage, steps=1) == 1
+    return folder
+
+
+def test_what_was_trained_is_what_loads(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps = export(state, tmp_path)
+    assert steps == dict.fromkeys(STAGES, 1)
+    for module in (pocket, pocket_weights):
+        monkeypatch.setattr(module, "POCKET_DIR", tmp_path)
+    (tmp_path / "tokenizer").symlink_to(Path(pocket.__file__).parent / "assets/pocket/tokenizer")
+    pocket_weights.manifest.cache_clear()
+    try:
+        assert pocket.is_trained()
+        assert pocket.revision().startswith("pocket-")
+        pipeline = pocket.load_pipeline()
+        picture = pipeline("a man", num_inference_steps=1, output_type="np").images
+        assert picture.shape == (1, 64, 64, 3)
+        assert pipeline.vae.config.latents_std is not None
+        assert all(pocket.adapter_path(name) for name in pocket.ADAPTERS)
+        from infinite_id.config import preset
+        from infinite_id.methods import load_generators
+
+        names = ["infinite_id", "infinite_id_text_trained", "ip_adapter", "photomaker"]
+        made = load_generators(names, preset("pocket"))
+        assert not any("untrained" in made[name].revision for name in names)
+    finally:
+        pocket_weights.manifest.cache_clear()
+
+
+def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path):
+    context = Context(
+        tmp_path, torch.device("cpu"), "float32", 1, faces(20), pictures(8, 20), pictures(8, 20),
+        lambda stage, progress: None,
+    )  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="stage vae has no weights"):
+        train_stage(context, "base", steps=1)
+
+
+def test_an_unknown_stage_is_named(tmp_path: Path):
+    assert main(["--stage", "unet", "--state", str(tmp_path)]) == 2
+
+
+def test_a_pack_holds_what_training_reads(tmp_path: Path):
+    given = (faces(4), pictures(6, 4), pictures(3, 4))
+    assert write_pack(tmp_path / "pack.npz", *given) < 1_000_000
+    people, train, scorer = read_pack(tmp_path / "pack.npz")
+    np.testing.assert_allclose(people.face, given[0].face, atol=1e-3)
+    assert np.abs(people.aligned.astype(int) - given[0].aligned).mean() < 3
+    assert np.abs(train.images.astype(int) - given[1].images).mean() < 3
+    assert list(train.captions) == list(given[1].captions)
+    assert np.array_equal(scorer.person, given[2].person)
+
+
+def test_a_file_that_is_no_pack_is_named(tmp_path: Path):
+    (tmp_path / "pack.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"pack\.npz cannot be read"):
+        read_pack(tmp_path / "pack.npz")
