@@ -4,8 +4,8 @@
     eps          eps(z, t, without) + w (eps(z, t, with) - eps(z, t, without)), w the guidance scale
 
 The text stream denoises its own latents from the prompt alone; the identity stream reads its keys
-and values in every self-attention layer and never writes to it. Requests of equal text and seed
-share one text stream, so N requests in G groups cost 2 (G + N) rows a step.
+and values in every self-attention layer and never writes to it. Requests of equal text, seed
+and guidance share one text stream, so N requests in G groups cost 2 (G + N) rows a step.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def denoise(
         CancelledError: `should_stop` answered True.
     """
     _check(base, batch)
-    keys = list(zip(batch.prompts, batch.negative_prompts, batch.seeds, strict=True))
+    # A text stream has its own guidance, so requests share one only if they share that too.
+    keys = list(
+        zip(batch.prompts, batch.negative_prompts, batch.seeds, batch.guidance_scales, strict=True)
+    )
     distinct, groups = group_texts(keys)
     guidance = any(scale > 1 for scale in batch.guidance_scales)
     personal = batch.tokens is not None
@@ -170,13 +173,13 @@ class _Inputs:
 
 def _encode_groups(base: BaseModel, groups: Sequence[Any], guidance: bool) -> TextEmbeddings:
     """Texts in the row order of `StreamLayout`: (halves * G) rows."""
-    prompts, numbers = group_texts([prompt for prompt, _, _ in groups])
+    prompts, numbers = group_texts([prompt for prompt, *_ in groups])
     positive = base.encode([str(prompt) for prompt in prompts])
     order = torch.tensor(numbers, device=base.device)
     hidden, pooled = positive.hidden[order], positive.pooled[order]
     if not guidance:
         return TextEmbeddings(hidden, pooled)
-    negatives, numbers = group_texts([negative for _, negative, _ in groups])
+    negatives, numbers = group_texts([negative for _, negative, *_ in groups])
     negative = base.encode_negative([str(text) for text in negatives])
     order = torch.tensor(numbers, device=base.device)
     return TextEmbeddings(

@@ -155,6 +155,18 @@ def test_a_batch_of_several_text_groups(base: BaseModel, adapter: IdentityAdapte
         torch.testing.assert_close(together.latents[row : row + 1], alone, atol=1e-4, rtol=0)
 
 
+def test_requests_of_different_guidance_do_not_share_a_text_stream(
+    base: BaseModel, adapter: IdentityAdapter
+) -> None:
+    names, scales = ["ada", "bob"], [2.0, 9.0]
+    together = sample(base, adapter, people_batch(adapter, names, guidance_scales=scales))
+    assert together.groups == (0, 1)
+    for row in range(2):
+        own = people_batch(adapter, [names[row]], guidance_scales=[scales[row]])
+        alone = sample(base, adapter, own).latents
+        torch.testing.assert_close(together.latents[row : row + 1], alone, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("guidance", "fusion", "rows"), [(5.0, "mixed", 10), (1.0, "mixed", 5), (5.0, "none", 6)]
 )

@@ -39,5 +39,5 @@ def test_faults_are_one_sentence(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(ValueError, match="config file none.yaml does not exist"):
+    with pytest.raises(ValueError, match=r"config file none\.yaml does not exist"):
         load_config("none.yaml")
