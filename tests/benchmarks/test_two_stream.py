@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -42,6 +45,25 @@ def test_a_short_run_has_every_figure_that_is_required() -> None:
     assert {"speedup_2", "cost_against_ip_adapter_2", "two_stream_images_per_s_2"} <= set(figures)
     assert 0 < figures["share_in_unet_2"] < 1
     assert 0 < figures["model_flop_utilisation_2"] < 2
+
+
+def test_the_sdxl_scenario_runs_with_fewer_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import two_stream
+
+    config = json.loads(two_stream._SDXL_UNET.read_text())
+    config |= {
+        "block_out_channels": [32, 32, 64],
+        "attention_head_dim": [1, 2, 4],
+        "transformer_layers_per_block": [1, 1, 1],
+        "layers_per_block": 1,
+    }
+    (tmp_path / "unet.json").write_text(json.dumps(config))
+    monkeypatch.setattr(two_stream, "_SDXL_UNET", tmp_path / "unet.json")
+    short = {"counts": [1], "steps": 1, "repeats": 1, "size": 64, "threads": 1, "device": "cpu"}
+    arguments = load_scenario("two_stream_sdxl")["arguments"] | short | {"dtype": "float32"}
+    assert run(arguments)["two_stream_images_per_s_1"] > 0
 
 
 @pytest.mark.parametrize("name", scenario_names())
