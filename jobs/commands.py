@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -151,6 +152,21 @@ def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
     if uri is not None:
         log_run(summary.url, uri, settings.experiment, settings.storage_options)
         console.print(f"MLflow:   {uri}")
+    _check_requirements(summary.url, settings)
+
+
+def _check_requirements(url: str, settings: BenchmarkConfig) -> None:
+    from jobs.requirements import failed_requirements
+    from pipelines.storage import Store
+
+    if not settings.requirements:
+        return
+    record = json.loads(Store(url, settings.storage_options).read_bytes("report/report.json"))
+    failed = failed_requirements(record, settings.requirements)
+    for sentence in failed:
+        console.print(sentence, markup=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _pairs(text: str | None) -> dict[str, str] | None:
@@ -168,8 +184,6 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _show_report(url: str, options: dict | None = None) -> None:
-    import json
-
     from eval.report import write_report
     from pipelines.storage import Store
 

@@ -15,11 +15,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["console", "progress_display", "show_table", "user_errors"]
 
@@ -88,7 +91,15 @@ class _Lines:
         self._last = now
         rate = (done - first) / (now - begin) if now > begin else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        print(f"{phase}: {done}/{total} units{left}", flush=True)
+        speed = f", {rate:.2f} a second" if rate > 0 else ""
+        print(f"{phase}: {done}/{total}{speed}{left}", flush=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Pictures (or people's units) a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f}/s" if task.speed else "", style="progress.data.speed")
 
 
 @contextlib.contextmanager
@@ -101,7 +112,7 @@ def progress_display() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.description:>10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("units"),
+        _RateColumn(),
         TimeRemainingColumn(),
         console=console,
     )

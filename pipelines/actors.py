@@ -24,6 +24,7 @@ from pipelines.plan import RequestPlan
 from pipelines.schemas import EMBEDDINGS, FACES, IMAGES, SAMPLE_KEYS, scores_schema
 from pipelines.storage import StorageError, Store, read_uri
 from pipelines.units import commit_unit, read_unit, reject_row, unit_of
+from pipelines.weights_cache import local_preset
 
 __all__ = [
     "EmbeddingActor",
@@ -226,6 +227,7 @@ class GenerationActor:
         image_format: png, webp or jpeg.
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
+        options: of the fsspec file system, should weights lie on one.
     """
 
     def __init__(
@@ -237,6 +239,7 @@ class GenerationActor:
         image_format: str = "png",
         device: str = "auto",
         threads: int = 1,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         import torch
 
@@ -248,7 +251,7 @@ class GenerationActor:
         self._store, self._plan, self._format = store, plan, image_format
         self._people = IdentityStore(store)
         self._generators: dict[str, Generator] = load_generators(
-            [name for name, _ in plan.methods], preset, device=device
+            [name for name, _ in plan.methods], local_preset(preset, options), device=device
         )
         self._revisions = dict(plan.methods)
         self._encoders = ThreadPoolExecutor(4)

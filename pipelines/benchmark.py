@@ -128,7 +128,7 @@ def run_benchmark(
                 phase.rows += sum(rows["pictures"].to_pylist())
                 timings.add("images, in the actors", rows, "generate_seconds")
                 timings.add("scores, in the actors", rows, "score_seconds")
-                progress("pictures", done, plan.units)
+                progress("pictures", min(done * plan.unit_size, len(plan)), len(plan))
     summary = RunSummary(
         url=run.store.url,
         untrained=untrained,
@@ -216,12 +216,13 @@ def _picture_stages(
                 "preset": family,
                 "image_format": config.image_format,
                 "threads": resources.threads,
+                "options": config.storage_options,
             },
             needs={"unit": "number of the unit"},
             gives=(*IMAGES.names, "unit"),
             concurrency=resources.generation_actors,
             num_cpus=resources.generation_cpus,
-            num_gpus=resources.generation_gpus,
+            num_gpus=_generation_gpus(config, family),
         ),
         Stage(
             "scores",
@@ -239,6 +240,15 @@ def _picture_stages(
             num_gpus=resources.scoring_gpus,
         ),
     ]
+
+
+def _generation_gpus(config: BenchmarkConfig, family: Preset) -> float:
+    """GPUs of a generation actor: what was asked for, else one where the preset wants half
+    precision, which is slow on a CPU."""
+    if config.resources.generation_gpus is not None:
+        return config.resources.generation_gpus
+    needed = any(METHODS[name].needs_base for name in config.methods)
+    return 1.0 if needed and family.dtype != "float32" else 0.0
 
 
 def _stream(

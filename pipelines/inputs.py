@@ -77,8 +77,12 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
 
 
 def model_family(config: BenchmarkConfig) -> Preset:
-    """The preset with the configuration's size, steps and guidance."""
+    """The preset with the configuration's weights, size, steps and guidance."""
     family = preset(config.preset)
+    if config.base is not None:
+        family = replace(family, base=config.base, base_revision=config.base_revision)
+    if config.adapter is not None:
+        family = replace(family, adapter_path=config.adapter)
     sampler = family.sampler
     if config.num_inference_steps is not None:
         sampler = replace(sampler, num_inference_steps=config.num_inference_steps)
@@ -100,7 +104,7 @@ def inputs_digest(config: BenchmarkConfig, manifests: Manifests) -> str:
         digest.update(repr(table.to_pylist()).encode())
     decides = config.model_dump(
         include={
-            "preset", "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
+            "preset", "base", "base_revision", "adapter", "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
             "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
             "weights", "held_out_photos",
         }

@@ -12,7 +12,7 @@ from infinite_id.config import PRESETS
 from pipelines.images import IMAGE_FORMATS
 from pipelines.manifest import parse_seeds
 
-__all__ = ["BenchmarkConfig", "Resources", "load_config"]
+__all__ = ["BenchmarkConfig", "Requirement", "Resources", "load_config"]
 
 
 class _Strict(BaseModel):
@@ -29,20 +29,39 @@ class Resources(_Strict):
     face_cpus: float = Field(0.5, gt=0)
     embedding_cpus: float = Field(0.5, gt=0)
     generation_cpus: float = Field(1.0, gt=0)
-    generation_gpus: float = Field(0.0, ge=0)
+    generation_gpus: float | None = Field(None, ge=0)  # None: 1 for sdxl, 0 for pocket
     scoring_cpus: float = Field(1.0, gt=0)
     scoring_gpus: float = Field(0.0, ge=0)
     threads: int = Field(2, ge=1)  # of torch in a generation actor on a CPU
 
 
+class Requirement(_Strict):
+    """What a finished run has to reach, else the job's exit code is 1.
+
+    `metric` is a column of the scores, its mean over the pictures of `method` (in `style` alone
+    where one is named) is compared.
+    """
+
+    method: str
+    metric: str
+    style: str | None = None
+    at_least: float | None = Field(None, allow_inf_nan=False)
+    at_most: float | None = Field(None, allow_inf_nan=False)
+
+
 class BenchmarkConfig(_Strict):
     """What a run does. None for a manifest means the default one.
 
-    `identities` is a manifest or a folder of photos; `storage_options` are the fsspec file
+    `identities` is a manifest or a folder of photos; `base` and `adapter` replace the preset's
+    weights: a folder, a hub id or any fsspec address; `storage_options` are the fsspec file
     system's, for s3:// e.g. {"endpoint_url": "http://127.0.0.1:9000"}.
     """
 
     preset: str = "pocket"
+    base: str | None = None
+    base_revision: str | None = None
+    adapter: str | None = None
+    requirements: list[Requirement] = Field(default_factory=list)
     identities: str | None = None
     prompts: str | None = None
     styles: str | None = None
@@ -151,7 +170,8 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model = Resources if first["loc"][0] == "resources" else BenchmarkConfig
+        nested = {"resources": Resources, "requirements": Requirement}
+        model = nested.get(str(first["loc"][0]), BenchmarkConfig)
         return f"unknown key {key!r}, allowed: {', '.join(model.model_fields)}"
     reason = first["msg"].removeprefix("Value error, ")
     return f"{key} is {first['input']!r}: {reason[0].lower()}{reason[1:]}"

@@ -1,0 +1,207 @@
+"""Scenarios: the comparison's figures and tables, each a file of data and one run folder.
+
+A scenario names a run (any key of the benchmark's configuration) and, where it needs them, people
+derived from the given ones: mixes, steps between two people, the same photo at lower resolution;
+and LoRAs that are fitted first. Everything derived is written beside the run folder and is the
+same in every rerun.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import yaml
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infinite_id.baselines.config import DreamBoothConfig
+from pipelines.benchmark import RunSummary, run_benchmark
+from pipelines.inputs import load_manifests
+from pipelines.schemas import IDENTITIES, MIXES
+from pipelines.settings import BenchmarkConfig, load_config
+from pipelines.storage import Store, read_uri
+
+__all__ = ["Scenario", "load_scenario", "run_scenario", "scenario_names"]
+
+Progress = Callable[[str, int, int], None]
+
+
+class Scenario(BaseModel):
+    """What a scenario's file says besides its run.
+
+    `people`: the first people of the manifest only. `variants`: factors by which each photo is
+    made smaller and large again. `mix`: pairs of people are stacked, or walked between in `steps`
+    steps. `dreambooth`: weights of prior preservation, one fit each; `fit_steps` of each.
+    `prompts`, `styles`: manifests in place. `across`: columns of the picture grid.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    note: str = ""
+    across: Literal["method", "style", "prompt_id", "identity_id"] | None = None
+    x_title: str = ""
+    people: int | None = Field(None, ge=1)
+    variants: list[int] | None = None
+    mix: Literal["stack", "interpolate"] | None = None
+    steps: int = Field(11, ge=2)
+    dreambooth: list[float] | None = None
+    fit_steps: int = Field(200, ge=1)
+    prompts: list[dict[str, Any]] | None = None
+    styles: list[dict[str, Any]] | None = None
+
+
+def scenario_names(folder: Path) -> list[str]:
+    """Names of the scenarios in a folder of YAML files, in the order of their files' numbers."""
+    found = []
+    for path in folder.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text("utf-8"))
+        if isinstance(values, dict) and "scenario" in values:
+            found.append((values.get("order", 99), path.stem))
+    return [name for _, name in sorted(found)]
+
+
+def load_scenario(folder: Path, name: str) -> tuple[Scenario, dict[str, Any]]:
+    """A scenario and the configuration of its run.
+
+    Raises:
+        ValueError: unknown name (the message lists the known ones), or a wrong key in the file.
+    """
+    known = scenario_names(folder)
+    if name not in known:
+        raise ValueError(f"scenario is {name!r}, allowed: {', '.join(known)}, all")
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    try:
+        return Scenario(**values["scenario"]), dict(values.get("run") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"scenario {name}: {key}: {first['msg']}") from None
+
+
+def run_scenario(
+    scenario: Scenario,
+    run: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    name: str,
+    command: str = "",
+    progress: Progress = lambda phase, done, total: None,
+) -> tuple[RunSummary, BenchmarkConfig]:
+    """Derives, fits, runs; `scenario.json` in the run folder says what it was.
+
+    Args:
+        scenario, run: of `load_scenario`.
+        overrides: configuration values on top, `output` among them; None overrides nothing.
+        name: of the scenario.
+        command: the command line, for the record.
+        progress: see `run_benchmark`.
+
+    Raises:
+        ValueError: wrong input; see `run_benchmark` too.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    config = load_config(None, **{**run, **given})
+    inputs = Store(f"{config.output}-inputs", config.storage_options)
+    changes: dict[str, Any] = {}
+    for kind in ("prompts", "styles"):
+        rows = getattr(scenario, kind)
+        if rows is not None and kind not in given:
+            inputs.write_bytes(f"{kind}.yaml", yaml.safe_dump(rows).encode())
+            changes[kind] = f"{inputs.url}/{kind}.yaml"
+    config = config.model_copy(update=changes)
+    identities = load_manifests(config).identities
+    if scenario.people is not None:
+        identities = identities.slice(0, scenario.people)
+    variants: dict[str, dict[str, Any]] = {}
+    if scenario.variants is not None:
+        identities, variants = _variants(identities, scenario.variants, config)
+    if scenario.mix is not None and config.mixes is None:
+        inputs.write_table("mixes.parquet", _mixes(identities, scenario))
+        changes["mixes"] = f"{inputs.url}/mixes.parquet"
+    if scenario.people is not None or variants:
+        inputs.write_table("identities.parquet", identities)
+        changes["identities"] = f"{inputs.url}/identities.parquet"
+    config = config.model_copy(update=changes)
+    if scenario.dreambooth is not None and "dreambooth" not in config.weights:
+        config = _fitted(config, scenario, progress)
+    summary = run_benchmark(config, command=command, progress=progress)
+    record = {"name": name, "variants": variants, **scenario.model_dump()}
+    Store(summary.url, config.storage_options).write_bytes(
+        "scenario.json", json.dumps(record, indent=2).encode()
+    )
+    return summary, config
+
+
+def _fitted(config: BenchmarkConfig, scenario: Scenario, progress: Progress) -> BenchmarkConfig:
+    from pipelines.dreambooth import fit_people
+
+    folder = str(Path(f"{config.output}-loras").absolute())
+    for weight in scenario.dreambooth or ():
+        fit = replace(DreamBoothConfig(), prior_weight=weight, steps=scenario.fit_steps)
+        fit_people(config, folder, fit, progress=lambda _, n, of: progress("LoRAs", n, of))
+    return config.model_copy(update={"weights": {**config.weights, "dreambooth": folder}})
+
+
+def _variants(
+    identities: pa.Table, factors: list[int], config: BenchmarkConfig
+) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
+    """Each person once a factor; what each one is a variant of."""
+    rows, known = [], {}
+    for person in identities.to_pylist():
+        key = person["identity_id"]
+        for factor in factors:
+            name = key if factor == 1 else f"{key}_x{factor}"
+            photos = person["photos"]
+            if factor != 1:
+                data = [p["bytes"] or read_uri(p["uri"], config.storage_options) for p in photos]
+                photos = [{"uri": None, "bytes": _coarse(photo, factor)} for photo in data]
+            rows.append({**person, "identity_id": name, "photos": photos})
+            known[name] = {"of": key, "x": factor}
+    return pa.Table.from_pylist(rows, schema=IDENTITIES), known
+
+
+def _coarse(photo: bytes, factor: int) -> bytes:
+    """The photo made smaller by a factor and large again, PNG: as many pixels, less in them."""
+    from infinite_id.photos import decode_photo
+
+    image = Image.fromarray(decode_photo(photo))
+    small = (max(1, image.width // factor), max(1, image.height // factor))
+    coarse = image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    coarse.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _mixes(identities: pa.Table, scenario: Scenario) -> pa.Table:
+    """Mixes of the people taken in pairs: first and second, third and fourth ...
+
+    Raises:
+        ValueError: fewer than two people.
+    """
+    people = identities["identity_id"].to_pylist()
+    if len(people) < 2:
+        raise ValueError(
+            f"scenario {scenario.title!r} has {len(people)} people, allowed: 2 or more"
+        )
+    rows = []
+    for a, b in zip(people[::2], people[1::2], strict=False):
+        if scenario.mix == "stack":
+            rows.append(_mix(f"{a}+{b}", a, 1.0, b, 1.0, "stack"))
+            rows.append(_mix(f"{a}~{b}", a, 0.5, b, 0.5, "interpolate"))
+            continue
+        for step in range(scenario.steps):
+            weight = step / (scenario.steps - 1)
+            rows.append(_mix(f"{a}~{b}@{weight:.2f}", a, 1 - weight, b, weight, "interpolate"))
+    return pa.Table.from_pylist(rows, schema=MIXES)
+
+
+def _mix(name: str, a: str, weight_a: float, b: str, weight_b: float, mode: str) -> dict[str, Any]:
+    parts = [{"identity_id": a, "weight": weight_a}, {"identity_id": b, "weight": weight_b}]
+    return {"mix_id": name, "parts": parts, "mode": mode}

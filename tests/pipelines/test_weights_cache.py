@@ -1,0 +1,49 @@
+"""Weights on other file systems are copied once, whole, and then used from this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infinite_id.config import preset
+from pipelines.storage import StorageError, Store
+from pipelines.weights_cache import local_preset, local_weights
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("INFINITE_ID_CACHE", str(tmp_path / "cache"))
+    store = Store(f"memory://{tmp_path.name}/base")
+    store.write_bytes("unet/config.json", b"{}")
+    store.write_bytes("model_index.json", b"[]")
+    return store
+
+
+def test_a_folder_is_copied_once(folder):
+    first = Path(local_weights(folder.url))
+    assert (first / "unet" / "config.json").read_bytes() == b"{}"
+    assert (first / "model_index.json").read_bytes() == b"[]"
+    folder.write_bytes("model_index.json", b"[1]")
+    assert Path(local_weights(folder.url)) == first
+    assert (first / "model_index.json").read_bytes() == b"[]"
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_a_file_is_copied(folder):
+    assert Path(local_weights(f"{folder.url}/model_index.json")).read_bytes() == b"[]"
+
+
+@pytest.mark.parametrize("address", ["/models/sdxl", "owner/name", "hub://owner/name@main/file"])
+def test_paths_and_hub_ids_stay(address):
+    assert local_weights(address) == address
+
+
+def test_a_preset_is_brought_here(folder):
+    family = local_preset(preset("pocket"))
+    assert family == preset("pocket")
+
+
+def test_an_address_that_is_not_there_is_named(folder):
+    with pytest.raises(StorageError, match="weights memory://nothing/here do not exist"):
+        local_weights("memory://nothing/here")
