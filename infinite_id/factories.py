@@ -58,6 +58,7 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamA
         # Our own file is of one training; a public one was trained with text, as baselines are.
         if spec.adapter != "infinite_id" and not is_public_adapter(path):
             path = None
+    shipped = path is None
     if path is None and preset.base == "pocket" and spec.adapter is not None:
         from infinite_id.pocket import adapter_path
 
@@ -65,7 +66,13 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamA
     if path is not None and is_public_adapter(path):
         return _public(path, preset, base)
     if path is not None:
-        adapter, metadata = load_adapter(path, preset.adapter, base.unet)
+        # What is shipped with its base fits it. The pocket base's revision counts its adapters
+        # too, so that it cannot be compared with the one in a file.
+        encoders = None if shipped else f"{preset.encoders.faces}+{preset.encoders.clip}"
+        wanted = None if preset.base == "pocket" else base.revision.partition("+lora-")[0]
+        adapter, metadata = load_adapter(
+            path, preset.adapter, base.unet, base=wanted, encoders=encoders
+        )
         revision = metadata.revision
     else:
         with torch.random.fork_rng(devices=[]):

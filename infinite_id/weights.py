@@ -74,7 +74,12 @@ def save_adapter(path: str | Path, adapter: IdentityAdapter, metadata: AdapterMe
 
 
 def load_adapter(
-    path: str | Path, config: AdapterConfig, unet: UNet2DConditionModel
+    path: str | Path,
+    config: AdapterConfig,
+    unet: UNet2DConditionModel,
+    *,
+    base: str | None = None,
+    encoders: str | None = None,
 ) -> tuple[IdentityAdapter, AdapterMetadata]:
     """Reads a file of `save_adapter`.
 
@@ -82,10 +87,11 @@ def load_adapter(
         path: of the file.
         config: the shapes wanted.
         unet: the base model's.
+        base, encoders: those wanted, as the file should name them; None takes any.
 
     Raises:
-        ValueError: not such a file, a later format, other shapes, or a missing or surplus key;
-            the message names the file and both sides.
+        ValueError: not such a file, a later format, another base or encoders, other shapes,
+            or a missing or surplus key; the message names the file and both sides.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -100,6 +106,11 @@ def load_adapter(
             f"adapter {path} has format version {header['format_version']}, "
             f"allowed: {_FORMAT_VERSION}"
         )
+    for name, needed in (("base", base), ("encoders", encoders)):
+        if needed is not None and header.get(name) != needed:
+            raise ValueError(
+                f"adapter {path} was trained with {name} {header.get(name)}, allowed: {needed}"
+            )
     for field in fields(AdapterConfig):
         wanted = str(getattr(config, field.name))
         if header.get(field.name) != wanted:

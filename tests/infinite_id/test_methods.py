@@ -62,7 +62,8 @@ def test_trained_weights_of_a_file_are_used(
     family: Preset, tmp_path: Path, adapter: IdentityAdapter, people: dict[str, Identity]
 ) -> None:
     path = tmp_path / "adapter.safetensors"
-    save_adapter(path, adapter, AdapterMetadata("tiny", "tiny", 1, text_active=False))
+    metadata = AdapterMetadata(f"{family.base}@None", "embedded+none", 1, text_active=False)
+    save_adapter(path, adapter, metadata)
     trained = load_generator("infinite_id", replace(family, adapter_path=str(path)))
     untrained = load_generator("infinite_id", family)
     assert ("untrained" in untrained.revision, "untrained" in trained.revision) == (True, False)

@@ -83,6 +83,20 @@ def test_what_does_not_fit_is_refused_with_both_sides(
         load_adapter(saved, ADAPTER, base.unet)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"base": "tiny@2"}, "trained with base tiny@1, allowed: tiny@2"),
+        ({"encoders": "arcface+clip"}, r"encoders sface\+clip, allowed: arcface\+clip"),
+    ],
+)
+def test_another_base_or_encoder_is_refused(
+    saved: Path, base: BaseModel, wanted: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_adapter(saved, ADAPTER, base.unet, **wanted)
+
+
 def test_no_such_file(tmp_path: Path, base: BaseModel) -> None:
     with pytest.raises(ValueError, match=r"missing.safetensors cannot be read"):
         load_adapter(tmp_path / "missing.safetensors", ADAPTER, base.unet)
