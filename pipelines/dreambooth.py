@@ -82,7 +82,7 @@ def fit_people(
         gives=("identity_id", "state", "message"),
         concurrency=config.resources.generation_actors,
         num_cpus=config.resources.generation_cpus,
-        num_gpus=config.resources.generation_gpus,
+        num_gpus=config.resources.generation_gpus or 0.0,
     )
     states: list[dict[str, Any]] = []
     with ray_session(config.address) as cluster:

@@ -104,7 +104,8 @@ def inputs_digest(config: BenchmarkConfig, manifests: Manifests) -> str:
         digest.update(repr(table.to_pylist()).encode())
     decides = config.model_dump(
         include={
-            "preset", "base", "base_revision", "adapter", "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
+            "preset", "base", "base_revision", "adapter",
+            "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
             "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
             "weights", "held_out_photos",
         }

@@ -170,7 +170,10 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        nested = {"resources": Resources, "requirements": Requirement}
+        nested: dict[str, type[BaseModel]] = {
+            "resources": Resources,
+            "requirements": Requirement,
+        }
         model = nested.get(str(first["loc"][0]), BenchmarkConfig)
         return f"unknown key {key!r}, allowed: {', '.join(model.model_fields)}"
     reason = first["msg"].removeprefix("Value error, ")
