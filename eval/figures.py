@@ -73,9 +73,14 @@ def scatter(
         )
     for name, value in levels:
         axes.axhline(value, color=theme.text, linewidth=1, linestyle=":")
-        where = {"xy": (0.01, value), "xycoords": ("axes fraction", "data")}
         axes.annotate(
-            name, **where, xytext=(0, 2), textcoords="offset points", color=theme.text, fontsize=8
+            name,
+            xy=(0.01, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            color=theme.text,
+            fontsize=8,
         )
     axes.set_xlabel(f"{x.title} ({x.name})")
     axes.set_ylabel(f"{y.title} ({y.name})")

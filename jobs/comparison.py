@@ -194,7 +194,6 @@ def _report(address: str, uri: str | None) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """For JSON: dataclasses as mappings, NaN as null."""
-    from dataclasses import asdict, is_dataclass
 
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))

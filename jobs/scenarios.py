@@ -1,0 +1,79 @@
+"""`benchmark --scenario NAME`: one scenario, or all of them with one page over their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.console import console
+from jobs.tracking import check_tracking, tracking_address
+from pipelines.benchmark import RunSummary
+from pipelines.scenarios import load_scenario, run_scenario, scenario_names
+from pipelines.session import ray_session
+from pipelines.settings import BenchmarkConfig
+
+__all__ = ["CONFIGS", "list_scenarios", "run_scenarios"]
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Finish = Callable[[RunSummary, BenchmarkConfig], None]
+
+
+def list_scenarios() -> None:
+    """Prints every scenario with a line."""
+    for name in scenario_names(CONFIGS):
+        scenario, _ = load_scenario(CONFIGS, name)
+        console.print(f"{name}: {scenario.title}", markup=False)
+
+
+def run_scenarios(
+    name: str,
+    overrides: Mapping[str, Any],
+    finish: Finish,
+    *,
+    command: str,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Runs one scenario into the output folder, or "all" into one folder each below it.
+
+    Args:
+        name: of a scenario, or "all".
+        overrides: configuration values of the command line.
+        finish: called with each finished run: report and tracking.
+        command: for the record.
+        progress: see `pipelines.benchmark.run_benchmark`.
+
+    Raises:
+        ValueError: unknown scenario or wrong input; with "all", only if every scenario failed.
+    """
+    output = overrides.get("output") or "runs/scenarios"
+    check_tracking(tracking_address(overrides.get("tracking_uri"), output))
+    if name != "all":
+        scenario, run = load_scenario(CONFIGS, name)
+        given = {**overrides, "output": overrides.get("output") or f"runs/{name}"}
+        finish(*run_scenario(scenario, run, given, name=name, command=command, progress=progress))
+        return
+    from eval.collection import write_collection
+
+    failed: dict[str, str] = {}
+    names = scenario_names(CONFIGS)
+    with ray_session(overrides.get("address")):
+        for one in names:
+            console.print(f"[bold]{one}[/bold]")
+            scenario, run = load_scenario(CONFIGS, one)
+            given = {**overrides, "output": f"{output}/{one}"}
+            if overrides.get("resume") and not Path(output, one, "run.json").exists():
+                given["resume"] = None
+            try:
+                made = run_scenario(
+                    scenario, run, given, name=one, command=command, progress=progress
+                )
+                finish(*made)
+            except Exception as error:
+                # One scenario that fails must not cost the others; the page says which and why.
+                failed[one] = " ".join(str(error).split())[:300]
+                console.print(f"failed: {one}: {failed[one]}", markup=False)
+    if len(failed) == len(names):
+        raise ValueError(f"every scenario failed; the first: {failed[names[0]]}")
+    console.print(f"all:      {write_collection(output, names, failed)}")
