@@ -18,7 +18,13 @@ import pyarrow.parquet as pq
 from infinite_id.config import Preset
 from infinite_id.methods import METHODS
 from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
-from pipelines.inputs import inputs_digest, load_manifests, model_family, request_plan
+from pipelines.inputs import (
+    generation_gpus,
+    inputs_digest,
+    load_manifests,
+    model_family,
+    request_plan,
+)
 from pipelines.lease import Lease
 from pipelines.manifest import Manifests
 from pipelines.plan import RequestPlan
@@ -222,7 +228,7 @@ def _picture_stages(
             gives=(*IMAGES.names, "unit"),
             concurrency=resources.generation_actors,
             num_cpus=resources.generation_cpus,
-            num_gpus=_generation_gpus(config, family),
+            num_gpus=generation_gpus(config, family),
         ),
         Stage(
             "scores",
@@ -240,15 +246,6 @@ def _picture_stages(
             num_gpus=resources.scoring_gpus,
         ),
     ]
-
-
-def _generation_gpus(config: BenchmarkConfig, family: Preset) -> float:
-    """GPUs of a generation actor: what was asked for, else one where the preset wants half
-    precision, which is slow on a CPU."""
-    if config.resources.generation_gpus is not None:
-        return config.resources.generation_gpus
-    needed = any(METHODS[name].needs_base for name in config.methods)
-    return 1.0 if needed and family.dtype != "float32" else 0.0
 
 
 def _stream(

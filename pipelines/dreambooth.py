@@ -19,7 +19,7 @@ from PIL import Image
 
 from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.config import Preset
-from pipelines.inputs import load_manifests, model_family
+from pipelines.inputs import generation_gpus, load_manifests, model_family
 from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
 from pipelines.stage import Stage, apply_stage, check_stages
@@ -82,7 +82,7 @@ def fit_people(
         gives=("identity_id", "state", "message"),
         concurrency=config.resources.generation_actors,
         num_cpus=config.resources.generation_cpus,
-        num_gpus=config.resources.generation_gpus or 0.0,
+        num_gpus=generation_gpus(config, family),
     )
     states: list[dict[str, Any]] = []
     with ray_session(config.address) as cluster:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from infinite_id.config import Preset, preset
+from infinite_id.methods import METHODS
 from pipelines.demo import demo_identities
 from pipelines.manifest import (
     Manifests,
@@ -23,7 +24,7 @@ from pipelines.schemas import EMBEDDINGS, MIXES, REJECTS
 from pipelines.settings import BenchmarkConfig
 from pipelines.storage import Store
 
-__all__ = ["inputs_digest", "load_manifests", "model_family", "request_plan"]
+__all__ = ["generation_gpus", "inputs_digest", "load_manifests", "model_family", "request_plan"]
 
 
 def load_manifests(config: BenchmarkConfig) -> Manifests:
@@ -95,6 +96,15 @@ def model_family(config: BenchmarkConfig) -> Preset:
         width=config.width or family.width,
         weights=tuple(sorted(config.weights.items())),
     )
+
+
+def generation_gpus(config: BenchmarkConfig, family: Preset) -> float:
+    """GPUs of a generation actor: what was asked for, else one where the preset wants half
+    precision, which is slow on a CPU."""
+    if config.resources.generation_gpus is not None:
+        return config.resources.generation_gpus
+    needed = any(METHODS[name].needs_base for name in config.methods)
+    return 1.0 if needed and family.dtype != "float32" else 0.0
 
 
 def inputs_digest(config: BenchmarkConfig, manifests: Manifests) -> str:
