@@ -159,7 +159,7 @@ def _figures(
     data: RunData, tables: Tables, sets: dict[str, Any], scenario: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    if sets.get("curves"):
+    if any(point["n"] for point in sets.get("curves") or ()):
         titles = (scenario.get("x_title") or "x", "Identity (FaceNet)")
         found["curve"] = {
             "title": scenario.get("title") or "Similarity along x",
