@@ -1,0 +1,67 @@
+"""Dashboard, alerts and PodMonitor speak of the metrics that the pipeline exports."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+LABELS = {
+    "ray_infinite_id_pictures_total": {"method", "status"},
+    "ray_infinite_id_rejects_total": {"stage", "reason"},
+    "ray_infinite_id_batch_seconds_bucket": {"method", "le"},
+    "ray_infinite_id_queue_rows": {"stage"},
+    "ray_infinite_id_actor_busy_share": {"stage", "actor"},
+}
+DASHBOARD = json.loads((CLUSTER / "monitoring/grafana.json").read_text())
+(RULES,) = yaml.safe_load((CLUSTER / "monitoring/alerts.yaml").read_text())["spec"]["groups"]
+EXPRESSIONS = [t["expr"] for p in DASHBOARD["panels"] for t in p["targets"]] + [
+    rule["expr"] for rule in RULES["rules"]
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_expressions_use_exported_metrics_and_labels(expression: str) -> None:
+    metrics = set(re.findall(r"\bray_\w+", expression))
+    assert metrics
+    assert metrics <= LABELS.keys()
+    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+    labels = {label.strip() for group in grouped for label in group.split(",")}
+    labels |= set(re.findall(r"(\w+)(?:=|!=)\"", expression))
+    assert labels <= set.union(*(LABELS[m] for m in metrics))
+
+
+def test_every_exported_metric_has_a_panel() -> None:
+    shown = set(re.findall(r"\bray_\w+", json.dumps(DASHBOARD["panels"])))
+    assert shown == LABELS.keys()
+
+
+def test_panels_have_own_ids_and_do_not_overlap() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({p["id"] for p in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for g in (p["gridPos"] for p in panels)
+        for x in range(g["x"], g["x"] + g["w"])
+        for y in range(g["y"], g["y"] + g["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
+
+
+def test_pod_monitor_scrapes_the_port_that_ray_exports_on() -> None:
+    monitor = yaml.safe_load((CLUSTER / "monitoring/podmonitor.yaml").read_text())
+    cluster = yaml.safe_load((CLUSTER / "kuberay/raycluster.yaml").read_text())["spec"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    exported = [
+        str(port["containerPort"]) == g["rayStartParams"]["metrics-export-port"]
+        for g in groups
+        for port in g["template"]["spec"]["containers"][0]["ports"]
+        if port["name"] == endpoint["port"]
+    ]
+    assert exported == [True] * len(groups)
