@@ -16,21 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
-from eval.figures import DARK, LIGHT, contact_sheet, curve, scatter, style_profile
 from eval.metric_info import MetricInfo
+from eval.report_figures import THEMES, make_plots, make_sheets
 from eval.run_data import RunData, read_run
 from eval.tables import FACE_FOUND, Row, Tables, extremes, make_tables
-from eval.thumbnails import choose_pictures, data_uri, open_picture, thumbnail
+from eval.thumbnails import choose_pictures, data_uri, thumbnail
 
 __all__ = ["MAX_PICTURES", "ReportPaths", "write_report"]
 
 MAX_PICTURES = 1000
 THUMBNAIL_EDGE = 192
 MAX_REJECTS = 200
-SHEET_ROWS, SHEET_COLUMNS = 8, 8
-X_METRIC, Y_METRIC = "text_score", "identity_facenet"
 SCHEMA_VERSION = 1
 SET_TITLES = (
     "with a face",
@@ -85,7 +82,7 @@ def write_report(
     pictures = _pictures(data, shown)
     sets = data.folder.read_json("sets.json") or {}
     scenario = data.folder.read_json("scenario.json") or {}
-    figures = _figures(data, tables, sets, scenario) | _sheets(data, tables, scenario)
+    figures = make_plots(data, tables, sets, scenario) | make_sheets(data, tables, scenario)
     context = _context(data, tables, extreme, pictures, figures)
     context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
     environment = _environment()
@@ -155,106 +152,8 @@ def _references(data: RunData, identities: set[str]) -> dict[str, list[str]]:
     }
 
 
-def _figures(
-    data: RunData, tables: Tables, sets: dict[str, Any], scenario: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    if any(point["n"] for point in sets.get("curves") or ()):
-        titles = (scenario.get("x_title") or "x", "Identity (FaceNet)")
-        found["curve"] = {
-            "title": scenario.get("title") or "Similarity along x",
-            "note": "Cosine of the pictures' faces; bands are 95 % intervals over people.",
-            **{name: curve(sets["curves"], *titles, theme) for name, theme in _THEMES.items()},
-        }
-    levels = [
-        (f"{word} ({what})", bound["mean"])
-        for word, what in (("ceiling", "own photos"), ("floor", "other people"))
-        if (bound := (sets.get("bounds") or {}).get(word)) and bound["mean"] is not None
-    ]
-    x, y = data.metrics.get(X_METRIC), data.metrics.get(Y_METRIC)
-    if x and y and any(row.cells[x.name].n and row.cells[y.name].n for row in tables.methods):
-        found["scatter"] = {
-            "title": "Identity fidelity against semantic consistency",
-            "note": "One mark a method; bars are 95 % intervals over people.",
-            **{
-                name: scatter(tables.methods, x, y, theme, levels=levels)
-                for name, theme in _THEMES.items()
-            },
-        }
-    metrics = [info for info in (y, x) if info]
-    if metrics and len(data.names("style")) > 1:
-        found["styles"] = {
-            "title": "By style",
-            "note": "One mark a style and method; bars are 95 % intervals over people.",
-            **{n: style_profile(tables.styles, metrics, t) for n, t in _THEMES.items()},
-        }
-    return found
-
-
-_THEMES = {"light": LIGHT, "dark": DARK}
 # The first of these stages that was timed gives the images/s of the head line.
 _IMAGE_STAGES = ("images and scores", "images")
-
-
-def _sheets(data: RunData, tables: Tables, scenario: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The picture grids: what the scenario lays across, else methods or styles."""
-    if not data.samples["has_image"].any():
-        return {}
-    across = scenario.get("across") or ("method" if len(tables.methods) > 1 else "style")
-    if across == "identity_id":
-        return _row_of_identities(data)
-    people = data.names("identity_id")[:SHEET_ROWS]
-    columns = data.names(across)[:SHEET_COLUMNS]
-    fixed = {name: data.names(name)[0] for name in ("prompt_id", "style", "seed") if name != across}
-    cells: dict[str, tuple[str, str]] = {}
-    for row in data.samples["has_image"].nonzero()[0].tolist():
-        if all(data.samples[name][row] == value for name, value in fixed.items()):
-            where = (data.samples["identity_id"][row], data.samples[across][row])
-            if where[0] in people and where[1] in columns:
-                cells.setdefault(data.samples["sample_id"][row], where)
-    found: dict[tuple[str, str], Image.Image | None] = {
-        cells[name]: open_picture(encoded) for name, encoded in data.pictures(list(cells))
-    }
-    crops = {name: open_picture(crop) for name, crop in data.references(people).items()}
-    rows = [
-        (person, crops.get(person), [found.get((person, column)) for column in columns])
-        for person in people
-    ]
-    what = ", ".join(f"{name} {value}" for name, value in fixed.items())
-    return {
-        "grid": {
-            "title": "Pictures",
-            "note": f"Rows are people with their aligned reference, columns {across}s; {what}.",
-            "light": contact_sheet(columns, rows),
-        }
-    }
-
-
-def _row_of_identities(data: RunData) -> dict[str, dict[str, Any]]:
-    """Mixes or variants side by side, in their order: one row a method."""
-    people = data.names("identity_id")
-    mixed = data.mixes()
-    columns = ([name for name in people if name in mixed] or people)[: 2 * SHEET_COLUMNS]
-    methods = data.names("method")[:SHEET_ROWS]
-    fixed = {name: data.names(name)[0] for name in ("prompt_id", "style", "seed")}
-    cells: dict[str, tuple[str, str]] = {}
-    for row in data.samples["has_image"].nonzero()[0].tolist():
-        where = (data.samples["method"][row], data.samples["identity_id"][row])
-        alike = all(data.samples[name][row] == value for name, value in fixed.items())
-        if alike and where[0] in methods and where[1] in columns:
-            cells.setdefault(data.samples["sample_id"][row], where)
-    found: dict[tuple[str, str], Image.Image | None] = {
-        cells[name]: open_picture(encoded) for name, encoded in data.pictures(list(cells))
-    }
-    rows = [(name, None, [found.get((name, column)) for column in columns]) for name in methods]
-    what = ", ".join(f"{name} {value}" for name, value in fixed.items())
-    return {
-        "grid": {
-            "title": "Pictures",
-            "note": f"Rows are methods, columns identities; {what}.",
-            "light": contact_sheet(columns, rows),
-        }
-    }
 
 
 def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -313,9 +212,9 @@ def _context(
         "extremes": extreme,
         "figures": figures,
         "plots": {
-            name: figure | {theme: data_uri(figure[theme], "image/png") for theme in _THEMES}
+            name: figure | {theme: data_uri(figure[theme], "image/png") for theme in THEMES}
             for name, figure in figures.items()
-            if all(theme in figure for theme in _THEMES)
+            if all(theme in figure for theme in THEMES)
         },
         "pictures": pictures,
         "shown": len(pictures["samples"]),
