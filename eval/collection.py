@@ -60,10 +60,11 @@ def _section(address: str, name: str, options: Mapping[str, Any] | None) -> dict
     if report is None:
         raise ValueError(f"run {address} has no report")
     scenario = folder.read_json("scenario.json") or {}
-    figures = []
-    for path in sorted(folder.fs.glob(f"{folder.path('report/figures')}/*.png")):
-        title = path.rsplit("/", 1)[1].removesuffix(".png")
-        figures.append((title, data_uri(folder.fs.cat_file(path), "image/png")))
+    figures = [
+        (title, data_uri(folder.fs.cat_file(folder.path(path)), "image/png"))
+        for title in report.get("figures") or ()
+        if folder.fs.exists(folder.path(path := f"report/figures/{title}.png"))
+    ]
     return {
         "name": name,
         "title": scenario.get("title") or name,

@@ -89,7 +89,9 @@ def write_report(
     page = environment.get_template("report.html.j2").render(context)
     markdown = environment.get_template("report.md.j2").render(context)
     report = json.dumps(
-        _json(data, tables, extreme, shown) | {"sets": sets}, indent=1, ensure_ascii=False
+        _json(data, tables, extreme, shown) | {"sets": sets, "figures": list(figures)},
+        indent=1,
+        ensure_ascii=False,
     )
     folder = data.folder
     written = [

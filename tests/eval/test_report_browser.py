@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from eval.report import write_report
+from eval.sets import measure_sets
 from tests.eval.runs import write_run
 
 pytestmark = pytest.mark.browser
@@ -46,6 +47,7 @@ def pages(tmp_path_factory):
     """width -> what the probe found; each page is opened once."""
     folder = tmp_path_factory.mktemp("browser")
     write_run(folder, people=4, seeds=2, untrained=True)
+    measure_sets(folder, threads=2)
     page = Path(write_report(folder).html)
     probed = page.with_name("probed.html")
     script = f"</title><script>{PROBE.read_text()}</script>"
