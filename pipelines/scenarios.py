@@ -132,7 +132,7 @@ def run_scenario(
     if scenario.dreambooth is not None and "dreambooth" not in config.weights:
         config = _fitted(config, scenario, progress)
     summary = run_benchmark(config, command=command, progress=progress)
-    record = {"name": name, "variants": variants, **scenario.model_dump()}
+    record = {**scenario.model_dump(), "name": name, "variants": variants}
     Store(summary.url, config.storage_options).write_bytes(
         "scenario.json", json.dumps(record, indent=2).encode()
     )
