@@ -229,7 +229,7 @@ def _directions(
     tables: Mapping[str, Mapping[str, NDArray]], cases: Sequence[Case]
 ) -> dict[str, float]:
     names = [str(case.person) for case in cases]
-    figures = {}
+    figures: dict[str, float] = {}
     for figure, (method, reference, score) in COMPARISONS.items():
         if method in tables and reference in tables:
             found = paired_difference(tables[method][score], tables[reference][score], names)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ def red(mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Image.Image:
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 JPEG = encoded(Image.fromarray(NOISE), "JPEG")
 PNG = encoded(Image.fromarray(NOISE))
+WEBP = encoded(Image.fromarray(NOISE), "WEBP")
 BROKEN_PNG = PNG[:60] + bytes(64) + PNG[124:]
 
 
@@ -36,6 +39,7 @@ BROKEN_PNG = PNG[:60] + bytes(64) + PNG[124:]
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_an_image", id="postscript"),
         pytest.param(JPEG[: len(JPEG) // 2], "truncated", id="half-jpeg"),
         pytest.param(PNG[: len(PNG) // 2], "truncated", id="half-png"),
+        pytest.param(WEBP[: len(WEBP) // 2], "truncated", id="half-webp"),
         pytest.param(BROKEN_PNG, "unreadable", id="broken-png"),
         pytest.param(encoded(red(size=(1, 1))), "too_small", id="1x1"),
         pytest.param(encoded(red(size=(500, 8))), "too_small", id="strip"),
@@ -78,10 +82,17 @@ def test_colour_survives_every_mode(data: bytes, tolerance: int) -> None:
         pytest.param(
             Image.fromarray(np.full((40, 48), 90 * 257, dtype=np.uint16)), 90, id="16-bit"
         ),
+        pytest.param(
+            Image.fromarray(np.full((40, 48), 200, dtype=np.uint16)), 1, id="16-bit-almost-black"
+        ),
+        pytest.param(
+            Image.fromarray(np.full((40, 48), 90 / 255, dtype=np.float32)), 90, id="float"
+        ),
     ],
 )
 def test_grey_and_transparency(image: Image.Image, value: int) -> None:
-    assert np.array_equal(decode_photo(encoded(image)), np.full((40, 48, 3), value))
+    data = encoded(image, "TIFF" if image.mode == "F" else "PNG")
+    assert np.array_equal(decode_photo(data), np.full((40, 48, 3), value))
 
 
 def test_animation_gives_its_first_frame() -> None:
@@ -103,6 +114,22 @@ def test_limit_of_pillow_is_left_alone() -> None:
     before = Image.MAX_IMAGE_PIXELS
     decode_photo(PNG, PhotoLimits(max_pixels=64 * 64))
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_filters_of_warnings_survive_threads() -> None:
+    data = encoded(Image.fromarray(np.tile(NOISE, (16, 16, 1))), "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        shapes = {image.shape for image in pool.map(decode_photo, [data] * 24)}
+    assert shapes == {(1024, 1024, 3)}
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("limits", [{"max_pixels": 0}, {"max_pixels": 10**9}, {"min_side": 0}])
+def test_limit_out_of_range(limits: dict[str, int]) -> None:
+    ((name, value),) = limits.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}, allowed: 1 "):
+        PhotoLimits(**limits)
 
 
 def test_one_pixel_over_the_limit() -> None:
