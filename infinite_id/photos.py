@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,11 @@ __all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo"]
 PhotoErrorReason = Literal["not_an_image", "truncated", "too_large", "too_small", "unreadable"]
 # What a photo can come in. Pillow opens many more (EPS runs Ghostscript, PDF, FITS ...).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+# Pillow itself refuses more than twice its `MAX_IMAGE_PIXELS`, a global that is left alone.
+PILLOW_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
+# Filters of warnings belong to the process: two threads that save and restore them at the same
+# time can leave one's filter behind for good.
+_OPENING = threading.Lock()
 
 
 class PhotoError(ValueError):
@@ -36,24 +42,28 @@ class PhotoLimits:
     """What is accepted.
 
     Attributes:
-        max_pixels: width times height, checked before a pixel is decoded (decompression bombs).
+        max_pixels: width times height, checked before a pixel is decoded (decompression bombs);
+            at most 178,956,970, where Pillow's own limit lies.
         min_side: shortest side in pixels.
+
+    Raises:
+        ValueError: a limit out of its range.
     """
 
     max_pixels: int = 50_000_000
     min_side: int = 32
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1 or self.min_side < 1:
-            raise ValueError(
-                f"max_pixels is {self.max_pixels} and min_side {self.min_side}, allowed: 1 or more"
-            )
+        if not 1 <= self.max_pixels <= PILLOW_PIXELS:
+            raise ValueError(f"max_pixels is {self.max_pixels}, allowed: 1 to {PILLOW_PIXELS}")
+        if self.min_side < 1:
+            raise ValueError(f"min_side is {self.min_side}, allowed: 1 or more")
 
 
 def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.uint8]:
     """The first frame as uint8 (H, W, 3) RGB, turned as its EXIF tag says.
 
-    Transparency is laid on white; 16-bit grey is scaled to 8 bits.
+    Transparency is laid on white; 16-bit grey is scaled to 8 bits. Safe in several threads.
 
     Args:
         data: the file.
@@ -63,30 +73,37 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
         PhotoError: "not_an_image", "truncated", "too_large", "too_small", "unreadable".
     """
     limits = limits or PhotoLimits()
+    image = _open(data, limits)
+    _check_size(image.size, limits)
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # a decoder fed with hostile bytes may raise anything
+        raise _decoding_error(error) from None
+
+
+def _open(data: bytes, limits: PhotoLimits) -> Image.Image:
+    """The picture with its header read and no pixel decoded."""
     Image.init()
     # AVIF is not in every build of Pillow.
     formats = [name for name in FORMATS if name in Image.OPEN]
-    with warnings.catch_warnings():
-        # Pillow's own bomb warning fires below our limit, and is no concern of the caller's.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(data), formats=formats)
-        except UnidentifiedImageError:
-            raise PhotoError(
-                "not_an_image", f"the {len(data)} bytes are no picture in a known format"
-            ) from None
-        except Image.DecompressionBombError:
-            raise PhotoError(
-                "too_large", f"the picture has more than {limits.max_pixels} pixels"
-            ) from None
-        except (OSError, SyntaxError, ValueError, struct.error) as error:
-            raise _decoding_error(error) from None
-        _check_size(image.size, limits)
-        try:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-        except Exception as error:  # a decoder fed with hostile bytes may raise anything
-            raise _decoding_error(error) from None
+    try:
+        with _OPENING, warnings.catch_warnings():
+            # Between 1 and 2 times its limit Pillow only warns; ours is checked next.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise PhotoError(
+            "not_an_image", f"the {len(data)} bytes are no picture in a known format"
+        ) from None
+    except Image.DecompressionBombError:
+        raise PhotoError(
+            "too_large", f"the picture has more than {limits.max_pixels} pixels"
+        ) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+            raise _decoding_error(OSError("truncated")) from None
+        raise _decoding_error(error) from None
 
 
 def _check_size(size: tuple[int, int], limits: PhotoLimits) -> None:
@@ -112,13 +129,21 @@ def _decoding_error(error: Exception) -> PhotoError:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
+        # Pillow's own conversion clips these at 255 instead of scaling them.
         values = np.asarray(image, dtype=np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        grey = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
+        grey = np.rint(np.clip(values / _white(image.mode, values), 0, 1) * 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layered)
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _white(mode: str, values: NDArray[np.float64]) -> float:
+    """The value of white: 65535 of 16-bit modes, of the wider ones the least that holds all."""
+    if mode.startswith("I;16"):
+        return 65535.0
+    whites = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    top = values.max(initial=0)
+    return next((white for white in whites if top <= white), whites[-1])
