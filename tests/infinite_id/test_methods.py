@@ -161,13 +161,27 @@ def test_bad_base_loras(family: Preset, tmp_path: Path) -> None:
         load_base(replace(family, base_lora="nowhere.bin"))
 
 
-def test_offloading_changes_no_picture_and_leaves_parts_on_the_cpu(
-    family: Preset, people: dict[str, Identity]
+def test_offloading_moves_parts_there_and_back_and_changes_no_picture(
+    family: Preset, people: dict[str, Identity], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_generator("infinite_id", family)
     offloaded: Any = load_generator("infinite_id", family, offload=True)
+    moves: dict[str, list[str]] = {"text_encoder": [], "text_encoder_2": [], "vae": []}
+    for name, seen in moves.items():
+        part = getattr(offloaded.base.pipeline, name)
+
+        def move(device: Any, seen: list[str] = seen, to: Any = part.to) -> Any:
+            seen.append("device" if isinstance(device, torch.device) else device)
+            return to(device)
+
+        monkeypatch.setattr(part, "to", move)
     np.testing.assert_array_equal(picture(plain, people), picture(offloaded, people))
-    assert offloaded.base.pipeline.vae.device.type == "cpu"
+    # Texts are encoded twice, prompts and negative prompts; pictures are decoded once.
+    assert moves == {
+        "text_encoder": ["device", "cpu"] * 2,
+        "text_encoder_2": ["device", "cpu"] * 2,
+        "vae": ["device", "cpu"],
+    }
 
 
 def test_a_missing_base_is_named() -> None:
