@@ -45,6 +45,9 @@ ARCFACE_TEMPLATE: NDArray[np.float32] = np.array(
 )
 """Landmarks of an aligned face, (5, 2) x y in a 112 px square; order as in `Detection`."""
 
+# Bilinear warping skips pixels where it shrinks by more than this.
+MAX_SHRINK = 2.0
+
 FaceSelection = Literal["single", "largest", "all"] | int
 FaceErrorReason = Literal["no_face", "several_faces", "face_too_small", "face_index"]
 
@@ -190,11 +193,20 @@ def find_faces(
 def align_face(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
     """uint8 (112, 112, 3): the face warped to `ARCFACE_TEMPLATE`, black outside the picture.
 
+    A face more than twice the template's size is shrunk by area averaging before it is warped:
+    bilinear warping alone skips pixels, and the noise of large photos then costs similarity.
+
     Args:
         image: uint8 (H, W, 3), any channel order.
         landmarks: float (5, 2), x y in pixels of `image`.
+
+    Raises:
+        ValueError: the landmarks coincide or are not finite.
     """
     matrix = similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if shrink > MAX_SHRINK:
+        image, matrix = _shrunk(image, matrix, shrink)
     warped = cv2.warpAffine(image, matrix, (ALIGNED_SIZE, ALIGNED_SIZE))
     return np.asarray(warped, dtype=np.uint8)
 
@@ -247,6 +259,27 @@ def _detect(
         if found:
             return [face.scaled(1 / factor) for face in found]
     return []
+
+
+def _shrunk(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], shrink: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The part of `image` that the crop shows, `shrink` times smaller, and its own `matrix`."""
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * ALIGNED_SIZE
+    seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    x0, y0 = np.clip(np.floor(seen.min(axis=0) - shrink), 0, (width, height)).astype(int)
+    x1, y1 = np.clip(np.ceil(seen.max(axis=0) + shrink), 0, (width, height)).astype(int)
+    if x0 >= x1 or y0 >= y1:
+        return image, matrix
+    size = (max(1, round((x1 - x0) / shrink)), max(1, round((y1 - y0) / shrink)))
+    part = cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA)
+    # Pixel centres: x = x0 + (x' + 1/2) f - 1/2.
+    factor = np.array([(x1 - x0) / size[0], (y1 - y0) / size[1]])
+    origin = np.array([x0, y0]) + factor / 2 - 0.5
+    shift = matrix[:, :2] @ origin + matrix[:, 2]
+    moved = np.hstack([matrix[:, :2] * factor, shift[:, None]])
+    return np.asarray(part, dtype=np.uint8), moved
 
 
 def _select(faces: list[Detection], select: FaceSelection) -> list[Detection]:

@@ -8,7 +8,7 @@ import pytest
 
 from eval.facenet import FaceNet, crop_face
 from infinite_id.faces import find_faces
-from tests.infinite_id.face_photos import embedded, photo, resized
+from tests.infinite_id.face_photos import embedded, photo, portraits, resized, split
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,26 @@ def test_same_and_different_people(facenet: FaceNet) -> None:
     assert np.diag(cosines).min() > 0.8
     assert (a @ a.T)[~np.eye(6, dtype=bool)].max() < 0.55
     assert np.array_equal(cosines.argmax(axis=1), np.arange(6))
+
+
+def test_portraits_of_synthetic_people(facenet: FaceNet) -> None:
+    """FaceNet had no part in choosing these portraits."""
+    faces = [find_faces(image, embedded())[0][0] for image in portraits()]
+    features = facenet.embed(portraits(), faces)
+    same, different = split(features @ features.T)
+    assert same.mean() > different.mean() + 0.3
+    assert different.max() < 0.55
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 4}, {"threads": 2}])
+def test_embedding_does_not_depend_on_batches_or_threads(
+    facenet: FaceNet, options: dict[str, int]
+) -> None:
+    images = portraits()[:6]
+    faces = [find_faces(image, embedded())[0][0] for image in images]
+    features = facenet.embed(images, faces)
+    np.testing.assert_allclose(FaceNet(**options).embed(images, faces), features, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
 
 
 def test_rolled_head_keeps_its_identity(facenet: FaceNet) -> None:
