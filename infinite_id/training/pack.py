@@ -19,7 +19,7 @@ from infinite_id.training.dataset import People, Pictures
 
 __all__ = ["Faces", "read_pack", "write_pack"]
 
-QUALITY = 93
+QUALITY = 85
 
 
 @dataclass(frozen=True, slots=True)
