@@ -80,7 +80,7 @@ class BenchmarkConfig(_Strict):
     image_format: str = "png"
     largest_face: bool = False
     min_face: float = Field(20.0, gt=0)
-    max_photo_pixels: int = Field(50_000_000, ge=1)
+    max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses more
     output: str = "runs/benchmark"
     tracking_uri: str | None = None
     experiment: str = "infinite-id"
