@@ -1,0 +1,1 @@
+"""The HTTP service's parts; `pipelines.serve` puts them together."""

@@ -1,0 +1,232 @@
+"""Dynamic batching: requests of different people and texts in one generator call.
+
+Pictures do not depend on their batch mates: noise comes from each request's own seed
+(`infinite_id.generator`), so batching changes the time and not the pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from infinite_id.types import (
+    CancelledError,
+    GeneratedImage,
+    GenerationRequest,
+    Generator,
+    Identity,
+)
+from pipelines.serving.errors import ServiceError
+
+__all__ = ["Batcher", "Event"]
+
+Event = tuple[str, Any]
+"""("queued", None), ("step", (step, steps)), ("images", [GeneratedImage]) or
+("error", ServiceError); the last two end the stream."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Job:
+    """The requests of one caller; they wait and are answered together."""
+
+    def __init__(
+        self,
+        requests: Sequence[GenerationRequest],
+        people: Mapping[str, Identity],
+        deadline: float,
+    ) -> None:
+        self.requests, self.people, self.deadline = list(requests), people, deadline
+        self.gone = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+
+    @property
+    def key(self) -> tuple:
+        """What requests must share to be denoised together."""
+        first = self.requests[0]
+        return (
+            first.method,
+            first.height,
+            first.width,
+            first.num_inference_steps,
+            first.guidance_scale > 1,
+        )
+
+    def send(self, event: Event) -> None:
+        if not self.gone.is_set():
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+    @property
+    def over(self) -> bool:
+        return self.gone.is_set() or time.monotonic() > self.deadline
+
+
+class Batcher:
+    """A bounded queue before generators, and the one thread that runs them.
+
+    Args:
+        generators: by method.
+        max_batch: most pictures of one call; a single caller's pictures are never cut apart.
+        max_queue: most pictures that wait.
+        wait_seconds: how long the first job waits for others.
+    """
+
+    def __init__(
+        self,
+        generators: Mapping[str, Generator],
+        *,
+        max_batch: int,
+        max_queue: int,
+        wait_seconds: float,
+    ) -> None:
+        self._generators = generators
+        self._max_batch, self._max_queue, self._wait = max_batch, max_queue, wait_seconds
+        self._jobs: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self.batches: deque[int] = deque(maxlen=1000)
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return sum(len(job.requests) for job in self._jobs)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the generation thread runs."""
+        return self._thread.is_alive() and not self._closed
+
+    def close(self) -> None:
+        """Takes no more work, finishes what waits, and ends the thread."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        self._thread.join()
+
+    async def events(
+        self,
+        requests: Sequence[GenerationRequest],
+        people: Mapping[str, Identity],
+        timeout: float,
+    ) -> AsyncIterator[Event]:
+        """What happens to requests of one method, size and number of steps.
+
+        Leaving the iteration early cancels the work between two steps, once nobody else in the
+        batch waits for it.
+        """
+        job = _Job(requests, people, time.monotonic() + timeout)
+        try:
+            with self._ready:
+                if self._closed:
+                    raise ServiceError(503, "stopping", "The service is stopping.", 5)
+                if self.waiting + len(requests) > self._max_queue:
+                    raise ServiceError(
+                        503, "overloaded", "Too many pictures wait already: try again.", 2
+                    )
+                self._jobs.append(job)
+                self._ready.notify_all()
+            yield "queued", None
+            while True:
+                left = max(0.0, job.deadline - time.monotonic())
+                event = await asyncio.wait_for(job.events.get(), left)
+                yield event
+                if event[0] in ("images", "error"):
+                    return
+        except ServiceError as error:
+            yield "error", error
+        except TimeoutError:
+            yield "error", ServiceError(504, "deadline", f"No picture within {timeout:g} seconds.")
+        finally:
+            job.gone.set()
+            with self._ready:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+
+    def _run(self) -> None:
+        while jobs := self._next():
+            self._generate(jobs)
+
+    def _next(self) -> list[_Job]:
+        """The jobs of the next batch; none once the batcher is closed and empty."""
+        with self._ready:
+            while True:
+                while not self._jobs:
+                    if self._closed:
+                        return []
+                    self._ready.wait()
+                until = time.monotonic() + self._wait
+                while self.waiting < self._max_batch and not self._closed:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._ready.wait(left)
+                if taken := self._take():
+                    return taken
+
+    def _take(self) -> list[_Job]:
+        taken: list[_Job] = []
+        size = 0
+        for job in list(self._jobs):
+            if job.over:
+                self._jobs.remove(job)
+            elif not taken or (
+                job.key == taken[0].key and size + len(job.requests) <= self._max_batch
+            ):
+                self._jobs.remove(job)
+                taken.append(job)
+                size += len(job.requests)
+        return taken
+
+    def _generate(self, jobs: list[_Job]) -> None:
+        # Equal texts side by side share a text stream.
+        pairs = [(job, request) for job in jobs for request in job.requests]
+        pairs.sort(key=lambda p: (p[1].prompt, p[1].negative_prompt, p[1].seed))
+        requests = [request for _, request in pairs]
+        people = {key: person for job in jobs for key, person in job.people.items()}
+        self.batches.append(len(requests))
+
+        def on_step(step: int, steps: int) -> None:
+            for job in jobs:
+                job.send(("step", (step, steps)))
+
+        try:
+            made = self._generators[requests[0].method].generate(
+                requests,
+                people,
+                on_step=on_step,
+                should_stop=lambda: all(job.over for job in jobs),
+            )
+        except CancelledError:
+            return
+        except Exception as error:
+            self._failed(jobs, error)
+            return
+        pictures: dict[int, list[GeneratedImage]] = {id(job): [] for job in jobs}
+        for (job, _), picture in zip(pairs, made, strict=True):
+            pictures[id(job)].append(picture)
+        for job in jobs:
+            order = {request.sample_id: i for i, request in enumerate(job.requests)}
+            mine = sorted(pictures[id(job)], key=lambda p: order[p.sample_id])
+            job.send(("images", mine))
+
+    def _failed(self, jobs: list[_Job], error: Exception) -> None:
+        if len(jobs) > 1:
+            # One bad request must not cost its batch mates their pictures.
+            middle = len(jobs) // 2
+            self._generate(jobs[:middle])
+            self._generate(jobs[middle:])
+            return
+        if isinstance(error, ValueError):
+            jobs[0].send(("error", ServiceError(422, "refused", f"{error}.")))
+            return
+        # The message may quote a prompt, so only its kind is logged.
+        _LOG.error("generation failed: %s", type(error).__name__)
+        jobs[0].send(("error", ServiceError(500, "generation_failed", "The generation failed.")))

@@ -1,0 +1,32 @@
+"""What the service answers when it does not do what was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ServiceError"]
+
+
+class ServiceError(Exception):
+    """An answer other than 2xx.
+
+    Attributes:
+        status: HTTP status.
+        code: machine-readable and stable, e.g. "no_face".
+        message: one sentence for people.
+        retry_after: seconds after which to try again; None where that does not help.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[int, str, str, int | None]]:
+        return type(self), (self.status, self.code, self.message, self.retry_after)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        return {"error": {"code": self.code, "message": self.message}}

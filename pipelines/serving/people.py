@@ -1,0 +1,126 @@
+"""Photos in, embedded people kept for a while. The photos themselves are not kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from infinite_id.config import Preset
+from infinite_id.faces import FaceError, find_faces
+from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.types import FaceRecord, Identity
+from pipelines.serving.errors import ServiceError
+
+__all__ = ["FaceStage", "People", "Person"]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Someone embedded: the identity, the faces found, the embedding's digest, whose it is."""
+
+    identity: Identity
+    faces: tuple[FaceRecord, ...]
+    digest: str
+    owner: str
+
+
+class FaceStage:
+    """Photos -> person, by the networks of the offline pipeline. One thread at a time."""
+
+    def __init__(self, preset: Preset, limits: PhotoLimits, min_face: float) -> None:
+        from infinite_id.encoders import load_identity_encoder
+
+        self._encoder = load_identity_encoder(preset.encoders)
+        self._limits, self._min_face = limits, min_face
+
+    def embed(self, photos: Sequence[bytes], face: Any, class_word: str, owner: str) -> Person:
+        """One person of one or more photos.
+
+        Args:
+            photos: bytes of image files.
+            face: "single", "largest", or the face's number from left to right.
+            class_word: what {subject} becomes.
+            owner: the key that may use the person.
+
+        Raises:
+            ServiceError: 422, a photo or its face cannot be used.
+        """
+        key = f"id_{secrets.token_hex(16)}"
+        records = []
+        for number, photo in enumerate(photos):
+            try:
+                image = decode_photo(photo, self._limits)
+                found, aligned = find_faces(
+                    image, self._encoder.faces, select=face, min_face=self._min_face
+                )[0]
+            except (PhotoError, FaceError) as error:
+                message = f"Photo number {number}: {error}."
+                raise ServiceError(422, error.reason, message) from None
+            records.append(
+                FaceRecord(
+                    key,
+                    f"{key}/{number}",
+                    found.bbox,
+                    found.landmarks,
+                    found.det_score,
+                    aligned,
+                )
+            )
+        aligned_faces = tuple(record.aligned for record in records)
+        embedding = self._encoder.embed(aligned_faces)
+        digest = hashlib.blake2b(embedding.face.astype("<f4").tobytes(), digest_size=16)
+        digest.update(np.ascontiguousarray(embedding.clip, dtype="<f2").tobytes())
+        digest.update(embedding.revision.encode())
+        identity = Identity(key, aligned_faces, embedding, class_word)
+        return Person(identity, tuple(records), digest.hexdigest(), owner)
+
+
+class People:
+    """Persons by id, each for `ttl` seconds, at most `most`: the oldest goes first."""
+
+    def __init__(self, ttl: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl, self._most, self._clock = ttl, most, clock
+        self._people: OrderedDict[str, tuple[float, Person]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, person: Person) -> None:
+        """Keeps a person."""
+        with self._lock:
+            self._drop_old()
+            self._people[person.identity.identity_id] = (self._clock(), person)
+            while len(self._people) > self._most:
+                self._people.popitem(last=False)
+
+    def get(self, identity_id: str, owner: str) -> Person:
+        """The person of that id, if it is the owner's.
+
+        Raises:
+            ServiceError: 404, unknown, expired, or another key's.
+        """
+        with self._lock:
+            self._drop_old()
+            found = self._people.get(identity_id)
+        if found is None or found[1].owner != owner:
+            raise ServiceError(
+                404, "unknown_identity", "The identity is unknown or has expired: upload it again."
+            )
+        return found[1]
+
+    def remove(self, identity_id: str, owner: str) -> None:
+        """Forgets a person; raises as `get`."""
+        self.get(identity_id, owner)
+        with self._lock:
+            self._people.pop(identity_id, None)
+
+    def _drop_old(self) -> None:
+        end = self._clock() - self._ttl
+        while self._people and next(iter(self._people.values()))[0] <= end:
+            self._people.popitem(last=False)

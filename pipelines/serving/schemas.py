@@ -1,0 +1,46 @@
+"""Bodies of requests; limits that depend on the configuration are checked in `service`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["GenerateBody", "Part"]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """One person of a mix."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity_id: str
+    weight: Finite = 1.0
+
+
+class GenerateBody(BaseModel):
+    """Who, what and how; exactly one of `identity_id`, `mix` and `photos` says who."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, description="may hold {subject}")
+    identity_id: str | None = None
+    mix: list[Part] | None = Field(None, min_length=2, max_length=8)
+    mix_mode: Literal["interpolate", "stack"] = "interpolate"
+    photos: list[str] | None = Field(None, min_length=1, description="base64 of image files")
+    face: int | Literal["single", "largest"] = "single"
+    method: str | None = None
+    style: str | None = None
+    negative_prompt: str | None = Field(None, description="replaces the style's own")
+    seed: int = Field(0, ge=0, lt=2**63, description="picture number i has seed + i")
+    n: int = Field(1, ge=1)
+    height: int | None = None
+    width: int | None = None
+    steps: int | None = Field(None, ge=1)
+    guidance_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    format: Literal["png", "webp", "jpeg"] = "png"
+    response: Literal["json", "image"] = "json"
+    scores: bool = False
+    stream: bool = Field(False, description="server-sent events: queued, step, result or error")

@@ -1,0 +1,241 @@
+"""What the endpoints do, without HTTP: checks, requests, pictures, scores."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.suite import load_suite
+from infinite_id.config import preset
+from infinite_id.methods import METHODS
+from infinite_id.photos import PhotoLimits
+from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
+from pipelines.images import encode_image
+from pipelines.manifest import default_styles
+from pipelines.plan import Subject, Text, sample_id
+from pipelines.revisions import method_revision, weights_revision
+from pipelines.serving.audit import AuditLog
+from pipelines.serving.backends import Backend
+from pipelines.serving.config import ServiceConfig
+from pipelines.serving.errors import ServiceError
+from pipelines.serving.keys import KeyRing, RateLimit
+from pipelines.serving.people import FaceStage, People, Person
+from pipelines.serving.schemas import GenerateBody
+
+__all__ = ["Order", "Service"]
+
+_VAE_FACTOR = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A checked `/v1/generate`: requests with the people that they show."""
+
+    requests: tuple[GenerationRequest, ...]
+    people: Mapping[str, Identity]
+    style_words: str
+
+
+class Service:
+    """The state of one ingress: people, keys, scorers, and the backend that makes pictures.
+
+    Args:
+        config: settings.
+        backend: where pictures are made.
+    """
+
+    def __init__(self, config: ServiceConfig, backend: Backend) -> None:
+        self.config, self.backend = config, backend
+        self.preset = preset(config.preset)
+        self.people = People(config.identity_ttl_seconds, config.max_identities)
+        self.keys = KeyRing(config.key_hashes)
+        self.rates = RateLimit(config.requests_per_minute)
+        self.audit = AuditLog(config.audit_path)
+        self.styles = {row["style"]: row for row in default_styles().to_pylist()}
+        weights, self.untrained = weights_revision(self.preset)
+        self.revisions = {m: method_revision(m, self.preset, weights) for m in config.methods}
+        self._blocked = re.compile(
+            r"\b(" + "|".join(re.escape(word) for word in config.blocked_words) + r")\b", re.I
+        )
+        limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
+        self._faces = FaceStage(self.preset, limits, config.min_face)
+        self._suite = load_suite(None, "pocket" if config.preset == "pocket" else "sdxl")
+        # The networks are for one thread at a time; the event loop stays free.
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="faces-and-scores")
+
+    def close(self) -> None:
+        """Finishes what waits and lets everything go."""
+        self.backend.close()
+        self.worker.shutdown()
+        self.audit.close()
+
+    def person(self, photos: Sequence[bytes], face: Any, class_word: str, owner: str) -> Person:
+        """Someone embedded, not yet kept; runs on `worker`. Raises ServiceError."""
+        if not 1 <= len(photos) <= self.config.max_photos:
+            raise _wrong("photos", f"{len(photos)} photos", f"1 to {self.config.max_photos}")
+        return self._faces.embed(photos, face, class_word, owner)
+
+    def photos(self, texts: Sequence[str]) -> list[bytes]:
+        """The bytes of base64 photos, with or without a data: prefix. Raises ServiceError."""
+        try:
+            return [
+                base64.b64decode(t.partition(",")[2] if t.startswith("data:") else t, validate=True)
+                for t in texts
+            ]
+        except (binascii.Error, ValueError):
+            raise ServiceError(422, "not_base64", "A photo is not valid base64.") from None
+
+    def order(self, body: GenerateBody, owner: str, inline: Person | None) -> Order:
+        """The requests of a body.
+
+        Args:
+            body: as it came.
+            owner: of the key.
+            inline: the person of `body.photos`.
+
+        Raises:
+            ServiceError: 4xx, a value is out of range or unknown.
+        """
+        ways = [body.identity_id is not None, body.mix is not None, body.photos is not None]
+        if sum(ways) != 1:
+            raise ServiceError(
+                422, "who", "Exactly one of identity_id, mix and photos must be given."
+            )
+        text, words = self._text(body)
+        subject, people = self._subject(body, owner, inline)
+        method = self._known("method", body.method or self.config.methods[0], self.config.methods)
+        sampler = self.preset.sampler
+        guidance = sampler.guidance_scale if body.guidance_scale is None else body.guidance_scale
+        steps = body.steps or sampler.num_inference_steps
+        _at_most("steps", steps, self.config.max_steps)
+        _at_most("guidance_scale", guidance, self.config.max_guidance)
+        _at_most("n", body.n, self.config.max_images)
+        row: dict[str, Any] = {
+            "identity_id": subject.identity_id,
+            "method": method,
+            "prompt": text.prompt(subject.class_word),
+            "negative_prompt": text.negative_prompt,
+            "style": text.style,
+            "height": self._side("height", body.height, self.preset.height),
+            "width": self._side("width", body.width, self.preset.width),
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
+            "mix_mode": subject.mix_mode,
+        }
+        parts = subject.mix_parts
+        mix = None
+        if parts:
+            pairs = tuple((part["identity_id"], part["weight"]) for part in parts)
+            mix = IdentityMix(pairs, body.mix_mode)
+        values = {k: v for k, v in row.items() if not k.startswith("mix")}
+        requests = []
+        for seed in range(body.seed, body.seed + body.n):
+            if seed >= 2**63:
+                raise _wrong("seed", str(seed), "0 to 2**63 - 1")
+            row["seed"] = seed
+            name = sample_id(row, self.revisions[method], subject.digest)
+            requests.append(GenerationRequest(sample_id=name, seed=seed, mix=mix, **values))
+        return Order(tuple(requests), people, words)
+
+    def _text(self, body: GenerateBody) -> tuple[Text, str]:
+        for name, value in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
+            if value is not None and len(value) > self.config.max_prompt_chars:
+                allowed = f"at most {self.config.max_prompt_chars} characters"
+                raise _wrong(name, f"{len(value)} characters long", allowed)
+        if self.config.blocked_words and self._blocked.search(body.prompt):
+            raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
+        suffix, negative, name = "", "", body.style or ""
+        if body.style is not None:
+            style = self.styles[self._known("style", body.style, list(self.styles))]
+            suffix, negative = style["suffix"] or "", style["negative_prompt"] or ""
+        if body.negative_prompt is not None:
+            negative = body.negative_prompt
+        return Text("api", name, body.prompt, suffix, negative), suffix
+
+    def _subject(
+        self, body: GenerateBody, owner: str, inline: Person | None
+    ) -> tuple[Subject, dict[str, Identity]]:
+        if body.mix is None:
+            person = inline or self.people.get(str(body.identity_id), owner)
+            one = person.identity
+            return Subject(one.identity_id, one.class_word, person.digest), {one.identity_id: one}
+        total = sum(part.weight for part in body.mix)
+        if body.mix_mode == "interpolate" and not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise _wrong("mix", f"weights that sum to {total:g}", "weights that sum to 1")
+        persons = [self.people.get(part.identity_id, owner) for part in body.mix]
+        parts = tuple({"identity_id": p.identity_id, "weight": p.weight} for p in body.mix)
+        people = {person.identity.identity_id: person.identity for person in persons}
+        digest = "+".join(person.digest for person in persons)
+        name = "+".join(f"{p.identity_id}:{p.weight:g}" for p in body.mix)
+        word = persons[0].identity.class_word
+        return Subject(name, word, digest, parts, body.mix_mode), people
+
+    def _known(self, what: str, name: str, known: Sequence[str]) -> str:
+        if name not in known:
+            message = f"The {what} is unknown, allowed: {', '.join(known)}."
+            raise ServiceError(422, f"unknown_{what}", message)
+        return name
+
+    def _side(self, name: str, value: int | None, default: int) -> int:
+        most = self.config.max_side or 2 * default
+        side = default if value is None else value
+        if not 4 * _VAE_FACTOR <= side <= most or side % _VAE_FACTOR:
+            allowed = f"{4 * _VAE_FACTOR} to {most}, divisible by {_VAE_FACTOR}"
+            raise _wrong(name, str(side), allowed)
+        return side
+
+    def finish(
+        self, order: Order, made: Sequence[GeneratedImage], body: GenerateBody, owner: str
+    ) -> tuple[list[bytes], list[dict[str, float | None]]]:
+        """(encoded, marked files; their scores, empty unless asked for); runs on `worker`."""
+        images = [picture.image for picture in made]
+        files = [encode_image(image, body.format) for image in images]
+        self.audit.add(owner, order.requests, files)
+        if not body.scores:
+            return files, [{} for _ in files]
+        references = [face for person in order.people.values() for face in person.images]
+        prompts = [request.prompt for request in order.requests]
+        return files, self.score(images, prompts, references, order.style_words)
+
+    def score(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        references: Sequence[NDArray[np.uint8]],
+        style_words: str = "",
+    ) -> list[dict[str, float | None]]:
+        """The suite's scores by name, None where a picture cannot be scored; runs on `worker`."""
+        count = len(images)
+        columns = self._suite.score(
+            images, prompts, [list(references)] * count, [style_words] * count
+        )
+        return [
+            {n: float(v[i]) if np.isfinite(v[i]) else None for n, v in columns.items()}
+            for i in range(count)
+        ]
+
+    def describe_methods(self) -> list[dict[str, Any]]:
+        """Names, titles and revisions of the methods offered."""
+        return [
+            {"name": m, "title": METHODS[m].title, "revision": self.revisions[m]}
+            for m in self.config.methods
+        ]
+
+
+def _at_most(name: str, value: float, most: float) -> None:
+    if value > most:
+        raise _wrong(name, f"{value:g}", f"at most {most:g}")
+
+
+def _wrong(name: str, value: str, allowed: str) -> ServiceError:
+    return ServiceError(422, "out_of_range", f"{name} is {value}, allowed: {allowed}.")
