@@ -127,14 +127,16 @@ def run_benchmark(
         write_requests(run.store, plan)
 
         stages = _picture_stages(config, family, plan, run.store)
+        finished = sum(plan.unit_rows(unit) for unit in committed_units(run.store, "scores"))
         with timings.measure("images and scores") as phase:
-            for done, rows in _stream(stages, run.store, "scores", plan.units):
+            for _, rows in _stream(stages, run.store, "scores", plan.units):
                 lease.check()
                 first = time.perf_counter() - begin if first is None else first
                 phase.rows += sum(rows["pictures"].to_pylist())
                 timings.add("images, in the actors", rows, "generate_seconds")
                 timings.add("scores, in the actors", rows, "score_seconds")
-                progress("pictures", min(done * plan.unit_size, len(plan)), len(plan))
+                finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
+                progress("pictures", finished, len(plan))
     summary = RunSummary(
         url=run.store.url,
         untrained=untrained,
