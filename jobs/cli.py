@@ -8,7 +8,7 @@ quiet()
 
 import typer  # noqa: E402
 
-from jobs import commands, comparison  # noqa: E402
+from jobs import commands, comparison, serving  # noqa: E402
 
 __all__ = ["main"]
 
@@ -25,6 +25,7 @@ app.command("benchmark")(commands.benchmark)
 app.command("report")(commands.report)
 app.command("compare")(comparison.compare)
 app.command("dreambooth")(comparison.dreambooth)
+app.command("serve")(serving.serve)
 app.command("status")(commands.status)
 manifest.command("build")(commands.manifest_build)
 manifest.command("check")(commands.manifest_check)

@@ -65,7 +65,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 
     config = ServiceConfig(**(args or {}))
     settings = config.model_dump()
-    generation = serve.deployment(
+    deployment: Any = serve.deployment
+    generation = deployment(
         Generation,
         name="Generation",
         max_ongoing_requests=config.max_queue + config.max_batch,
@@ -90,13 +91,14 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         handle = serve.get_deployment_handle("Generation")
         return create_app(lambda: Service(ServiceConfig(**settings), RayBackend(handle)))
 
-    class Ingress(serve.ingress(app)):  # type: ignore[misc]
+    @serve.ingress(app)
+    class Ingress:
         """Keeps a reference to the deployment that it calls, so that Serve starts that one."""
 
         def __init__(self, generation: Any) -> None:
-            super().__init__()
+            self._generation = generation
 
-    return serve.deployment(
+    return deployment(
         Ingress,
         name="Ingress",
         num_replicas=1,
