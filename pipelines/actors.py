@@ -20,6 +20,7 @@ from infinite_id.config import Preset
 from infinite_id.types import CancelledError, GenerationRequest, Generator, Identity, IdentityMix
 from pipelines.identities import IdentityStore
 from pipelines.images import decode_image, encode_image
+from pipelines.metrics import count, observe
 from pipelines.plan import RequestPlan
 from pipelines.schemas import EMBEDDINGS, FACES, IMAGES, SAMPLE_KEYS, scores_schema
 from pipelines.storage import StorageError, Store, read_uri
@@ -265,6 +266,10 @@ class GenerationActor:
             done = commit_unit(
                 self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64
             )
+            if rows:
+                for status, made in (("ok", pictures), ("rejected", rejects)):
+                    labels = {"method": rows[0]["method"], "status": status}
+                    count("infinite_id_pictures_total", len(made), **labels)
         if done.num_rows == 0:
             done = pa.Table.from_pylist([{}], schema=_nullable(IMAGES))
         return _with_unit(done, unit)
@@ -300,7 +305,8 @@ class GenerationActor:
     ) -> list[dict[str, Any]]:
         begin = time.perf_counter()
         images = generator.generate([request_from_row(row) for row in rows], people)
-        seconds = (time.perf_counter() - begin) / len(rows)
+        batch_seconds = time.perf_counter() - begin
+        observe("infinite_id_batch_seconds", batch_seconds, method=rows[0]["method"])
         encoded = self._encoders.map(lambda made: encode_image(made.image, self._format), images)
         out = []
         for row, made, data in zip(rows, images, encoded, strict=True):
@@ -312,7 +318,7 @@ class GenerationActor:
                     "format": self._format,
                     "height": made.image.shape[0],
                     "width": made.image.shape[1],
-                    "seconds": seconds,
+                    "seconds": batch_seconds / len(rows),
                     "model_revision": self._revisions[row["method"]],
                     **{name: travels[name] for name in _PROVENANCE},
                 }

@@ -27,6 +27,7 @@ from pipelines.inputs import (
 )
 from pipelines.lease import Lease
 from pipelines.manifest import Manifests
+from pipelines.metrics import set_gauge
 from pipelines.plan import RequestPlan
 from pipelines.revisions import weights_revision
 from pipelines.run_folder import RunFolder, Timings, environment
@@ -119,6 +120,7 @@ def run_benchmark(
             for done, rows in _stream(people_stages, run.store, "embeddings", len(slices)):
                 lease.check()
                 phase.rows += sum(rows["people"].to_pylist())
+                set_gauge("infinite_id_queue_rows", len(slices) - done, stage="faces")
                 progress("people", done, len(slices))
 
         plan = request_plan(config, family, manifests, run.store)
@@ -136,6 +138,7 @@ def run_benchmark(
                 timings.add("images, in the actors", rows, "generate_seconds")
                 timings.add("scores, in the actors", rows, "score_seconds")
                 finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
+                set_gauge("infinite_id_queue_rows", len(plan) - finished, stage="images")
                 progress("pictures", finished, len(plan))
     summary = RunSummary(
         url=run.store.url,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.metrics import metered
+
 if TYPE_CHECKING:
     from ray.data import Dataset
 
@@ -106,7 +108,7 @@ def apply_stage(data: Dataset, stage: Stage) -> Dataset:
     else:
         pool = ActorPoolStrategy(min_size=stage.concurrency[0], max_size=stage.concurrency[1])
     # Ray Data shows the class's name; the stage's own name reads better on the dashboard.
-    actor = type(stage.name, (stage.actor,), {}) if isinstance(stage.actor, type) else stage.actor
+    actor = metered(stage.name, stage.actor) if isinstance(stage.actor, type) else stage.actor
     return data.map_batches(
         actor,
         fn_constructor_kwargs=dict(stage.kwargs),

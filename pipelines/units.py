@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.metrics import count_rejects
 from pipelines.schemas import REJECTS
 from pipelines.storage import Store
 
@@ -74,6 +75,7 @@ def commit_unit(
         store.write_table(f"rejects/{folder}-{unit:09d}.parquet", refused)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
     store.write_table(_name(folder, unit), table.cast(schema), row_group_size=row_group_size)
+    count_rejects(folder, (row["reason"] for row in rejects))
     return table
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointStore",
     "LocalStore",
     "LoopConfig",
+    "Precision",
     "Progress",
     "TrainingLoop",
 ]

@@ -30,7 +30,7 @@ from infinite_id.training.dataset import (
     picture_chunk,
     pictures_path,
 )
-from infinite_id.training.loop import CheckpointError, Progress
+from infinite_id.training.loop import CheckpointError, Precision, Progress
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.stages import STAGES, Context, train_stage
 
@@ -50,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, all stages")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--state", type=Path, required=True, help="folder of everything made")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="auto: bfloat16 on a GPU; on a CPU it pays only with AVX512-BF16 or AMX",
+    )
     parser.add_argument("--people", type=int, default=30, help="chunks of 100 people")
     parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
@@ -115,7 +121,7 @@ def make_context(options: argparse.Namespace) -> Context:
     return Context(
         state=options.state,
         device=torch.device(device),
-        precision="bfloat16" if cuda else "float32",
+        precision=_precision(options.precision, cuda),
         batch_scale=options.batch_scale or (16 if cuda else 1),
         people=people,
         pictures=train,
@@ -123,6 +129,12 @@ def make_context(options: argparse.Namespace) -> Context:
         report=report,
         should_stop=_told_to_stop(),
     )
+
+
+def _precision(wanted: str, cuda: bool) -> Precision:
+    if wanted == "bfloat16":
+        return "bfloat16"
+    return "bfloat16" if cuda and wanted == "auto" else "float32"
 
 
 def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.metrics import METRICS
+
 CLUSTER = Path(__file__).parents[2] / "cluster"
+# Prometheus shows a histogram as cumulative buckets with their upper limit in `le`.
 LABELS = {
-    "ray_infinite_id_pictures_total": {"method", "status"},
-    "ray_infinite_id_rejects_total": {"stage", "reason"},
-    "ray_infinite_id_batch_seconds_bucket": {"method", "le"},
-    "ray_infinite_id_queue_rows": {"stage"},
-    "ray_infinite_id_actor_busy_share": {"stage", "actor"},
+    f"ray_{name}_bucket" if kind == "Histogram" else f"ray_{name}": {
+        *labels,
+        *(["le"] if kind == "Histogram" else []),
+    }
+    for name, (kind, _, labels) in METRICS.items()
 }
 DASHBOARD = json.loads((CLUSTER / "monitoring/grafana.json").read_text())
 (RULES,) = yaml.safe_load((CLUSTER / "monitoring/alerts.yaml").read_text())["spec"]["groups"]

@@ -1,0 +1,121 @@
+"""Prometheus metrics through Ray's own metrics API: every node exports them with Ray's.
+
+Ray adds the prefix `ray_`. `cluster/monitoring` has the dashboard and the alerts that read them.
+Outside a Ray worker or driver (a test, a laptop's loop, a bare benchmark) nothing is recorded, so
+the actors call this module and still know nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = ["METRICS", "BusyShare", "count", "count_rejects", "metered", "observe", "set_gauge"]
+
+METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "infinite_id_pictures_total": (
+        "Counter",
+        "Pictures asked for: status ok or rejected.",
+        ("method", "status"),
+    ),
+    "infinite_id_rejects_total": ("Counter", "Rows refused.", ("stage", "reason")),
+    "infinite_id_batch_seconds": ("Histogram", "Seconds of a generated batch.", ("method",)),
+    "infinite_id_queue_rows": ("Gauge", "Rows that wait for this stage.", ("stage",)),
+    "infinite_id_actor_busy_share": (
+        "Gauge",
+        "Share of the last minute that an actor worked, 0 to 1.",
+        ("stage", "actor"),
+    ),
+}
+"""Kind, description and labels by name (without Ray's prefix)."""
+
+_BATCH_SECONDS = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0]
+_WINDOW_SECONDS = 60.0
+
+
+@functools.cache
+def _metric(name: str) -> Any:
+    from ray.util import metrics
+
+    kind, description, labels = METRICS[name]
+    extra = {"boundaries": _BATCH_SECONDS} if kind == "Histogram" else {}
+    return getattr(metrics, kind)(name, description=description, tag_keys=labels, **extra)
+
+
+def _in_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(getattr(ray, "is_initialized", bool)())
+
+
+def count(name: str, amount: float = 1.0, **labels: str) -> None:
+    """Adds to a counter; nothing below or at 0 is added.
+
+    Raises:
+        KeyError: not a name of `METRICS`.
+    """
+    if amount > 0 and _in_ray():
+        _metric(name).inc(amount, tags=labels)
+
+
+def observe(name: str, value: float, **labels: str) -> None:
+    """Adds a value to a histogram."""
+    if _in_ray():
+        _metric(name).observe(value, tags=labels)
+
+
+def set_gauge(name: str, value: float, **labels: str) -> None:
+    """Sets a gauge."""
+    if _in_ray():
+        _metric(name).set(value, tags=labels)
+
+
+def count_rejects(stage: str, reasons: Iterable[str]) -> None:
+    """Adds refused rows, by their reasons."""
+    for reason, number in Counter(reasons).items():
+        count("infinite_id_rejects_total", number, stage=stage, reason=reason)
+
+
+class BusyShare:
+    """The share of the last minute that was spent inside calls.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._calls: list[tuple[float, float]] = []
+
+    def add(self, begin: float, end: float) -> float:
+        """Notes a call and returns the share, 0 to 1, over the last minute or since the start."""
+        self._calls.append((begin, end))
+        oldest = max(self._start, end - _WINDOW_SECONDS)
+        self._calls = [call for call in self._calls if call[1] > oldest]
+        busy = sum(stop - max(start, oldest) for start, stop in self._calls)
+        return busy / (end - oldest) if end > oldest else 1.0
+
+
+def metered(stage: str, actor: type) -> type:
+    """A subclass of an actor, named as the stage, that reports its busy share after each call."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(made, self).__init__(*args, **kwargs)
+        self._busy = BusyShare()
+
+    def __call__(self: Any, table: Any) -> Any:
+        begin = time.monotonic()
+        try:
+            return super(made, self).__call__(table)
+        finally:
+            share = self._busy.add(begin, time.monotonic())
+            labels = {"stage": stage, "actor": str(os.getpid())}
+            set_gauge("infinite_id_actor_busy_share", share, **labels)
+
+    made = type(stage, (actor,), {"__init__": __init__, "__call__": __call__})
+    return made

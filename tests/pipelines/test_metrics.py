@@ -1,0 +1,116 @@
+"""Metrics: what is counted, and that Ray's own endpoint shows it."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.metrics import BusyShare, count, metered
+from pipelines.schemas import FACES
+from pipelines.stage import Stage, apply_stage
+from pipelines.storage import Store
+from pipelines.units import commit_unit, reject_row, unit_of, unit_table
+
+
+def test_busy_share_is_the_time_in_calls() -> None:
+    share = BusyShare(clock=lambda: 100.0)
+    assert share.add(100.0, 101.0) == 1.0
+    assert share.add(103.0, 104.0) == pytest.approx(2 / 4)
+    # After a long call a minute later, only the last minute counts: 30 of 60 seconds.
+    assert share.add(170.0, 200.0) == pytest.approx(0.5)
+
+
+def test_a_call_longer_than_the_window_is_a_full_share() -> None:
+    assert BusyShare(clock=lambda: 0.0).add(10.0, 500.0) == 1.0
+
+
+def test_outside_ray_nothing_is_recorded() -> None:
+    count("infinite_id_pictures_total", 3, method="text_only", status="ok")
+
+
+def test_metered_actor_gives_the_same_tables_and_errors() -> None:
+    actor = metered("doubler", Doubler)(by=3)
+    assert type(actor).__name__ == "doubler"
+    assert actor(pa.table({"unit": [4]}))["unit"].to_pylist() == [12]
+    with pytest.raises(KeyError):
+        actor(pa.table({"other": [1]}))
+
+
+class Doubler:
+    def __init__(self, by: int = 2) -> None:
+        self._by = by
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.table({"unit": [self._by * value for value in table["unit"].to_pylist()]})
+
+
+class Refuser:
+    """Commits a unit with one refused row and counts a picture."""
+
+    def __init__(self, folder: str) -> None:
+        self._store = Store(folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rejects = [reject_row("faces", "ann", "no_face", "no face was found")]
+        commit_unit(self._store, "faces", unit_of(table, "faces"), [], FACES, rejects)
+        count("infinite_id_pictures_total", 5, method="text_only", status="ok")
+        return table
+
+
+@pytest.mark.ray
+def test_the_metrics_port_of_ray_shows_them(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from pipelines.session import quiet
+
+    quiet()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _metrics_export_port=port,
+        object_store_memory=100_000_000,
+    )
+    try:
+        data = ray.data.from_arrow(unit_table(range(4))).repartition(target_num_rows_per_block=1)
+        apply_stage(data, Stage("faces", Refuser, {"folder": str(tmp_path)})).materialize()
+        wanted = [
+            "ray_infinite_id_rejects_total{",
+            "ray_infinite_id_pictures_total{",
+            "ray_infinite_id_actor_busy_share{",
+        ]
+        shown = _scrape(port, wanted)
+        refused = next(line for line in shown if line.startswith(wanted[0]))
+        assert 'reason="no_face"' in refused
+        assert 'stage="faces"' in refused
+        assert refused.endswith(" 4.0")
+        made = next(line for line in shown if line.startswith(wanted[1]))
+        assert made.endswith(" 20.0")
+        busy = next(line for line in shown if line.startswith(wanted[2]))
+        assert 0 < float(busy.rpartition(" ")[2]) <= 1
+    finally:
+        ray.shutdown()
+
+
+def _scrape(port: int, wanted: list[str], seconds: float = 60.0) -> list[str]:
+    """Lines of the endpoint, once all wanted ones are there; Ray exports at intervals."""
+    end = time.monotonic() + seconds
+    lines: list[str] = []
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            lines = []
+        if all(any(line.startswith(start) for line in lines) for start in wanted):
+            return lines
+        time.sleep(1)
+    raise AssertionError(f"{wanted} not among {[x for x in lines if 'infinite_id' in x]}")
