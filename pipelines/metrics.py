@@ -104,18 +104,19 @@ class BusyShare:
 def metered(stage: str, actor: type) -> type:
     """A subclass of an actor, named as the stage, that reports its busy share after each call."""
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        super(made, self).__init__(*args, **kwargs)
-        self._busy = BusyShare()
+    class Metered(actor):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._busy = BusyShare()
 
-    def __call__(self: Any, table: Any) -> Any:
-        begin = time.monotonic()
-        try:
-            return super(made, self).__call__(table)
-        finally:
-            share = self._busy.add(begin, time.monotonic())
-            labels = {"stage": stage, "actor": str(os.getpid())}
-            set_gauge("infinite_id_actor_busy_share", share, **labels)
+        def __call__(self, table: Any) -> Any:
+            begin = time.monotonic()
+            try:
+                return super().__call__(table)
+            finally:
+                share = self._busy.add(begin, time.monotonic())
+                labels = {"stage": stage, "actor": str(os.getpid())}
+                set_gauge("infinite_id_actor_busy_share", share, **labels)
 
-    made = type(stage, (actor,), {"__init__": __init__, "__call__": __call__})
-    return made
+    Metered.__name__ = Metered.__qualname__ = stage
+    return Metered
