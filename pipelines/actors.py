@@ -246,10 +246,13 @@ class GenerationActor:
 
         from infinite_id.methods import load_generators
 
-        torch.set_num_threads(threads)
+        # One here: see _batch. A second pool of OpenMP threads, left behind by the thread that
+        # loads, would make the pools of this process sleep between operations instead of spin.
+        torch.set_num_threads(1)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
+        self._threads = threads
         self._people = IdentityStore(store)
         self._generators: dict[str, Generator] = load_generators(
             [name for name, _ in plan.methods], local_preset(preset, options), device=device
@@ -303,6 +306,11 @@ class GenerationActor:
         rows: list[dict[str, Any]],
         people: Mapping[str, Identity],
     ) -> list[dict[str, Any]]:
+        import torch
+
+        # OpenMP counts threads for each calling thread apart, and Ray may call from another one
+        # than loaded the model: convolutions would run on OMP_NUM_THREADS, which is one.
+        torch.set_num_threads(self._threads)
         begin = time.perf_counter()
         images = generator.generate([request_from_row(row) for row in rows], people)
         batch_seconds = time.perf_counter() - begin
