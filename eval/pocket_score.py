@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from eval.image_text import resize_and_crop
-from infinite_id.pocket import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, is_trained, load_scorer
+from infinite_id.pocket_clip import load_scorer
+from infinite_id.pocket_weights import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, is_trained
 
 __all__ = ["PocketImageText"]
 

@@ -142,7 +142,7 @@ class IdentityEncoder:
 def load_clip_encoder(config: EncoderConfig, *, device: str = "cpu") -> ClipImageEncoder:
     """The CLIP image tower that `config.clip` names: pocket, a folder, or a hub id."""
     if config.clip == "pocket":
-        from infinite_id.pocket import load_clip_image_encoder
+        from infinite_id.pocket_clip import load_clip_image_encoder
 
         model, size, revision = load_clip_image_encoder()
         return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infinite_id.config import Preset
-from infinite_id.methods import METHODS
 from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
 from pipelines.inputs import (
     generation_gpus,
@@ -32,7 +31,7 @@ from pipelines.plan import RequestPlan
 from pipelines.revisions import weights_revision
 from pipelines.run_folder import RunFolder, Timings, environment
 from pipelines.schemas import FACES, IMAGES
-from pipelines.session import ray_session, warm_workers
+from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
 from pipelines.stage import Stage, apply_stage, check_stages
 from pipelines.storage import Store
@@ -114,8 +113,6 @@ def run_benchmark(
         check_stages(people_stages, ["unit"], cluster)
         check_stages(_picture_stages(config, family, None, run.store), ["unit"], cluster)
 
-        if any(METHODS[name].needs_base for name in config.methods):
-            warm_workers(["infinite_id.factories"] * 2)  # a generation and a scoring actor
         with timings.measure("faces and embeddings") as phase:
             for done, rows in _stream(people_stages, run.store, "embeddings", len(slices)):
                 lease.check()

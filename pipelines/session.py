@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-__all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session", "warm_workers"]
+__all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session"]
 
 WORKER_ENVIRONMENT = {
     # One library thread a worker unless an actor asks for more: actors share the cores.
@@ -141,21 +140,3 @@ def _session(
     finally:
         if not already:
             ray.shutdown()
-
-
-def warm_workers(modules: Sequence[str]) -> None:
-    """Begins to import `modules` in one idle worker each, and returns at once.
-
-    Importing diffusers or transformers takes some ten seconds of a core. Ray hands idle workers
-    to the next actors, so what is imported while an earlier phase runs is not waited for later.
-    An import that fails here fails again, with its message, in the actor that needs it.
-    """
-    import ray
-
-    @ray.remote(num_cpus=0.01, max_retries=0)
-    def load(name: str) -> None:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-
-    for name in modules:
-        load.remote(name)
