@@ -8,6 +8,7 @@ that a picture cannot be scored; it is never replaced by a number.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ MIN_FACE = 0.08
 SMALL_PICTURE = 128
 SMALL_SIZES = (256, 512)
 LARGE_SIZES = (640, 1280)
+_TIMED_SECONDS = 0.001
 
 
 class PictureBatch:
@@ -208,6 +210,11 @@ def _image_score(batch: PictureBatch) -> Scores:
     )
 
 
+def _timed(batch: PictureBatch) -> Scores:
+    time.sleep(_TIMED_SECONDS * len(batch))
+    return np.full(len(batch), np.nan, dtype=np.float32)
+
+
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(np.dot(a, b)) / norms if norms > 0 else math.nan
@@ -267,7 +274,16 @@ METRICS: dict[str, Metric] = {
         _face_count,
         "faces at least 8 % of the picture's shorter side wide; 1 is wanted",
     ),
+    "timed": Metric(
+        "Timed",
+        None,
+        (0.0, 0.0),
+        "none",
+        (),
+        _timed,
+        "no value: it sleeps one millisecond a picture, to measure the pipeline around scoring",
+    ),
 }
 """Metric name, which is the column's, -> how it is made."""
 
-DEFAULT_METRICS: tuple[str, ...] = tuple(METRICS)
+DEFAULT_METRICS: tuple[str, ...] = tuple(name for name in METRICS if name != "timed")

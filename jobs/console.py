@@ -7,7 +7,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -129,12 +129,11 @@ def progress_display() -> Iterator[Callable[[str, int, int], None]]:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table; numbers are shown with three digits."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE, collapse_padding=True)
     for number, name in enumerate(columns):
-        # Names stay whole; headers of numbers may wrap.
-        table.add_column(
-            name, no_wrap=number < 2, overflow="fold", justify="left" if number < 2 else "right"
-        )
+        # On a narrow terminal only the first column, a name, goes on in the next line.
+        side: Literal["left", "right"] = "left" if number < 2 else "right"
+        table.add_column(name, no_wrap=number > 0, overflow="fold", justify=side)
     for row in rows:
         values = (row.get(name, "") for name in columns)
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))

@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from infinite_id.config import Preset
-from infinite_id.types import CancelledError, GenerationRequest, Generator, Identity, IdentityMix
+from infinite_id.types import (
+    CancelledError,
+    GeneratedImage,
+    GenerationRequest,
+    Generator,
+    Identity,
+    IdentityMix,
+)
 from pipelines.identities import IdentityStore
 from pipelines.images import decode_image, encode_image
 from pipelines.metrics import count, observe
@@ -221,6 +228,8 @@ def people_of(row: Mapping[str, Any]) -> list[str]:
 class GenerationActor:
     """Units of the request plan -> pictures; commits `images`.
 
+    Two threads may call it at once: one generates while the other encodes and commits.
+
     Args:
         store: the run folder.
         plan: the request plan.
@@ -246,17 +255,20 @@ class GenerationActor:
 
         from infinite_id.methods import load_generators
 
-        # One here: see _batch. A second pool of OpenMP threads, left behind by the thread that
-        # loads, would make the pools of this process sleep between operations instead of spin.
-        torch.set_num_threads(1)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
-        self._threads = threads
         self._people = IdentityStore(store)
-        self._generators: dict[str, Generator] = load_generators(
-            [name for name, _ in plan.methods], local_preset(preset, options), device=device
+        # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
+        # thread that computes, with a count of its own, and with two pools on two cores both
+        # sleep between operations instead of spinning. Callers encode and commit beside it.
+        self._model = ThreadPoolExecutor(
+            1, "generate", initializer=torch.set_num_threads, initargs=(threads,)
         )
+        names = [name for name, _ in plan.methods]
+        self._generators: dict[str, Generator] = self._model.submit(
+            load_generators, names, local_preset(preset, options), device=device
+        ).result()
         self._revisions = dict(plan.methods)
         self._encoders = ThreadPoolExecutor(4)
 
@@ -306,14 +318,8 @@ class GenerationActor:
         rows: list[dict[str, Any]],
         people: Mapping[str, Identity],
     ) -> list[dict[str, Any]]:
-        import torch
-
-        # OpenMP counts threads for each calling thread apart, and Ray may call from another one
-        # than loaded the model: convolutions would run on OMP_NUM_THREADS, which is one.
-        torch.set_num_threads(self._threads)
-        begin = time.perf_counter()
-        images = generator.generate([request_from_row(row) for row in rows], people)
-        batch_seconds = time.perf_counter() - begin
+        requests = [request_from_row(row) for row in rows]
+        images, batch_seconds = self._model.submit(_timed, generator, requests, people).result()
         observe("infinite_id_batch_seconds", batch_seconds, method=rows[0]["method"])
         encoded = self._encoders.map(lambda made: encode_image(made.image, self._format), images)
         out = []
@@ -332,6 +338,13 @@ class GenerationActor:
                 }
             )
         return out
+
+
+def _timed(
+    generator: Generator, requests: Sequence[GenerationRequest], people: Mapping[str, Identity]
+) -> tuple[list[GeneratedImage], float]:
+    begin = time.perf_counter()
+    return generator.generate(requests, people), time.perf_counter() - begin
 
 
 def _is_fatal(error: Exception) -> bool:

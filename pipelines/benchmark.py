@@ -231,6 +231,7 @@ def _picture_stages(
             concurrency=resources.generation_actors,
             num_cpus=resources.generation_cpus,
             num_gpus=generation_gpus(config, family),
+            calls=2,
         ),
         Stage(
             "scores",

@@ -6,6 +6,7 @@ the people of its batch from the `embeddings` table, keeping the last few files 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -35,7 +36,7 @@ def identity_from_row(row: dict) -> Identity:
 
 
 class IdentityStore:
-    """People of a run by identity_id.
+    """People of a run by identity_id; several threads may ask.
 
     Args:
         store: the run folder.
@@ -45,6 +46,7 @@ class IdentityStore:
     def __init__(self, store: Store, most_bytes: int = 1 << 30) -> None:
         self._store = store
         self._most_bytes = most_bytes
+        self._lock = threading.Lock()
         self._files: OrderedDict[str, pa.Table] = OrderedDict()
         self._where: dict[str, tuple[str, int]] = {}
         for name in store.names("embeddings", ".parquet"):
@@ -67,7 +69,9 @@ class IdentityStore:
         if identity_id not in self._where:
             raise ValueError(f"identity {identity_id!r} has no embedding in {self._store.url}")
         name, row = self._where[identity_id]
-        return self._file(name).slice(row, 1).to_pylist()[0]
+        with self._lock:
+            table = self._file(name)
+        return table.slice(row, 1).to_pylist()[0]
 
     def _file(self, name: str) -> pa.Table:
         if name in self._files:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,7 +82,7 @@ def count_rejects(stage: str, reasons: Iterable[str]) -> None:
 
 
 class BusyShare:
-    """The share of the last minute that was spent inside calls.
+    """The share of the last minute in which at least one call was under way.
 
     Args:
         clock: monotonic seconds.
@@ -89,16 +90,39 @@ class BusyShare:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._start = clock()
-        self._calls: list[tuple[float, float]] = []
+        self._start = self._seen = clock()
+        self._active = 0
+        self._spans: deque[tuple[float, float]] = deque()
+        self._busy = 0.0
+        self._lock = threading.Lock()
 
-    def add(self, begin: float, end: float) -> float:
-        """Notes a call and returns the share, 0 to 1, over the last minute or since the start."""
-        self._calls.append((begin, end))
-        oldest = max(self._start, end - _WINDOW_SECONDS)
-        self._calls = [call for call in self._calls if call[1] > oldest]
-        busy = sum(stop - max(start, oldest) for start, stop in self._calls)
-        return busy / (end - oldest) if end > oldest else 1.0
+    def enter(self) -> None:
+        """A call begins."""
+        with self._lock:
+            self._advance()
+            self._active += 1
+
+    def leave(self) -> float:
+        """A call ends; returns the share, 0 to 1, over the last minute or since the start."""
+        with self._lock:
+            now = self._advance()
+            self._active -= 1
+            oldest = max(self._start, now - _WINDOW_SECONDS)
+            while self._spans and self._spans[0][0] < oldest:
+                begin, end = self._spans.popleft()
+                self._busy -= end - begin
+                if end > oldest:
+                    self._spans.appendleft((oldest, end))
+                    self._busy += end - oldest
+            return min(1.0, self._busy / (now - oldest)) if now > oldest else 1.0
+
+    def _advance(self) -> float:
+        now = self._clock()
+        if self._active and now > self._seen:
+            self._spans.append((self._seen, now))
+            self._busy += now - self._seen
+        self._seen = now
+        return now
 
 
 def metered(stage: str, actor: type) -> type:
@@ -110,11 +134,11 @@ def metered(stage: str, actor: type) -> type:
             self._busy = BusyShare()
 
         def __call__(self, table: Any) -> Any:
-            begin = time.monotonic()
+            self._busy.enter()
             try:
                 return super().__call__(table)
             finally:
-                share = self._busy.add(begin, time.monotonic())
+                share = self._busy.leave()
                 labels = {"stage": stage, "actor": str(os.getpid())}
                 set_gauge("infinite_id_actor_busy_share", share, **labels)
 

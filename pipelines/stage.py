@@ -30,6 +30,7 @@ class Stage:
         gives: columns of its output.
         concurrency: number of actors; (least, most) for an autoscaling pool.
         num_cpus, num_gpus: of one actor; fractions are allowed.
+        calls: that overlap in one actor, whose class has to allow it; 1 or more.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Stage:
     concurrency: int | tuple[int, int] = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    calls: int = 1
 
     @property
     def least(self) -> int:
@@ -103,10 +105,14 @@ def apply_stage(data: Dataset, stage: Stage) -> Dataset:
     """`data` with the stage appended: a pool of named actors, one unit a call."""
     from ray.data import ActorPoolStrategy
 
-    if isinstance(stage.concurrency, int):
-        pool = ActorPoolStrategy(size=stage.concurrency)
-    else:
-        pool = ActorPoolStrategy(min_size=stage.concurrency[0], max_size=stage.concurrency[1])
+    size: dict[str, int] = (
+        {"size": stage.concurrency}
+        if isinstance(stage.concurrency, int)
+        else {"min_size": stage.concurrency[0], "max_size": stage.concurrency[1]}
+    )
+    pool = ActorPoolStrategy(
+        **size, max_concurrent_calls_per_actor=stage.calls, enable_true_multi_threading=True
+    )
     # Ray Data shows the class's name; the stage's own name reads better on the dashboard.
     actor = metered(stage.name, stage.actor) if isinstance(stage.actor, type) else stage.actor
     return data.map_batches(

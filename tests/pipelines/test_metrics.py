@@ -17,16 +17,42 @@ from pipelines.storage import Store
 from pipelines.units import commit_unit, reject_row, unit_of, unit_table
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_busy_share_is_the_time_in_calls() -> None:
-    share = BusyShare(clock=lambda: 100.0)
-    assert share.add(100.0, 101.0) == 1.0
-    assert share.add(103.0, 104.0) == pytest.approx(2 / 4)
+    clock = Clock()
+    share = BusyShare(clock)
+    assert _call(share, clock, 100.0, 101.0) == 1.0
+    assert _call(share, clock, 103.0, 104.0) == pytest.approx(2 / 4)
     # After a long call a minute later, only the last minute counts: 30 of 60 seconds.
-    assert share.add(170.0, 200.0) == pytest.approx(0.5)
+    assert _call(share, clock, 170.0, 200.0) == pytest.approx(0.5)
+    assert _call(share, clock, 300.0, 700.0) == 1.0
 
 
-def test_a_call_longer_than_the_window_is_a_full_share() -> None:
-    assert BusyShare(clock=lambda: 0.0).add(10.0, 500.0) == 1.0
+def test_calls_that_overlap_count_once() -> None:
+    clock = Clock()
+    share = BusyShare(clock)
+    clock.now = 102.0
+    share.enter()
+    clock.now = 103.0
+    share.enter()
+    clock.now = 104.0
+    share.leave()
+    clock.now = 106.0
+    assert share.leave() == pytest.approx(4 / 6)
+
+
+def _call(share: BusyShare, clock: Clock, begin: float, end: float) -> float:
+    clock.now = begin
+    share.enter()
+    clock.now = end
+    return share.leave()
 
 
 def test_outside_ray_nothing_is_recorded() -> None:
