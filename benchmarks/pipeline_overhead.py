@@ -76,6 +76,8 @@ def _pipeline(arguments: Mapping[str, Any], output: Path) -> tuple[float, int]:
 def _loop(arguments: Mapping[str, Any], run: Path, output: Path) -> float:
     import shutil
 
+    import torch
+
     from pipelines.actors import GenerationActor, ScoringActor
     from pipelines.inputs import load_manifests, model_family, request_plan
     from pipelines.storage import Store
@@ -88,6 +90,8 @@ def _loop(arguments: Mapping[str, Any], run: Path, output: Path) -> float:
     store = Store(output)
     generate = GenerationActor(store, plan, family, threads=arguments["threads"])
     score = ScoringActor(store, plan, None, family.name)
+    # As in a scoring actor; two threads that compute with pools of their own slow each other.
+    torch.set_num_threads(1)
     marks = []
     for unit in range(plan.units):
         score(generate(unit_table([unit])))

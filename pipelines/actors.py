@@ -6,7 +6,6 @@ in a test. The model is loaded in the constructor, on the worker.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from infinite_id.types import (
     Identity,
     IdentityMix,
 )
+from pipelines.digests import embedding_digest
 from pipelines.identities import IdentityStore
 from pipelines.images import decode_image, encode_image
 from pipelines.metrics import count, observe
@@ -191,10 +191,6 @@ class EmbeddingActor:
 
     def _row(self, faces: list[dict[str, Any]], embedding: Any) -> dict[str, Any]:
         clip = np.ascontiguousarray(embedding.clip, dtype="<f2")
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (embedding.face.astype("<f4").tobytes(), clip.tobytes()):
-            digest.update(part)
-        digest.update(embedding.revision.encode())
         return {
             "identity_id": faces[0]["identity_id"],
             "face": embedding.face.tolist(),
@@ -202,7 +198,7 @@ class EmbeddingActor:
             "clip_tokens": clip.shape[0],
             "clip_width": clip.shape[1],
             "revision": embedding.revision,
-            "digest": digest.hexdigest(),
+            "digest": embedding_digest(embedding),
             "aligned": [face["aligned"] for face in faces],
             **{name: faces[0][name] for name in _PROVENANCE},
         }

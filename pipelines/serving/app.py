@@ -22,6 +22,7 @@ from pipelines.serving.body_limit import BodyLimit
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.measures import Measures
 from pipelines.serving.people import Person
+from pipelines.serving.samples import sample_names, sample_photo
 from pipelines.serving.schemas import GenerateBody
 from pipelines.serving.service import Order, Service
 
@@ -113,12 +114,18 @@ def _data(image: bytes) -> str:
 async def add_identity(
     service: Served,
     owner: Owner,
-    photos: Annotated[list[UploadFile], File(description="of one person")],
+    photos: Annotated[list[UploadFile] | None, File(description="of one person")] = None,
+    sample: Annotated[str | None, Form(description="instead of photos: of /v1/samples")] = None,
     face: Annotated[str, Form(description="single, largest, or a number from the left")] = "single",
     class_word: Annotated[str, Form(min_length=1, max_length=40)] = "person",
 ) -> dict[str, Any]:
     """Embeds a person from photos and keeps the embedding for a while, not the photos."""
-    data = [await photo.read() for photo in photos]
+    if (photos is None) == (sample is None):
+        raise ServiceError(422, "who", "Exactly one of photos and sample must be given.")
+    if sample is not None:
+        data = [sample_photo(sample)]
+    else:
+        data = [await photo.read() for photo in photos or ()]
     person = await _work(service, service.person, data, _face(face), class_word, owner)
     service.people.add(person)
     return {
@@ -145,6 +152,12 @@ async def remove_identity(service: Served, owner: Owner, identity_id: str) -> No
 async def styles(service: Served, owner: Owner) -> list[dict[str, Any]]:
     """The style sheet."""
     return list(service.styles.values())
+
+
+@router.get("/v1/samples")
+async def samples(owner: Owner) -> list[dict[str, str]]:
+    """People who do not exist, each a name for `sample` of /v1/identities and a base64 PNG."""
+    return [{"name": name, "png": _data(sample_photo(name))} for name in sample_names()]
 
 
 @router.get("/v1/methods")

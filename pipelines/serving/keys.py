@@ -77,20 +77,25 @@ class RateLimit:
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute, self._clock = per_minute, clock
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
 
     def take(self, owner: str) -> None:
         """Raises a ServiceError, 429, where the bucket is empty."""
         if self._per_minute is None:
             return
+        with self._lock:
+            self._take(owner, self._per_minute)
+
+    def _take(self, owner: str, per_minute: int) -> None:
         now = self._clock()
-        tokens, then = self._buckets.get(owner, (float(self._per_minute), now))
-        tokens = min(self._per_minute, tokens + (now - then) * self._per_minute / 60)
+        tokens, then = self._buckets.get(owner, (float(per_minute), now))
+        tokens = min(per_minute, tokens + (now - then) * per_minute / 60)
         if tokens < 1:
-            wait = int((1 - tokens) * 60 / self._per_minute) + 1
+            wait = int((1 - tokens) * 60 / per_minute) + 1
             raise ServiceError(
                 429,
                 "rate_limited",
-                f"This key has used its {self._per_minute} requests a minute.",
+                f"This key has used its {per_minute} requests a minute.",
                 wait,
             )
         self._buckets[owner] = (tokens - 1, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -11,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from infinite_id.config import Preset
 from infinite_id.faces import FaceError, find_faces
 from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
 from infinite_id.types import FaceRecord, Identity
+from pipelines.digests import embedding_digest
 from pipelines.serving.errors import ServiceError
 
 __all__ = ["FaceStage", "People", "Person"]
@@ -76,11 +74,8 @@ class FaceStage:
             )
         aligned_faces = tuple(record.aligned for record in records)
         embedding = self._encoder.embed(aligned_faces)
-        digest = hashlib.blake2b(embedding.face.astype("<f4").tobytes(), digest_size=16)
-        digest.update(np.ascontiguousarray(embedding.clip, dtype="<f2").tobytes())
-        digest.update(embedding.revision.encode())
         identity = Identity(key, aligned_faces, embedding, class_word)
-        return Person(identity, tuple(records), digest.hexdigest(), owner)
+        return Person(identity, tuple(records), embedding_digest(embedding), owner)
 
 
 class People:

@@ -112,6 +112,10 @@ class Service:
             )
         text, words = self._text(body)
         subject, people = self._subject(body, owner, inline)
+        # With the class word in place: that comes from the caller too.
+        prompt = text.prompt(subject.class_word)
+        if self.config.blocked_words and self._blocked.search(prompt):
+            raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
         method = self._known("method", body.method or self.config.methods[0], self.config.methods)
         sampler = self.preset.sampler
         guidance = sampler.guidance_scale if body.guidance_scale is None else body.guidance_scale
@@ -122,7 +126,7 @@ class Service:
         row: dict[str, Any] = {
             "identity_id": subject.identity_id,
             "method": method,
-            "prompt": text.prompt(subject.class_word),
+            "prompt": prompt,
             "negative_prompt": text.negative_prompt,
             "style": text.style,
             "height": self._side("height", body.height, self.preset.height),
@@ -152,8 +156,6 @@ class Service:
             if value is not None and len(value) > self.config.max_prompt_chars:
                 allowed = f"at most {self.config.max_prompt_chars} characters"
                 raise _wrong(name, f"{len(value)} characters long", allowed)
-        if self.config.blocked_words and self._blocked.search(body.prompt):
-            raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
         suffix, negative, name = "", "", body.style or ""
         if body.style is not None:
             style = self.styles[self._known("style", body.style, list(self.styles))]
