@@ -41,7 +41,9 @@ def load_batcher(config: ServiceConfig) -> Batcher:
     from infinite_id.methods import load_generators
     from pipelines.weights_cache import local_preset
 
-    torch.set_num_threads(config.threads)
+    # One while loading: a pool of threads that this thread leaves behind would make the one of the
+    # generating thread sleep between operations.
+    torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generators = load_generators(
         list(config.methods), local_preset(preset(config.preset)), device=device
@@ -51,6 +53,7 @@ def load_batcher(config: ServiceConfig) -> Batcher:
         max_batch=config.max_batch,
         max_queue=config.max_queue,
         wait_seconds=config.batch_wait_seconds,
+        threads=config.threads,
     )
 
 

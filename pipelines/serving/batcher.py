@@ -75,6 +75,7 @@ class Batcher:
         max_batch: most pictures of one call; a single caller's pictures are never cut apart.
         max_queue: most pictures that wait.
         wait_seconds: how long the first job waits for others.
+        threads: of torch on the CPU, in the thread that generates.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Batcher:
         max_batch: int,
         max_queue: int,
         wait_seconds: float,
+        threads: int = 1,
     ) -> None:
+        self._threads = threads
         self._generators = generators
         self._max_batch, self._max_queue, self._wait = max_batch, max_queue, wait_seconds
         self._jobs: deque[_Job] = deque()
@@ -151,6 +154,10 @@ class Batcher:
                     self._jobs.remove(job)
 
     def _run(self) -> None:
+        import torch
+
+        # Here: OpenMP counts threads for each thread that computes.
+        torch.set_num_threads(self._threads)
         while jobs := self._next():
             self._generate(jobs)
 
