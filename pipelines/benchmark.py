@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infinite_id.config import Preset
+from infinite_id.methods import METHODS
 from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
 from pipelines.inputs import (
     generation_gpus,
@@ -214,6 +215,7 @@ def _picture_stages(
     config: BenchmarkConfig, family: Preset, plan: RequestPlan | None, store: Store
 ) -> list[Stage]:
     resources = config.resources
+    gpus = generation_gpus(config, family)
     return [
         Stage(
             "images",
@@ -230,8 +232,9 @@ def _picture_stages(
             gives=(*IMAGES.names, "unit"),
             concurrency=resources.generation_actors,
             num_cpus=resources.generation_cpus,
-            num_gpus=generation_gpus(config, family),
-            calls=2,
+            num_gpus=gpus,
+            # On a CPU the generator takes every core, and encoding beside it only slows it.
+            calls=2 if gpus or not any(METHODS[name].needs_base for name in config.methods) else 1,
         ),
         Stage(
             "scores",
@@ -276,6 +279,8 @@ def _units(units: Sequence[int]) -> Dataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # It reads the process's page tables every second of every task and holds up the actor.
+    context.memory_usage_poll_interval_s = None
     return ray.data.from_arrow(unit_table(units)).repartition(target_num_rows_per_block=1)
 
 
