@@ -8,7 +8,7 @@ quiet()
 
 import typer  # noqa: E402
 
-from jobs import commands, comparison, serving  # noqa: E402
+from jobs import commands, comparison, exporting, serving  # noqa: E402
 
 __all__ = ["main"]
 
@@ -23,6 +23,7 @@ app.add_typer(manifest, name="manifest")
 
 app.command("benchmark")(commands.benchmark)
 app.command("report")(commands.report)
+app.command("export")(exporting.export)
 app.command("compare")(comparison.compare)
 app.command("dreambooth")(comparison.dreambooth)
 app.command("serve")(serving.serve)

@@ -6,6 +6,7 @@ when its upload is complete; on a local disk the bytes go to a temporary name fi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import uuid
@@ -128,6 +129,43 @@ class Store:
 
         self._guard("write", name, write)
 
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A file to write piece by piece: it appears whole at the end, or after an error never.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target = self.path(name)
+        temporary = target
+        if self.is_local:
+            folder, base = os.path.split(target)
+            temporary = f"{folder}/{_TEMPORARY}{uuid.uuid4().hex}-{base}"
+            self._guard("write", name, lambda: Path(folder).mkdir(parents=True, exist_ok=True))
+        file = self._guard("write", name, lambda: self.fs.open(temporary, "wb"))
+        try:
+            yield _Guarded(file, lambda action: self._guard("write", name, action))
+        except BaseException:
+            # Closing would make an object store publish what is there.
+            if self.is_local:
+                file.close()
+                Path(temporary).unlink(missing_ok=True)
+            else:
+                file.discard()
+                file.closed = True  # else its destructor would publish what is buffered
+            raise
+        if not self.is_local:
+            self._guard("write", name, file.close)
+            return
+
+        def finish() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            Path(temporary).replace(target)
+
+        self._guard("write", name, finish)
+
     def delete(self, name: str) -> None:
         """Removes one file; nothing happens if it is not there."""
         if self.exists(name):
@@ -193,6 +231,17 @@ class Store:
                 raise
             place = f"{self.url}/{name}" if name else self.url
             raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
+
+
+class _Guarded:
+    """A file whose writes raise StorageError."""
+
+    def __init__(self, file: Any, guard: Any) -> None:
+        self._file, self._guard = file, guard
+
+    def write(self, data: Any) -> None:
+        """Writes all of it."""
+        self._guard(lambda: self._file.write(data))
 
 
 def _reason(error: BaseException) -> str:
