@@ -30,6 +30,7 @@ def test_packages_come_from_this_repository(name):
         "pipelines.schemas",
         "pipelines.manifest",
         "pipelines.settings",
+        "pipelines.client",
         "jobs.cli",
     ],
 )

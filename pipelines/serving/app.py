@@ -166,6 +166,12 @@ async def methods(service: Served, owner: Owner) -> list[dict[str, Any]]:
     return service.describe_methods()
 
 
+@router.get("/v1/settings")
+async def settings(service: Served, owner: Owner) -> dict[str, Any]:
+    """Defaults and limits of requests, and what the scores mean."""
+    return service.describe_settings()
+
+
 @router.post("/v1/generate", response_model=None)
 async def generate(
     request: Request, service: Served, owner: Owner, body: GenerateBody
@@ -263,7 +269,8 @@ async def _stream(
             if kind == "step":
                 yield _event("step", {"step": value[0], "steps": value[1]})
             elif kind == "error":
-                yield _event("error", value.body()["error"])
+                told = {"status": value.status, "retry_after": value.retry_after}
+                yield _event("error", {**value.body()["error"], **told})
             elif kind == "images":
                 files, scores = await _work(service, service.finish, order, value, body, owner)
                 request.app.state.measures.pictures.inc(len(files))

@@ -233,6 +233,26 @@ class Service:
             for m in self.config.methods
         ]
 
+    def describe_settings(self) -> dict[str, Any]:
+        """Defaults and limits of requests, and what the scores mean."""
+        own, config = self.preset, self.config
+        return {
+            "preset": config.preset,
+            "untrained": self.untrained,
+            "height": own.height,
+            "width": own.width,
+            "max_side": config.max_side or 2 * max(own.height, own.width),
+            "steps": own.sampler.num_inference_steps,
+            "max_steps": config.max_steps,
+            "guidance_scale": own.sampler.guidance_scale,
+            "max_guidance": config.max_guidance,
+            "max_images": config.max_images,
+            "max_photos": config.max_photos,
+            "max_prompt_chars": config.max_prompt_chars,
+            "identity_ttl_seconds": config.identity_ttl_seconds,
+            "scores": [info.as_dict() for info in self._suite.metrics.values()],
+        }
+
 
 def _at_most(name: str, value: float, most: float) -> None:
     if value > most:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -28,6 +31,26 @@ def client():
     config = ServiceConfig(batch_wait_seconds=0.3, max_queue=8)
     with TestClient(local_app(config)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def live_url(client):
+    """The same application over real HTTP on loopback."""
+    # The application has started already: a second start would load the models again.
+    config = uvicorn.Config(
+        client.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=30)
 
 
 def upload(client: TestClient, person: int = 0) -> str:
