@@ -60,6 +60,7 @@ class AdapterTraining(nn.Module):
         prediction: "epsilon" or "v_prediction".
         text_active: text cross-attention takes part.
         snr_gamma: min-SNR weighting's bound; None for equal weights.
+        region: weights of places, see `diffusion_loss`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class AdapterTraining(nn.Module):
         *,
         text_active: bool = False,
         snr_gamma: float | None = None,
+        region: Tensor | None = None,
     ) -> None:
         super().__init__()
         if prediction not in ("epsilon", "v_prediction"):
@@ -81,6 +83,8 @@ class AdapterTraining(nn.Module):
         self.prediction, self.text_active, self.snr_gamma = prediction, text_active, snr_gamma
         self.alphas: Tensor
         self.register_buffer("alphas", alphas.float(), persistent=False)
+        self.region: Tensor | None
+        self.register_buffer("region", region, persistent=False)
         self.layers = cross_attention_layers(unet)
         self.fusion = FusionConfig(fusion="none", text_cross_attention=text_active)
         unet.set_attn_processor(stream_processors(unet))
@@ -130,7 +134,7 @@ class AdapterTraining(nn.Module):
             batch.latents, batch.noise, batch.timesteps, self.alphas, self.prediction
         )
         weights = snr_weights(self.alphas[batch.timesteps], self.prediction, self.snr_gamma)
-        return diffusion_loss(predict(noisy, batch.timesteps), target, weights)
+        return diffusion_loss(predict(noisy, batch.timesteps), target, weights, self.region)
 
     def _text_key_values(self, hidden: Tensor) -> list[KeyValue]:
         layers = [self.unet.get_submodule(name) for name in self.layers]
@@ -162,7 +166,17 @@ def snr_weights(alpha: Tensor, prediction: str, gamma: float | None) -> Tensor:
     return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
 
 
-def diffusion_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of squared errors; inputs (B, C, h, w) twice and (B,)."""
-    errors = (predicted.float() - target.float()).square().flatten(1).mean(dim=1)
-    return (errors * weights).mean()
+def diffusion_loss(
+    predicted: Tensor, target: Tensor, weights: Tensor, region: Tensor | None = None
+) -> Tensor:
+    """Weighted mean of squared errors.
+
+    Args:
+        predicted, target: (B, C, h, w).
+        weights: (B,), of the pictures.
+        region: (h, w) with a mean of 1, of the places; None for equal ones.
+    """
+    errors = (predicted.float() - target.float()).square()
+    if region is not None:
+        errors = errors * region
+    return (errors.flatten(1).mean(dim=1) * weights).mean()

@@ -1,4 +1,4 @@
-"""Writes trained stages as the shipped assets: half precision, shards, SHA-256s, model card."""
+"""Trained stages as the shipped assets and back: half precision, shards, SHA-256s."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from peft.utils import set_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from infinite_id import pocket
 from infinite_id.adapter import IdentityAdapter
+from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
+from infinite_id.training.adapter import AdapterTraining
 from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
 from infinite_id.training.stages import ImageText, load_stage
-from infinite_id.weights import AdapterMetadata, save_adapter
+from infinite_id.weights import AdapterMetadata, load_adapter, save_adapter
 
-__all__ = ["export"]
+__all__ = ["export", "restore"]
 
 SHARD = "15MB"
+_BASE_STAGES = ("vae", "clip", "scorer", "base")
 
 
 def export(state: Path, folder: Path) -> dict[str, int]:
@@ -69,7 +74,7 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     pipeline.save_pretrained(folder / "base", max_shard_size=SHARD)
     pocket.vision_tower(clip.model).half().save_pretrained(folder / "clip", max_shard_size=SHARD)
     scorer.half().save_pretrained(folder / "scorer", max_shard_size=SHARD)
-    steps = {stage: _step(state, stage) for stage in ("vae", "clip", "scorer", "base")}
+    steps = {stage: _step(state, stage) for stage in _BASE_STAGES}
     (folder / "adapters").mkdir(parents=True)
     for name in pocket.ADAPTERS:
         if (state / f"adapter-{name}.safetensors").is_file():
@@ -112,3 +117,75 @@ def _export_adapter(state: Path, folder: Path, name: str) -> int:
 def _step(state: Path, stage: str) -> int:
     with safe_open(state / f"{stage.replace(':', '-')}.safetensors", framework="pt") as file:
         return int((file.metadata() or {})["step"])
+
+
+def restore(folder: Path, state: Path) -> dict[str, int]:
+    """Writes the weights of an export as stages of a state folder, so that training goes on.
+
+    Stages that have weights in `state` are left alone. Heads that only training needs are not
+    exported and begin anew.
+
+    Args:
+        folder: in `infinite_id/assets/pocket`'s layout.
+        state: of the training program.
+
+    Returns:
+        Steps of each stage written.
+
+    Raises:
+        FileNotFoundError: `folder` is no export.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, allowed: the folder of an export")
+    steps: dict[str, int] = json.loads(path.read_text("utf-8"))["steps"]
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        folder / "base", dtype=torch.float32, local_files_only=True, add_watermarker=False
+    )
+    clip = ImageText(pocket.build_clip(), pipeline.text_encoder)
+    second = pipeline.text_encoder_2
+    clip.model.text_model.load_state_dict(second.text_model.state_dict())
+    clip.model.text_projection.load_state_dict(second.text_projection.state_dict())
+    tower = CLIPVisionModelWithProjection.from_pretrained(folder / "clip", dtype=torch.float32)
+    clip.model.vision_model.load_state_dict(tower.vision_model.state_dict())
+    clip.model.visual_projection.load_state_dict(tower.visual_projection.state_dict())
+    scorer = CLIPModel.from_pretrained(folder / "scorer", dtype=torch.float32)
+    modules: dict[str, nn.Module] = {
+        "vae": pipeline.vae,
+        "clip": clip,
+        "scorer": ImageText(scorer, None),
+        "base": pipeline.unet,
+    }
+    written = {}
+    state.mkdir(parents=True, exist_ok=True)
+    for stage, step in steps.items():
+        target = state / f"{stage.replace(':', '-')}.safetensors"
+        if target.is_file():
+            continue
+        if stage not in modules:
+            name = stage.removeprefix("adapter:")
+            modules[stage] = _trained_adapter(folder / "adapters" / f"{name}.safetensors", name)
+        tensors = {
+            n: p.detach().float().contiguous()
+            for n, p in modules[stage].named_parameters()
+            if stage in _BASE_STAGES or p.requires_grad
+        }
+        save_file(tensors, target, metadata={"step": str(step)})
+        written[stage] = step
+    return written
+
+
+def _trained_adapter(path: Path, name: str) -> nn.Module:
+    """The module that the stage of an exported adapter trains, with its weights."""
+    scheduler, unet = pocket.build_scheduler(), pocket.build_unet()
+    if name != "photomaker":
+        adapter, _ = load_adapter(path, preset("pocket").adapter, unet)
+        return AdapterTraining(
+            unet, adapter, scheduler.alphas_cumprod, scheduler.config.prediction_type
+        )
+    model = PhotoMakerTraining(unet, scheduler.alphas_cumprod, scheduler.config.prediction_type)
+    encoder, lora, _ = load_photomaker(path)
+    model.encoder.load_state_dict(encoder.float().state_dict())
+    base: Any = model.unet
+    set_peft_model_state_dict(base, {k.removeprefix("unet."): v for k, v in lora.items()})
+    return model

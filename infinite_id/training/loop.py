@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -171,7 +171,7 @@ class TrainingLoop:
             fused=True,
         )
         self.ema = {n: p.detach().clone() for n, p in self.trainable.items()}
-        self.step = 0
+        self.step = self.warm_from = 0
 
     def resume(self) -> bool:
         """Continues from the store's checkpoint; False where there is none.
@@ -199,6 +199,20 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
         return True
+
+    def start_from(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Begins at these weights, after `step` steps, with a fresh optimiser that warms up anew.
+
+        Raises:
+            CheckpointError: a trainable parameter is missing or has another shape.
+        """
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                if name not in tensors or tensors[name].shape != parameter.shape:
+                    raise CheckpointError(f"weights do not fit the model at {name!r}")
+                parameter.copy_(tensors[name])
+                self.ema[name].copy_(tensors[name])
+        self.step = self.warm_from = step
 
     def save(self) -> None:
         """Writes the checkpoint."""
@@ -277,7 +291,8 @@ class TrainingLoop:
 
     def _optimise(self) -> tuple[Tensor, Tensor]:
         config = self.config
-        rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        warm = self.step + 1 - self.warm_from
+        rate = config.learning_rate * min(1.0, warm / max(1, config.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)

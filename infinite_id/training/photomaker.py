@@ -35,9 +35,16 @@ class PhotoMakerTraining(nn.Module):
         unet: of the base; a LoRA is added to its attention.
         alphas: float (T,), cumulative products.
         prediction: "epsilon" or "v_prediction".
+        region: weights of places, see `diffusion_loss`.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, alphas: Tensor, prediction: str) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        alphas: Tensor,
+        prediction: str,
+        region: Tensor | None = None,
+    ) -> None:
         super().__init__()
         base: Any = unet
         base.requires_grad_(False)
@@ -59,6 +66,8 @@ class PhotoMakerTraining(nn.Module):
         self.prediction = prediction
         self.alphas: Tensor
         self.register_buffer("alphas", alphas.float(), persistent=False)
+        self.region: Tensor | None
+        self.register_buffer("region", region, persistent=False)
 
     def forward(
         self,
@@ -93,7 +102,8 @@ class PhotoMakerTraining(nn.Module):
             encoder_hidden_states=text,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         ).sample
-        return diffusion_loss(predicted, target, torch.ones_like(timesteps, dtype=torch.float32))
+        weights = torch.ones_like(timesteps, dtype=torch.float32)
+        return diffusion_loss(predicted, target, weights, self.region)
 
 
 def class_word_positions(ids: Tensor) -> Tensor:

@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--data", type=Path, help="data pack to train on, nothing is made")
+    parser.add_argument(
+        "--start-from", type=Path, help="export whose weights the state folder begins with"
+    )
     parser.add_argument("--pack", type=Path, help="write the data to this file")
     parser.add_argument("--export", type=Path, help="write trained weights to this folder")
     options = parser.parse_args(arguments)
@@ -80,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, stages: list[str]) -> None:
     if options.pack is not None:
         logger.info("%d bytes in %s", write_pack(options.pack, *make_data(options)), options.pack)
+    if options.start_from is not None:
+        from infinite_id.training.export import restore
+
+        for stage, step in restore(options.start_from, options.state).items():
+            logger.info("%s begins after %d steps", stage, step)
     if options.minutes > 0:
         context = make_context(options)
         shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}

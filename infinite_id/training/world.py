@@ -16,12 +16,14 @@ from infinite_id.training.faces_gan import Portrait
 from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
 from infinite_id.training.styles import apply_style
 
-__all__ = ["PICTURE_SIZE", "compose"]
+__all__ = ["FACE_WINDOW", "PICTURE_SIZE", "compose"]
 
 PICTURE_SIZE = 64
 SCALE = CANVAS // PICTURE_SIZE
 FACE_WIDTH = (30.5, 33.5)
 """Width of the face box in the final picture; recognition wants 28 px or more."""
+FACE_WINDOW = (slice(8, 48), slice(12, 52))
+"""Rows and columns of the picture that hold every face, multiples of the autoencoder's factor 4."""
 
 Canvas = NDArray[np.float32]
 

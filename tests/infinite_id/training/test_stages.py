@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from infinite_id import pocket, pocket_weights
 from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.dataset import Pictures
-from infinite_id.training.export import export
+from infinite_id.training.export import export, restore
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.pocket import main
 from infinite_id.training.stages import STAGES, Context, train_stage
@@ -81,6 +82,29 @@ def test_what_was_trained_is_what_loads(
         assert not any("untrained" in made[name].revision for name in names)
     finally:
         pocket_weights.manifest.cache_clear()
+
+
+def test_training_goes_on_from_an_export(state: Path, tmp_path: Path):
+    export(state, tmp_path / "assets")
+    assert restore(tmp_path / "assets", tmp_path / "state") == dict.fromkeys(STAGES, 1)
+    for stage in STAGES:
+        name = f"{stage.replace(':', '-')}.safetensors"
+        before, after = load_file(state / name), load_file(tmp_path / "state" / name)
+        assert before.keys() == after.keys()
+        heads = ("first_head", "face_head", "logit_scale")
+        for key in before:
+            if not any(head in key for head in heads):
+                torch.testing.assert_close(after[key], before[key], rtol=1e-3, atol=1e-3)
+    context = Context(
+        tmp_path / "state", torch.device("cpu"), "float32", 1, faces(20), pictures(24, 20),
+        pictures(8, 20), lambda stage, progress: None,
+    )  # fmt: skip
+    assert train_stage(context, "base", steps=2) == 2
+
+
+def test_a_folder_that_is_no_export_is_named(tmp_path: Path):
+    arguments = ["--start-from", str(tmp_path), "--state", str(tmp_path), "--minutes", "0"]
+    assert main(arguments) == 2
 
 
 def test_a_later_stage_asks_for_the_earlier_one(tmp_path: Path):
