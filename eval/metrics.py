@@ -88,6 +88,15 @@ class PictureBatch:
         return [n for n in range(len(self)) if self.faces[n] and len(self.references[n])]
 
     @cached_property
+    def facenet_features(self) -> list[NDArray[np.float32]]:
+        """FaceNet embeddings, unit norm, of the faces of each picture, (faces, 512)."""
+        counts = [len(found) for found in self.faces]
+        flat = [face for found in self.faces for face in found]
+        images = [image for image, n in zip(self.images, counts, strict=True) for _ in range(n)]
+        features = self.networks.facenet.embed(images, flat)
+        return np.split(features, np.cumsum(counts)[:-1])
+
+    @cached_property
     def image_features(self) -> NDArray[np.float32]:
         """float32 (N, width), unit norm, of the image-text model."""
         if self.networks.image_text is None:
@@ -177,12 +186,10 @@ def _face_count(batch: PictureBatch) -> Scores:
 
 def _identity_facenet(batch: PictureBatch) -> Scores:
     rows = batch.with_face
-    networks = batch.networks
     features = np.empty((0, 0), dtype=np.float32)
     if rows:
-        chosen = [batch.faces[row][0] for row in rows]
-        features = networks.facenet.embed([batch.images[row] for row in rows], chosen)
-    return batch.similarity_to_references(rows, features, networks.facenet_reference)
+        features = np.stack([batch.facenet_features[row][0] for row in rows])
+    return batch.similarity_to_references(rows, features, batch.networks.facenet_reference)
 
 
 def _identity_sface(batch: PictureBatch) -> Scores:

@@ -47,6 +47,16 @@ class ScoringSuite:
         Raises:
             ValueError: lengths differ, or a picture or reference is not uint8 of its shape.
         """
+        return self.measure(self.batch(images, prompts, references, styles))
+
+    def batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[NDArray[np.uint8]]],
+        styles: Sequence[str] | None = None,
+    ) -> PictureBatch:
+        """Checked arguments of `score`, for callers that look at faces or features themselves."""
         words = [""] * len(images) if styles is None else styles
         lengths = {
             "images": len(images),
@@ -64,9 +74,12 @@ class ScoringSuite:
                 raise ValueError(
                     f"reference is {crop.dtype} {crop.shape}, allowed: uint8 (112, 112, 3)"
                 )
-        if not len(images):
+        return PictureBatch(self._networks, images, prompts, references, words)
+
+    def measure(self, batch: PictureBatch) -> dict[str, NDArray[np.float32]]:
+        """The metrics of a batch, as `score` gives them."""
+        if not len(batch):
             return {name: np.empty(0, dtype=np.float32) for name in self.metrics}
-        batch = PictureBatch(self._networks, images, prompts, references, words)
         return {name: METRICS[name].compute(batch) for name in self.metrics}
 
 

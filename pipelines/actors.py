@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,17 @@ from infinite_id.types import (
 )
 from pipelines.digests import embedding_digest
 from pipelines.identities import IdentityStore
-from pipelines.images import decode_image, encode_image
+from pipelines.images import Provenance, decode_image, encode_image
 from pipelines.metrics import count, observe
-from pipelines.plan import RequestPlan
+from pipelines.plan import UnitPlan
 from pipelines.schemas import EMBEDDINGS, FACES, IMAGES, SAMPLE_KEYS, scores_schema
 from pipelines.storage import StorageError, Store, read_uri
 from pipelines.units import commit_unit, read_unit, reject_row, unit_of
+from pipelines.watermark import Watermark
 from pipelines.weights_cache import local_preset
+
+if TYPE_CHECKING:
+    from eval.metrics import PictureBatch
 
 __all__ = [
     "EmbeddingActor",
@@ -231,6 +235,7 @@ class GenerationActor:
         plan: the request plan.
         preset: model family.
         image_format: png, webp or jpeg.
+        watermark: text that every picture carries invisibly, None for none.
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
         options: of the fsspec file system, should weights lie on one.
@@ -239,10 +244,11 @@ class GenerationActor:
     def __init__(
         self,
         store: Store,
-        plan: RequestPlan,
+        plan: UnitPlan,
         preset: Preset,
         *,
         image_format: str = "png",
+        watermark: str | None = None,
         device: str = "auto",
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
@@ -254,6 +260,7 @@ class GenerationActor:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
+        self._watermark = None if watermark is None else Watermark(watermark)
         self._people = IdentityStore(store)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
@@ -317,7 +324,7 @@ class GenerationActor:
         requests = [request_from_row(row) for row in rows]
         images, batch_seconds = self._model.submit(_timed, generator, requests, people).result()
         observe("infinite_id_batch_seconds", batch_seconds, method=rows[0]["method"])
-        encoded = self._encoders.map(lambda made: encode_image(made.image, self._format), images)
+        encoded = self._encoders.map(self._encode, rows, images)
         out = []
         for row, made, data in zip(rows, images, encoded, strict=True):
             travels = self._people.row(people_of(row)[0])
@@ -334,6 +341,14 @@ class GenerationActor:
                 }
             )
         return out
+
+    def _encode(self, row: Mapping[str, Any], made: GeneratedImage) -> bytes:
+        image = made.image if self._watermark is None else self._watermark.embed(made.image)
+        names = ("sample_id", "method", "prompt", "negative_prompt", "seed")
+        provenance = Provenance(
+            model_revision=self._revisions[row["method"]], **{name: row[name] for name in names}
+        )
+        return encode_image(image, self._format, provenance=provenance)
 
 
 def _timed(
@@ -361,7 +376,7 @@ class ScoringActor:
     def __init__(
         self,
         store: Store,
-        plan: RequestPlan,
+        plan: UnitPlan,
         metrics: Sequence[str] | None,
         preset_name: str,
         *,
@@ -401,18 +416,24 @@ class ScoringActor:
             }
         )
 
-    def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
+    def _people_in(self, row: Mapping[str, Any]) -> list[str]:
+        return self._parts.get(row["identity_id"], [row["identity_id"]])
+
+    def _batch(self, rows: list[dict[str, Any]]) -> PictureBatch:
         references = []
         for row in rows:
-            keys = self._parts.get(row["identity_id"], [row["identity_id"]])
+            keys = self._people_in(row)
             people = self._people.get(keys)
             references.append([image for key in keys for image in people[key].images])
-        columns = self._suite.score(
+        return self._suite.batch(
             [decode_image(row["image"]) for row in rows],
             [row["prompt"] for row in rows],
             references,
             [self._style_words[row["style"]] for row in rows],
         )
+
+    def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
+        columns = self._suite.measure(self._batch(rows))
         own = {name: [row[name] for row in rows] for name in _KEYS}
         return pa.table({**own, **columns}, schema=self._schema)
 

@@ -21,13 +21,22 @@ from pipelines.manifest import (
 from pipelines.plan import RequestPlan, Settings, Subject, Text
 from pipelines.revisions import method_revision, weights_revision
 from pipelines.schemas import EMBEDDINGS, MIXES, REJECTS
-from pipelines.settings import BenchmarkConfig
+from pipelines.settings import BenchmarkConfig, RunConfig
 from pipelines.storage import Store
 
-__all__ = ["generation_gpus", "inputs_digest", "load_manifests", "model_family", "request_plan"]
+__all__ = [
+    "embedded_subjects",
+    "generation_gpus",
+    "inputs_digest",
+    "load_manifests",
+    "model_family",
+    "picture_settings",
+    "request_plan",
+    "styled_texts",
+]
 
 
-def load_manifests(config: BenchmarkConfig) -> Manifests:
+def load_manifests(config: RunConfig) -> Manifests:
     """The manifests that a configuration names, checked; defaults where it names none.
 
     Raises:
@@ -77,7 +86,7 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
                 )
 
 
-def model_family(config: BenchmarkConfig) -> Preset:
+def model_family(config: RunConfig) -> Preset:
     """The preset with the configuration's weights, size, steps and guidance."""
     family = preset(config.preset)
     if config.base is not None:
@@ -98,36 +107,27 @@ def model_family(config: BenchmarkConfig) -> Preset:
     )
 
 
-def generation_gpus(config: BenchmarkConfig, family: Preset) -> float:
+def generation_gpus(config: RunConfig, family: Preset) -> float:
     """GPUs of a generation actor: what was asked for, else one where the preset wants half
     precision, which is slow on a CPU."""
     if config.resources.generation_gpus is not None:
         return config.resources.generation_gpus
-    needed = any(METHODS[name].needs_base for name in config.methods)
+    needed = any(METHODS[name].needs_base for name in config.method_names)
     return 1.0 if needed and family.dtype != "float32" else 0.0
 
 
-def inputs_digest(config: BenchmarkConfig, manifests: Manifests) -> str:
+def inputs_digest(config: RunConfig, manifests: Manifests) -> str:
     """Of what decides the rows: not of addresses, actors or the tracking server."""
     digest = hashlib.blake2b(digest_size=16)
     for table in (manifests.identities, manifests.prompts, manifests.styles, manifests.mixes):
         digest.update(repr(table.to_pylist()).encode())
-    decides = config.model_dump(
-        include={
-            "preset", "base", "base_revision", "adapter",
-            "methods", "seeds", "limit", "metrics", "height", "width", "batch_size",
-            "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
-            "weights", "held_out_photos",
-        }
-    )  # fmt: skip
+    decides = config.model_dump(include=set(config.decides))
     digest.update(repr(sorted(decides.items())).encode())
     return digest.hexdigest()
 
 
-def request_plan(
-    config: BenchmarkConfig, family: Preset, manifests: Manifests, store: Store
-) -> RequestPlan:
-    """The requests for the people that were embedded.
+def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
+    """The people that were embedded, and the mixes all of whose parts were.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
@@ -141,22 +141,42 @@ def request_plan(
         reasons = store.read_folder("rejects", REJECTS).to_pylist()
         detail = f"; the first: {reasons[0]['message']}" if reasons else ""
         raise ValueError(f"no photo of {manifests.identities.num_rows} people is usable{detail}")
+    return [*subjects, *_mix_subjects(manifests.mixes, subjects)]
+
+
+def styled_texts(manifests: Manifests) -> list[Text]:
+    """Every prompt in every style, style by style."""
+    return [
+        Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "")
+        for s in manifests.styles.to_pylist()
+        for p in manifests.prompts.to_pylist()
+    ]
+
+
+def picture_settings(family: Preset) -> Settings:
+    """Size, steps and guidance of a model family."""
+    sampler = family.sampler
+    return Settings(
+        family.height, family.width, sampler.num_inference_steps, sampler.guidance_scale
+    )
+
+
+def request_plan(
+    config: BenchmarkConfig, family: Preset, manifests: Manifests, store: Store
+) -> RequestPlan:
+    """The requests for the people that were embedded.
+
+    Raises:
+        ValueError: nobody was; the message gives the first reason.
+    """
+    subjects = embedded_subjects(manifests, store)
     weights, _ = weights_revision(family)
     return RequestPlan(
         methods=[(name, method_revision(name, family, weights)) for name in config.methods],
-        texts=[
-            Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "")
-            for s in manifests.styles.to_pylist()
-            for p in manifests.prompts.to_pylist()
-        ],
-        subjects=[*subjects, *_mix_subjects(manifests.mixes, subjects)],
+        texts=styled_texts(manifests),
+        subjects=subjects,
         seeds=parse_seeds(config.seeds),
-        settings=Settings(
-            family.height,
-            family.width,
-            family.sampler.num_inference_steps,
-            family.sampler.guidance_scale,
-        ),
+        settings=picture_settings(family),
         unit_size=config.batch_size,
         limit=config.limit,
     )

@@ -13,13 +13,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipelines.schemas import REQUESTS
 
-__all__ = ["RequestPlan", "Settings", "Subject", "Text", "sample_id"]
+__all__ = ["RequestPlan", "Settings", "Subject", "Text", "UnitPlan", "request_row", "sample_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,42 @@ def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def request_row(
+    method: tuple[str, str], subject: Subject, text: Text, seed: int, settings: Settings
+) -> dict[str, Any]:
+    """One `requests` row; `method` is (name, model revision)."""
+    name, revision = method
+    row: dict[str, Any] = {
+        "identity_id": subject.identity_id,
+        "method": name,
+        "prompt_id": text.prompt_id,
+        "style": text.style,
+        "seed": seed,
+        "prompt": text.prompt(subject.class_word),
+        "negative_prompt": text.negative_prompt,
+        "height": settings.height,
+        "width": settings.width,
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
+        "mix_mode": subject.mix_mode,
+    }
+    row["sample_id"] = sample_id(row, revision, subject.digest)
+    return row
+
+
+class UnitPlan(Protocol):
+    """What actors read of a plan: requests by unit, and what they are made of."""
+
+    methods: list[tuple[str, str]]
+    texts: list[Text]
+    subjects: list[Subject]
+
+    def table(self, unit: int) -> pa.Table:
+        """The requests of a unit, schema REQUESTS."""
+        ...
+
+
 class RequestPlan:
     """Requests by number, cut into units.
 
@@ -175,25 +211,13 @@ class RequestPlan:
         """The requests row number `index` of a method."""
         group, person = divmod(index, len(self.subjects))
         text_number, seed_number = divmod(group, len(self.seeds))
-        name, revision = self.methods[method]
-        subject, text = self.subjects[person], self.texts[text_number]
-        row: dict[str, Any] = {
-            "identity_id": subject.identity_id,
-            "method": name,
-            "prompt_id": text.prompt_id,
-            "style": text.style,
-            "seed": self.seeds[seed_number],
-            "prompt": text.prompt(subject.class_word),
-            "negative_prompt": text.negative_prompt,
-            "height": self.settings.height,
-            "width": self.settings.width,
-            "num_inference_steps": self.settings.num_inference_steps,
-            "guidance_scale": self.settings.guidance_scale,
-            "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
-            "mix_mode": subject.mix_mode,
-        }
-        row["sample_id"] = sample_id(row, revision, subject.digest)
-        return row
+        return request_row(
+            self.methods[method],
+            self.subjects[person],
+            self.texts[text_number],
+            self.seeds[seed_number],
+            self.settings,
+        )
 
     def table(self, unit: int) -> pa.Table:
         """The requests of a unit, schema REQUESTS."""

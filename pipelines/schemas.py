@@ -20,11 +20,14 @@ __all__ = [
     "MANIFESTS",
     "MIXES",
     "PROMPTS",
+    "REFERENCES",
     "REJECTS",
     "REQUESTS",
     "SAMPLE_KEYS",
     "STYLES",
+    "VERDICTS",
     "check_table",
+    "measures_schema",
     "scores_schema",
     "version_of",
 ]
@@ -186,10 +189,45 @@ REJECTS = _schema(
     ],
 )
 
+REFERENCES = _schema(
+    "references",
+    1,
+    [
+        _required("identity_id", pa.string()),
+        _required("face", pa.list_(pa.float32())),  # of the judge, unit norm
+        _required("revision", pa.string()),  # of the judge
+    ],
+)
+
+VERDICTS = _schema(
+    "verdicts",
+    1,
+    [
+        *SAMPLE_KEYS,
+        _required("unit", pa.int64()),  # whose `images` and `scores` have the picture
+        _required("round", pa.int32()),  # 0: the first draw of a slot
+        _required("person", pa.int64()),  # number in the plan
+        _required("slot", pa.int64()),  # which of the person's wanted pictures
+        _required("accepted", pa.bool_()),
+        pa.field("reason", pa.string()),  # null where accepted
+        pa.field("fingerprint", pa.uint64()),  # perceptual hash; null where nothing was made
+    ],
+)
+
 
 def scores_schema(metrics: Sequence[str]) -> pa.Schema:
     """Schema of `scores`: the sample's keys, then one float32 column a metric (NaN: unscorable)."""
     return _schema("scores", 1, [*SAMPLE_KEYS, *(pa.field(name, pa.float32()) for name in metrics)])
+
+
+def measures_schema(metrics: Sequence[str]) -> pa.Schema:
+    """Schema of `scores` of a synthesis: the metrics, and what the other gates look at."""
+    extra = [
+        pa.field("fingerprint", pa.uint64()),  # 64-bit perceptual hash of the picture
+        pa.field("other_identity", pa.float32()),  # cosine to `other_person`; NaN without a face
+        pa.field("other_person", pa.string()),  # the most similar person who was not asked for
+    ]
+    return _schema("scores", 1, [*scores_schema(metrics), *extra])
 
 
 def version_of(schema: pa.Schema) -> tuple[str, int] | None:

@@ -128,7 +128,7 @@ def _session(
                     logging_level=logging.ERROR,
                     runtime_env=runtime_env,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a node that is too slow to start is a bare Exception
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
     import ray.data  # its import sets its loggers' levels, so they are set after it

@@ -1,9 +1,14 @@
-"""The benchmark's configuration, from YAML and the command line; unknown keys are refused."""
+"""Configurations of runs, from YAML and the command line; unknown keys are refused.
+
+`RunConfig` is what every run over manifests has: who, what, on which weights, where to.
+`BenchmarkConfig` and `pipelines.synthesis_config.SynthesisConfig` add what their job does with it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -12,14 +17,24 @@ from infinite_id.config import PRESETS
 from pipelines.images import IMAGE_FORMATS
 from pipelines.manifest import parse_seeds
 
-__all__ = ["BenchmarkConfig", "Requirement", "Resources", "load_config"]
+__all__ = [
+    "BenchmarkConfig",
+    "Requirement",
+    "Resources",
+    "RunConfig",
+    "Strict",
+    "load_config",
+    "load_settings",
+]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A frozen record of settings that refuses unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """Actors of each stage, and what one takes. The defaults fit two cores."""
 
     face_actors: int = Field(1, ge=1)
@@ -35,7 +50,7 @@ class Resources(_Strict):
     threads: int = Field(2, ge=1)  # of torch in a generation actor on a CPU
 
 
-class Requirement(_Strict):
+class Requirement(Strict):
     """What a finished run has to reach, else the job's exit code is 1.
 
     `metric` is a column of the scores, its mean over the pictures of `method` (in `style` alone
@@ -49,29 +64,33 @@ class Requirement(_Strict):
     at_most: float | None = Field(None, allow_inf_nan=False)
 
 
-class BenchmarkConfig(_Strict):
-    """What a run does. None for a manifest means the default one.
+class RunConfig(Strict):
+    """What runs over manifests have in common. None for a manifest means the default one.
 
     `identities` is a manifest or a folder of photos; `base` and `adapter` replace the preset's
     weights: a folder, a hub id or any fsspec address; `storage_options` are the fsspec file
     system's, for s3:// e.g. {"endpoint_url": "http://127.0.0.1:9000"}.
     """
 
+    decides: ClassVar[frozenset[str]] = frozenset(
+        {
+            "preset", "base", "base_revision", "adapter", "height", "width", "batch_size",
+            "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
+            "weights", "held_out_photos",
+        }
+    )  # fmt: skip
+    """Settings that decide the rows: not addresses, actors or the tracking server."""
+
     preset: str = "pocket"
     base: str | None = None
     base_revision: str | None = None
     adapter: str | None = None
-    requirements: list[Requirement] = Field(default_factory=list)
     identities: str | None = None
     prompts: str | None = None
     styles: str | None = None
     mixes: str | None = None
-    methods: list[str] = Field(["infinite_id"], min_length=1)
-    seeds: str = "0"
-    limit: int | None = Field(None, ge=1)
     prompt_ids: list[str] | None = None
     style_names: list[str] | None = None
-    metrics: list[str] | None = None
     height: int | None = Field(None, ge=8)
     width: int | None = Field(None, ge=8)
     num_inference_steps: int | None = Field(None, ge=1)
@@ -81,16 +100,17 @@ class BenchmarkConfig(_Strict):
     largest_face: bool = False
     min_face: float = Field(20.0, gt=0)
     max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses more
-    output: str = "runs/benchmark"
-    tracking_uri: str | None = None
-    experiment: str = "infinite-id"
     weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
     held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
-    set_pictures: int = Field(1000, ge=0)  # of a method, for the metrics of whole sets; 0: none
     storage_options: dict[str, Any] = Field(default_factory=dict)
     address: str | None = None
     resume: bool = False
     resources: Resources = Resources()
+
+    @property
+    def method_names(self) -> list[str]:
+        """The methods that the run generates with."""
+        raise NotImplementedError
 
     @field_validator("preset")
     @classmethod
@@ -98,6 +118,36 @@ class BenchmarkConfig(_Strict):
         if value not in PRESETS:
             raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
         return value
+
+    @field_validator("image_format")
+    @classmethod
+    def _format(cls, value: str) -> str:
+        if value not in IMAGE_FORMATS:
+            raise ValueError(f"allowed: {', '.join(IMAGE_FORMATS)}")
+        return value
+
+
+class BenchmarkConfig(RunConfig):
+    """What the main job does."""
+
+    decides: ClassVar[frozenset[str]] = RunConfig.decides | {
+        "methods", "seeds", "limit", "metrics",
+    }  # fmt: skip
+
+    requirements: list[Requirement] = Field(default_factory=list)
+    methods: list[str] = Field(["infinite_id"], min_length=1)
+    seeds: str = "0"
+    limit: int | None = Field(None, ge=1)
+    metrics: list[str] | None = None
+    output: str = "runs/benchmark"
+    tracking_uri: str | None = None
+    experiment: str = "infinite-id"
+    set_pictures: int = Field(1000, ge=0)  # of a method, for the metrics of whole sets; 0: none
+
+    @property
+    def method_names(self) -> list[str]:
+        """The methods that the run generates with."""
+        return self.methods
 
     @field_validator("methods")
     @classmethod
@@ -129,16 +179,22 @@ class BenchmarkConfig(_Strict):
         parse_seeds(value)
         return value
 
-    @field_validator("image_format")
-    @classmethod
-    def _format(cls, value: str) -> str:
-        if value not in IMAGE_FORMATS:
-            raise ValueError(f"allowed: {', '.join(IMAGE_FORMATS)}")
-        return value
+
+Settings = TypeVar("Settings", bound=Strict)
 
 
 def load_config(path: str | None = None, **overrides: Any) -> BenchmarkConfig:
+    """The benchmark's configuration; see `load_settings`."""
+    return load_settings(BenchmarkConfig, path, **overrides)
+
+
+def load_settings(kind: type[Settings], path: str | None = None, /, **overrides: Any) -> Settings:
     """The configuration of a YAML file with overrides on top; None overrides nothing.
+
+    Args:
+        kind: of configuration.
+        path: of the file; None for overrides alone.
+        overrides: by key.
 
     Raises:
         ValueError: one sentence with the file, the key, the value received and what is allowed.
@@ -159,22 +215,28 @@ def load_config(path: str | None = None, **overrides: Any) -> BenchmarkConfig:
         values = loaded or {}
     values.update({key: value for key, value in overrides.items() if value is not None})
     try:
-        return BenchmarkConfig(**values)
+        return kind(**values)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_sentence(error)}") from None
+        raise ValueError(f"{where}: {_sentence(kind, error)}") from None
     except TypeError as error:
         raise ValueError(f"{where}: keys must be text ({error})") from None
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(kind: type[Strict], error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        nested: dict[str, type[BaseModel]] = {
-            "resources": Resources,
-            "requirements": Requirement,
-        }
-        model = nested.get(str(first["loc"][0]), BenchmarkConfig)
-        return f"unknown key {key!r}, allowed: {', '.join(model.model_fields)}"
+        nested = kind.model_fields.get(str(first["loc"][0]))
+        models = list(_models(nested.annotation)) if nested is not None else []
+        allowed = ", ".join((models or [kind])[0].model_fields)
+        return f"unknown key {key!r}, allowed: {allowed}"
     reason = first["msg"].removeprefix("Value error, ")
     return f"{key} is {first['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _models(annotation: Any) -> Iterator[type[Strict]]:
+    """The settings records in a field's type, e.g. of list[Requirement]."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

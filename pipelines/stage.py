@@ -6,16 +6,23 @@ block that comes in is one unit, and so is the block that goes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipelines.metrics import metered
+from pipelines.storage import Store
+from pipelines.units import committed_units, unit_table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["Stage", "apply_stage", "check_stages"]
+__all__ = ["Progress", "Stage", "apply_stage", "check_stages", "stream_units"]
+
+Progress = Callable[[str, int, int], None]
+"""progress(phase, done, total), after every unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +132,36 @@ def apply_stage(data: Dataset, stage: Stage) -> Dataset:
         num_cpus=stage.num_cpus,
         num_gpus=stage.num_gpus or None,
     )
+
+
+def stream_units(
+    stages: Sequence[Stage], store: Store, folder: str, units: Sequence[int]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Runs a chain of stages over the units whose results are not in `folder` yet.
+
+    Yields (units done in all, the last stage's rows).
+    """
+    committed = committed_units(store, folder)
+    remaining = [unit for unit in units if unit not in committed]
+    if not remaining:
+        return
+    data = _units(remaining)
+    for stage in stages:
+        data = apply_stage(data, stage)
+    number = len(units) - len(remaining)
+    for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
+        number += rows.num_rows
+        yield number, rows
+
+
+def _units(units: Sequence[int]) -> Dataset:
+    """A dataset of one block a unit: the block is the grain of scheduling and of loss."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # It reads the process's page tables every second of every task and holds up the actor.
+    context.memory_usage_poll_interval_s = None
+    return ray.data.from_arrow(unit_table(units)).repartition(target_num_rows_per_block=1)

@@ -79,11 +79,13 @@ def commit_unit(
     return table
 
 
-def read_unit(store: Store, folder: str, unit: int) -> pa.Table | None:
-    """A unit's results, None where it is not committed."""
+def read_unit(
+    store: Store, folder: str, unit: int, columns: list[str] | None = None
+) -> pa.Table | None:
+    """A unit's results, or some columns of them; None where it is not committed."""
     if not store.exists(_name(folder, unit)):
         return None
-    return store.read_table(_name(folder, unit))
+    return store.read_table(_name(folder, unit), columns)
 
 
 def committed_units(store: Store, folder: str) -> set[int]:

@@ -1,0 +1,144 @@
+"""The stages of the phases that runs share: people (photos to embeddings) and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+
+from infinite_id.config import Preset
+from infinite_id.methods import METHODS
+from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
+from pipelines.inputs import generation_gpus
+from pipelines.manifest import Manifests
+from pipelines.plan import UnitPlan
+from pipelines.schemas import FACES, IMAGES
+from pipelines.settings import RunConfig
+from pipelines.stage import Stage
+from pipelines.storage import Store
+
+__all__ = ["generation_stage", "people_stages", "picture_stages"]
+
+_PEOPLE_PER_UNIT = 8
+
+
+def people_stages(
+    config: RunConfig, family: Preset, manifests: Manifests, store: Store
+) -> tuple[list[Stage], list[tuple[int, int, int]]]:
+    """The face and embedding stages, and each unit's rows of the identities manifest.
+
+    Writes the manifests into the run folder first, where they are not there yet.
+    """
+    if not store.exists("manifests/identities.parquet"):
+        for kind in ("prompts", "styles", "mixes", "identities"):
+            store.write_table(
+                f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
+            )
+    with store.fs.open(store.path("manifests/identities.parquet"), "rb") as file:
+        metadata = pq.ParquetFile(file).metadata
+    slices = [
+        (group, start, min(_PEOPLE_PER_UNIT, metadata.row_group(group).num_rows - start))
+        for group in range(metadata.num_row_groups)
+        for start in range(0, metadata.row_group(group).num_rows, _PEOPLE_PER_UNIT)
+    ]
+    resources = config.resources
+    return [
+        Stage(
+            "faces",
+            FaceActor,
+            {
+                "store": store,
+                "manifest": f"{store.url}/manifests/identities.parquet",
+                "slices": slices,
+                "faces": family.encoders.faces,
+                "limits": {"max_pixels": config.max_photo_pixels},
+                "min_face": config.min_face,
+                "largest": config.largest_face,
+                "options": config.storage_options,
+            },
+            needs={"unit": "number of the unit"},
+            gives=(*FACES.names, "unit"),
+            concurrency=resources.face_actors,
+            num_cpus=resources.face_cpus,
+        ),
+        Stage(
+            "embeddings",
+            EmbeddingActor,
+            {"store": store, "preset": family, "held_out": config.held_out_photos},
+            needs={"unit": "number of the unit", "aligned": "PNG of the aligned face"},
+            gives=("unit", "people"),
+            concurrency=resources.embedding_actors,
+            num_cpus=resources.embedding_cpus,
+        ),
+    ], slices
+
+
+def generation_stage(
+    config: RunConfig,
+    family: Preset,
+    plan: UnitPlan | None,
+    store: Store,
+    *,
+    watermark: str | None = None,
+) -> Stage:
+    """The stage that makes pictures; the plan may be None to check it."""
+    resources = config.resources
+    gpus = generation_gpus(config, family)
+    needs_base = any(METHODS[name].needs_base for name in config.method_names)
+    return Stage(
+        "images",
+        GenerationActor,
+        {
+            "store": store,
+            "plan": plan,
+            "preset": family,
+            "image_format": config.image_format,
+            "watermark": watermark,
+            "threads": resources.threads,
+            "options": config.storage_options,
+        },
+        needs={"unit": "number of the unit"},
+        gives=(*IMAGES.names, "unit"),
+        concurrency=resources.generation_actors,
+        num_cpus=resources.generation_cpus,
+        num_gpus=gpus,
+        # On a CPU the generator takes every core, and encoding beside it only slows it.
+        calls=2 if gpus or not needs_base else 1,
+    )
+
+
+def picture_stages(
+    config: RunConfig,
+    family: Preset,
+    plan: UnitPlan | None,
+    store: Store,
+    metrics: Sequence[str] | None,
+) -> list[Stage]:
+    """The generation and scoring stages; the plan may be None to check them.
+
+    Args:
+        config: of the run.
+        family: model family.
+        plan: of the requests.
+        store: the run folder.
+        metrics: names, see `eval.suite`; None for the default ones.
+    """
+    resources = config.resources
+    return [
+        generation_stage(config, family, plan, store),
+        Stage(
+            "scores",
+            ScoringActor,
+            {
+                "store": store,
+                "plan": plan,
+                "metrics": metrics,
+                "preset_name": family.name,
+            },
+            needs={"unit": "number of the unit", "image": "the encoded picture"},
+            gives=("unit", "pictures", "generate_seconds", "score_seconds"),
+            concurrency=resources.scoring_actors,
+            num_cpus=resources.scoring_cpus,
+            num_gpus=resources.scoring_gpus,
+        ),
+    ]
