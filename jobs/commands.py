@@ -226,8 +226,9 @@ def status(
     requests = "?" if found.requests is None else found.requests
     console.print(
         f"{found.state}: {found.people} people, {found.units_done}/{units} units "
-        f"({found.share:.0%}) of {requests} pictures, {found.rejects} rejects, "
-        f"last word {found.updated}"
+        f"({found.share:.0%}) of {requests} pictures, "
+        + (f"{found.accepted} of {found.wanted} accepted, " if found.wanted else "")
+        + f"{found.rejects} rejects, last word {found.updated}"
     )
 
 

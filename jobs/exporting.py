@@ -22,6 +22,9 @@ def export(
         str, typer.Option(help="Hive folders by method, style or method,style; default: none.")
     ] = "",
     file_size: Annotated[str, typer.Option(help="Of a file, before compression.")] = "256MiB",
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Of a synthesis: what its gates refused.")
+    ] = False,
     storage_options: Annotated[
         str, typer.Option(help='Of the file systems, JSON, e.g. {"endpoint_url": "http://..."}.')
     ] = "{}",
@@ -50,6 +53,7 @@ def export(
             format=format,
             partition=[name for name in partition.split(",") if name],
             file_bytes=int(size),
+            refused=refused,
             progress=progress,
         )
     rows, written = sum(file.rows for file in files), sum(file.bytes for file in files)

@@ -52,9 +52,13 @@ def export_run(
     format: str = "parquet",
     partition: Sequence[str] = (),
     file_bytes: int = 256 << 20,
+    refused: bool = False,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> list[ExportedFile]:
-    """Writes all scored pictures of a run; `_export.json` lists the files when all are there.
+    """Writes a run's scored pictures; `_export.json` lists the files when all are there.
+
+    Of a synthesis the accepted pictures are written, or with `refused` the others, with the
+    reason in a column of its own.
 
     Memory holds one row group (16 MB) of at most four partitions, whatever the run's size.
 
@@ -65,6 +69,7 @@ def export_run(
             sample_id as picture, .json and .txt).
         partition: columns of `PARTITIONS`, as hive folders `method=.../style=...`.
         file_bytes: of pictures and columns, before compression, after which a file ends.
+        refused: of a synthesis, the pictures that its gates refused.
         progress: told ("units", done, total).
 
     Raises:
@@ -79,17 +84,21 @@ def export_run(
             raise ValueError(f"partition is {name!r}, allowed: {', '.join(PARTITIONS)}")
     if file_bytes < 1:
         raise ValueError(f"file size is {file_bytes} bytes, allowed: 1 or more")
+    record = json.loads(run.read_bytes("run.json")) if run.exists("run.json") else {}
+    synthesis = record.get("job") == "synthesis"
+    if refused and not synthesis:
+        raise ValueError(f"{run.url} is no synthesis, allowed with refused: a synthesis")
     units = sorted(committed_units(run, "scores"))
     if not units:
         raise ValueError(f"{run.url} holds no scored picture, allowed: a folder that a run wrote")
     settings = {
         "format": format, "partition": list(partition), "file_bytes": file_bytes,
-        "units": len(units), "run": json.loads(run.read_bytes("run.json")).get("digests"),
+        "units": len(units), "refused": refused, "run": record.get("digests"),
     }  # fmt: skip
     _check_same(output, settings)
     sinks = _Sinks(output, format, file_bytes)
-    for done, unit in enumerate(units, 1):
-        table = _joined(run, unit)
+    parts = _judged(run, refused=refused) if synthesis else (_joined(run, unit) for unit in units)
+    for done, table in enumerate(parts, 1):
         for folder, part in _split(table, partition):
             sinks.write(folder, part)
         progress("units", done, len(units))
@@ -122,6 +131,24 @@ def _joined(run: Store, unit: int) -> pa.Table:
     for name in aligned.column_names:
         images = images.append_column(name, aligned[name])
     return images
+
+
+def _judged(run: Store, *, refused: bool) -> Iterator[pa.Table]:
+    """The accepted (or refused) pictures of each unit of a synthesis, block by block of people."""
+    for number in sorted(committed_units(run, "verdicts")):
+        verdicts = read_unit(run, "verdicts", number, ["sample_id", "unit", "accepted", "reason"])
+        if verdicts is None:
+            continue
+        for unit in pc.unique(verdicts["unit"]):
+            mine = verdicts.filter(pc.equal(verdicts["unit"], unit))
+            accepted = mine["accepted"]
+            mine = mine.filter(pc.invert(accepted) if refused else accepted)
+            table = _joined(run, unit.as_py())
+            table = table.filter(pc.is_in(table["sample_id"], value_set=mine["sample_id"]))
+            if refused:
+                found = pc.index_in(table["sample_id"], value_set=mine["sample_id"])
+                table = table.append_column("reason", mine["reason"].take(found))
+            yield table
 
 
 def _split(table: pa.Table, partition: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:

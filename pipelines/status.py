@@ -25,6 +25,7 @@ class RunStatus:
         units, units_done: of pictures; None before the requests were planned.
         requests: pictures wanted; None before.
         rejects: rows refused so far.
+        wanted, accepted: pictures of a synthesis; accepted ones of finished rounds; else None.
         updated: when run.json was last written, ISO 8601.
     """
 
@@ -35,6 +36,8 @@ class RunStatus:
     requests: int | None
     rejects: int
     updated: str
+    wanted: int | None = None
+    accepted: int | None = None
 
     @property
     def share(self) -> float:
@@ -68,4 +71,12 @@ def run_status(url: str, options: Mapping[str, Any] | None = None) -> RunStatus:
         requests=plan.get("requests"),
         rejects=store.count_rows("rejects"),
         updated=updated,
+        wanted=plan.get("wanted"),
+        accepted=_accepted(store) if record.get("job") == "synthesis" else None,
+    )
+
+
+def _accepted(store: Store) -> int:
+    return sum(
+        sum(table["accepted"].to_pylist()) for table in store.tables("verdicts", ["accepted"])
     )
