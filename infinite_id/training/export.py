@@ -21,8 +21,9 @@ from infinite_id.adapter import IdentityAdapter
 from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
 from infinite_id.training.adapter import AdapterTraining
+from infinite_id.training.context import load_stage
+from infinite_id.training.image_text import ImageText
 from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
-from infinite_id.training.stages import ImageText, load_stage
 from infinite_id.weights import AdapterMetadata, load_adapter, save_adapter
 
 __all__ = ["export", "restore"]

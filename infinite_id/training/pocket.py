@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from infinite_id.packages import PackageFileError
+from infinite_id.training.context import Context
 from infinite_id.training.dataset import (
     Pictures,
     load_people,
@@ -32,7 +33,7 @@ from infinite_id.training.dataset import (
 )
 from infinite_id.training.loop import CheckpointError, Precision, Progress
 from infinite_id.training.pack import Faces, read_pack, write_pack
-from infinite_id.training.stages import STAGES, Context, train_stage
+from infinite_id.training.stages import STAGES, train_stage
 
 __all__ = ["main"]
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from infinite_id import pocket, pocket_weights
 from infinite_id.training.captions import caption, draw_description
+from infinite_id.training.context import Context
 from infinite_id.training.dataset import Pictures
 from infinite_id.training.export import export, restore
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.pocket import main
-from infinite_id.training.stages import STAGES, Context, train_stage
+from infinite_id.training.stages import STAGES, train_stage
 
 
 def pictures(count: int, people: int) -> Pictures:

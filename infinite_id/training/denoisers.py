@@ -1,0 +1,184 @@
+"""The stages "base" and "adapter:*": the UNet, then what carries identities into it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infinite_id import pocket
+from infinite_id.adapter import IdentityAdapter
+from infinite_id.config import preset
+from infinite_id.training.adapter import (
+    AdapterBatch,
+    AdapterTraining,
+    diffusion_loss,
+    noisy_and_target,
+)
+from infinite_id.training.autoencoder import latents_of
+from infinite_id.training.context import (
+    Context,
+    Stage,
+    load_stage,
+    on_device,
+)
+from infinite_id.training.image_text import clip_tokens_of, texts_of
+from infinite_id.training.loop import LoopConfig
+from infinite_id.training.text import tokenize
+from infinite_id.training.world import FACE_WINDOW
+
+__all__ = ["build_adapter", "build_base", "build_photomaker", "face_region"]
+
+TEXT_DROP = 0.1
+IDENTITY_DROP = 0.05
+
+
+def build_base(context: Context) -> Stage:
+    unet = on_device(context, pocket.build_unet())
+    latents, _, _ = latents_of(context, context.pictures.images)
+    hidden, pooled, rows = texts_of(context, context.pictures.captions)
+    alphas = pocket.build_scheduler().alphas_cumprod.to(context.device)
+    region = face_region(context.device, weight=2.0)
+    size = 16 * context.batch_scale
+
+    def loss(step: int, part: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step * 1009 + part)
+        chosen = torch.randint(len(latents), (size,), generator=generator)
+        noise = torch.randn((size, *latents.shape[1:]), generator=generator).to(context.device)
+        timesteps = torch.randint(len(alphas), (size,), generator=generator).to(context.device)
+        kept = (torch.rand(size, generator=generator) >= TEXT_DROP).to(context.device)
+        row, own = rows[chosen].to(hidden.device), chosen.to(latents.device)
+        text = hidden[row].to(context.device).float() * kept[:, None, None]
+        pool = pooled[row].to(context.device).float() * kept[:, None]
+        noisy, target = noisy_and_target(latents[own], noise, timesteps, alphas, "v_prediction")
+        time_ids = _time_ids(size, context.device)
+        predicted = unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=text,
+            added_cond_kwargs={"text_embeds": pool, "time_ids": time_ids},
+        ).sample
+        weights = torch.ones(size, device=context.device)
+        return diffusion_loss(predicted, target, weights, region)
+
+    config = LoopConfig(
+        learning_rate=5e-4, warmup_steps=200, ema_decay=0.998, precision=context.precision
+    )
+    return unet, loss, config
+
+
+def build_adapter(context: Context, name: str) -> Stage:
+    unet = on_device(context, load_stage(context.state, "base", pocket.build_unet()))
+    adapter = IdentityAdapter(preset("pocket").adapter, unet).to(context.device)
+    scheduler = pocket.build_scheduler()
+    text_active = name != "infinite_id"
+    model = AdapterTraining(
+        unet,
+        adapter,
+        scheduler.alphas_cumprod.to(context.device),
+        scheduler.config.prediction_type,
+        text_active=text_active,
+        region=face_region(context.device),
+    )
+    latents, _, _ = latents_of(context, context.pictures.images)
+    photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
+    person = torch.from_numpy(context.pictures.person)
+    portrait = torch.from_numpy(context.pictures.portrait)
+    faces = torch.from_numpy(context.people.face)
+    clip = clip_tokens_of(context, context.people.aligned)
+    texts = texts_of(context, context.pictures.captions) if text_active else None
+    size = 16 * context.batch_scale
+
+    def loss(step: int, part: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step * 1009 + part + 500_000_000)
+        chosen = photos[torch.randint(len(photos), (size,), generator=generator)]
+        # Another photo of the same person: identity is learnt, the picture is not copied.
+        other = (portrait[chosen] + torch.randint(1, 3, (size,), generator=generator)) % 3
+        face = faces[person[chosen], other].to(context.device)
+        if name == "ip_adapter":
+            face = torch.zeros_like(face)
+        text = pooled = None
+        if texts is not None:
+            row = texts[2][chosen].to(texts[0].device)
+            kept = (torch.rand(size, generator=generator) >= TEXT_DROP).to(context.device)
+            text = texts[0][row].to(context.device).float() * kept[:, None, None]
+            pooled = texts[1][row].to(context.device).float() * kept[:, None]
+        batch = AdapterBatch(
+            latents=latents[chosen.to(latents.device)],
+            face=face,
+            clip=clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
+            keep=(torch.rand(size, generator=generator) >= IDENTITY_DROP).to(context.device),
+            noise=torch.randn((size, *latents.shape[1:]), generator=generator).to(context.device),
+            timesteps=torch.randint(1000, (size,), generator=generator).to(context.device),
+            time_ids=_time_ids(size, context.device),
+            text=text,
+            pooled=pooled,
+        )
+        return model(batch)
+
+    config = LoopConfig(
+        learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
+    )
+    return model, loss, config
+
+
+def build_photomaker(context: Context) -> Stage:
+    from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
+
+    unet = load_stage(context.state, "base", pocket.build_unet())
+    scheduler = pocket.build_scheduler()
+    model = PhotoMakerTraining(
+        unet,
+        scheduler.alphas_cumprod,
+        scheduler.config.prediction_type,
+        region=face_region(torch.device("cpu")),
+    )
+    model.to(context.device)
+    latents, _, _ = latents_of(context, context.pictures.images)
+    photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
+    person = torch.from_numpy(context.pictures.person)
+    portrait = torch.from_numpy(context.pictures.portrait)
+    clip = clip_tokens_of(context, context.people.aligned)[:, :, 0]
+    hidden, pooled, rows = texts_of(context, context.pictures.captions)
+    places = class_word_positions(tokenize(context.pictures.captions))
+    size = 16 * context.batch_scale
+
+    def loss(step: int, part: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step * 1009 + part + 700_000_000)
+        chosen = photos[torch.randint(len(photos), (size,), generator=generator)]
+        other = (portrait[chosen] + torch.randint(1, 3, (size,), generator=generator)) % 3
+        kept = torch.rand(size, generator=generator) >= TEXT_DROP
+        noise = torch.randn((size, *latents.shape[1:]), generator=generator)
+        timesteps = torch.randint(1000, (size,), generator=generator)
+        row, keep = rows[chosen].to(hidden.device), kept.to(context.device)
+        return model(
+            latents[chosen.to(latents.device)],
+            noise.to(context.device),
+            timesteps.to(context.device),
+            _time_ids(size, context.device),
+            hidden[row].float() * keep[:, None, None],
+            pooled[row].float() * keep[:, None],
+            torch.where(kept, places[chosen], -1).to(context.device),
+            clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
+        )
+
+    config = LoopConfig(
+        learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
+    )
+    return model, loss, config
+
+
+def face_region(device: torch.device, weight: float = 4.0) -> Tensor:
+    """(16, 16) with a mean of 1: a latent of the faces' window weighs `weight` times another.
+
+    What prompts name covers most of a picture; the face, which tells people apart, a quarter.
+    """
+    region = torch.ones(16, 16, device=device)
+    rows, columns = (slice(w.start // 4, w.stop // 4) for w in FACE_WINDOW)
+    region[rows, columns] = weight
+    return region / region.mean()
+
+
+def _time_ids(size: int, device: torch.device) -> Tensor:
+    pixels = float(pocket.IMAGE_SIZE)
+    return torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]], device=device).expand(size, -1)
