@@ -8,7 +8,7 @@ quiet()
 
 import typer  # noqa: E402
 
-from jobs import commands, comparison, exporting, serving, synthesis  # noqa: E402
+from jobs import commands, comparison, exporting, planning, serving, synthesis  # noqa: E402
 
 __all__ = ["main"]
 
@@ -26,6 +26,7 @@ app.command("report")(commands.report)
 app.command("export")(exporting.export)
 app.command("compare")(comparison.compare)
 app.command("dreambooth")(comparison.dreambooth)
+app.command("plan")(planning.plan)
 app.command("synthesize")(synthesis.synthesize)
 app.command("serve")(serving.serve)
 app.command("status")(commands.status)

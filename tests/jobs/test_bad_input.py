@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
+from pipelines.schemas import PROMPTS
 
 
 def invoke(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
@@ -32,6 +35,13 @@ def places(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "twice.csv").write_text("identity_id,photos\na,x.png\na,y.png\n")
     (tmp_path / "column.csv").write_text("identity_id,photo\na,x.png\n")
+    (tmp_path / "null.csv").write_text("prompt_id,text\na,\n")
+    (tmp_path / "rows.csv").write_text("prompt_id,text\n")
+    (tmp_path / "gpus.yaml").write_text("resources: {generation_gpus: 8}\n")
+    later = PROMPTS.with_metadata({**PROMPTS.metadata, b"infinite_id.version": b"2"})
+    rows = [{"prompt_id": "a", "text": "b"}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=later), tmp_path / "later.parquet")
+    pq.write_table(pa.table({"prompt_id": ["a"]}), tmp_path / "lacks.parquet")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -46,6 +56,10 @@ def places(tmp_path):
         (["--identities", "{tmp}/texts"], "photos folder {tmp}/texts holds no photo, allowed"),
         (["--identities", "{tmp}/twice.csv"], "rows 0 and 1, column 'identity_id': 'a' stands"),
         (["--identities", "{tmp}/column.csv"], "row 0 has the unknown column 'photo', allowed"),
+        (["--prompts", "{tmp}/null.csv"], "row 0, column 'text': value is null"),
+        (["--prompts", "{tmp}/rows.csv"], "has 0 rows, allowed: 1 or more prompts"),
+        (["--prompts", "{tmp}/lacks.parquet"], "lacks the column 'text', present: prompt_id"),
+        (["--prompts", "{tmp}/later.parquet"], "version 2, this program reads 'prompts' up to"),
         (["--methods", "magic"], "unknown method 'magic', allowed: "),
         (["--metrics", "beauty"], "unknown metric 'beauty', allowed: "),
         (["--preset", "huge"], "preset is 'huge': allowed: pocket, sdxl"),
@@ -100,3 +114,46 @@ def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
     code, said = invoke(capsys, monkeypatch, "manifest", "check", str(tmp_path / "prompts.csv"))
     assert code == 2
     assert "prompts.csv, row 0, column 'text': value is null" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "sentence"),
+    [
+        ("synthesize", ["--method", "magic"], "method is 'magic': unknown method 'magic', allowed"),
+        ("synthesize", ["--per-person", "0"], "per_person is 0: input should be greater"),
+        ("synthesize", ["--gates", "beauty=1"], "unknown key 'gates.beauty', allowed: one_face"),
+        ("synthesize", ["--gates", "identity"], "gates are 'identity', allowed: NAME=VALUE"),
+        (
+            "synthesize",
+            ["--watermark", "IFID"],
+            "pictures are 64 x 64 px, allowed with",
+        ),
+        ("synthesize", ["--references", "{tmp}/none"], "photos folder {tmp}/none does not exist"),
+        ("plan", [], "the speed and size of pictures are not given, allowed"),
+        ("plan", ["--from-run", "{tmp}/empty"], "holds no run: it has no run.json"),
+        (
+            "plan",
+            ["--images-per-second", "0", "--image-kb", "1"],
+            "images_per_second is 0, allowed",
+        ),
+    ],
+)
+def test_synthesize_and_plan(capsys, monkeypatch, places, options, command, sentence):
+    given = [option.format(**places) for option in options]
+    if command == "synthesize":
+        given += ["--output", f"{places['tmp']}/run"]
+    code, said = invoke(capsys, monkeypatch, command, *given)
+    assert code == 2, said
+    assert sentence.format(**places) in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.ray
+def test_more_gpus_than_the_cluster_has_are_refused_at_once(capsys, monkeypatch, places):
+    code, said = invoke(
+        capsys, monkeypatch, "benchmark", "--config", f"{places['tmp']}/gpus.yaml",
+        "--address", "local", "--output", f"{places['tmp']}/run", "--tracking-uri", "none",
+    )  # fmt: skip
+    assert code == 2, said
+    assert "the stages ask for 8 GPUs" in said
+    assert "the cluster has 0" in said
