@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,12 @@ from PIL import Image
 
 from eval.facenet import FaceNet
 from infinite_id.encoders import IdentityEncoder
-from infinite_id.faces import Detection, find_faces
+from infinite_id.faces import Detection, FaceBackend, find_faces
 from infinite_id.training.dataset import SPLITS
-from infinite_id.training.faces_gan import draw_people, load_face_generator
+from infinite_id.training.faces_gan import Person, draw_people, load_face_generator
 from infinite_id.types import Identity
 
-__all__ = ["TestPerson", "real_people", "synthetic_people"]
+__all__ = ["TestPerson", "drawn_people", "real_people", "synthetic_people"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,16 @@ class TestPerson:
     reference: NDArray[np.float32]
 
 
+def drawn_people(count: int, backend: FaceBackend) -> Iterator[Person]:
+    """The first `count` people of the test split with three pictures each."""
+    indices = (i for i in range(10**6) if i % 20 in SPLITS["test"])
+    return islice(draw_people(indices, 3, load_face_generator(), backend), count)
+
+
 def synthetic_people(count: int, encoder: IdentityEncoder, judge: FaceNet) -> list[TestPerson]:
     """The first `count` people of the test split: one picture conditions, two others judge."""
-    indices = (i for i in range(10**6) if i % 20 in SPLITS["test"])
-    drawn = draw_people(indices, 3, load_face_generator(), encoder.faces)
     people = []
-    for person, _ in zip(drawn, range(count), strict=False):
+    for person in drawn_people(count, encoder.faces):
         given, *others = person.portraits
         reference = judge.embed([p.image for p in others], [p.detection for p in others])
         people.append(_person(str(person.index), given.aligned, reference, encoder))
