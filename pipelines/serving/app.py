@@ -21,6 +21,7 @@ from pipelines.serving.batcher import Event
 from pipelines.serving.body_limit import BodyLimit
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.measures import Measures
+from pipelines.serving.page import mount_page
 from pipelines.serving.people import Person
 from pipelines.serving.samples import sample_names, sample_photo
 from pipelines.serving.schemas import GenerateBody
@@ -51,6 +52,7 @@ def create_app(make_service: Callable[[], Service]) -> FastAPI:
     app.state.limit = BodyLimit.Limit()
     app.add_middleware(BodyLimit, limit=app.state.limit)
     app.include_router(router)
+    mount_page(app)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

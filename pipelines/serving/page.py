@@ -1,0 +1,43 @@
+"""The browser page: static files of this package, served by the service itself."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+__all__ = ["mount_page"]
+
+_FOLDER = Path(str(files("pipelines") / "data" / "page"))
+# Nothing but this server's own files and the pictures it sends: no inline script or style, no
+# other host, no frame around the page.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class _Files(StaticFiles):
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        answer = await super().get_response(path, scope)
+        answer.headers.update(_HEADERS)
+        return answer
+
+
+def mount_page(app: FastAPI) -> None:
+    """Adds `/` and its files under `/page`; they need no key, their requests do."""
+
+    async def index() -> FileResponse:
+        return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+
+    app.add_api_route("/", index, include_in_schema=False, response_class=FileResponse)
+    app.mount("/page", _Files(directory=_FOLDER))

@@ -1,0 +1,362 @@
+"""The page in a real browser against the real service."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from pipelines.serving.keys import KeyRing, hash_key
+from pipelines.serving.people import People
+from tests.pipelines.serving.conftest import portrait
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+MILLISECONDS = 60_000
+# What is wider than the window, where nothing scrolls or hides it; the window's own scroll width.
+WIDE = """() => [...document.querySelectorAll("body *")].filter((node) => {
+  const box = node.getBoundingClientRect();
+  return box.right > innerWidth + 0.5 && !node.closest("pre, .hidden, .skip, .boxed");
+}).map((node) => node.outerHTML.slice(0, 80)).concat(
+  document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])"""
+WATCH = """() => {
+  window.seen = new Set();
+  new MutationObserver(() => document.querySelectorAll(".step").forEach(
+    (step) => seen.add(step.textContent))).observe(document.body,
+    { subtree: true, childList: true, characterData: true });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium")
+    if path is None:
+        yield None
+        return
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, live_url, need):
+    """`opened(width, scheme)`: the page, loaded. At its end no script may have failed, and nothing
+    may have been asked of another host."""
+    need("browser", browser is not None, "install Debian's package chromium")
+    contexts, problems = [], []
+
+    def asked(request) -> None:
+        if not request.url.startswith((live_url, "data:", "blob:")):
+            problems.append(request.url)
+
+    def said(message) -> None:
+        # Chromium logs each answer of 4xx and 5xx.
+        if message.type == "error" and "the server responded with a status" not in message.text:
+            problems.append(message.text)
+
+    def opened(width: int = 1280, scheme: str = "light") -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        context.set_default_timeout(MILLISECONDS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", asked)
+        page.on("console", said)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(live_url)
+        page.locator("[data-sample]").first.wait_for(state="attached")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def photo(*people: int) -> dict:
+    """A file of one picture with these people side by side."""
+    portraits = [Image.open(io.BytesIO(portrait(person))) for person in people]
+    width, height = portraits[0].size
+    sheet = Image.new("RGB", (width * len(people), height), "grey")
+    for number, one in enumerate(portraits):
+        sheet.paste(one, (number * width, 0))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return {"name": "it's me.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+
+
+def choose(page: Page, name: str, picker: int = 0) -> None:
+    person = page.locator(".person").nth(picker)
+    person.locator(f"[data-sample={name}]").click()
+    person.get_by_text("Face found").wait_for()
+
+
+def make(page: Page, pictures: int, steps: int = 1) -> None:
+    """Presses the button; returns once the newest run has all its pictures and scores."""
+    page.locator("#steps").fill(str(steps))
+    page.locator("#make").click()
+    expect(page.locator("#status")).to_have_text(
+        f"Done: {pictures} of {pictures}.", timeout=MILLISECONDS
+    )
+    assert page.locator(".run").first.locator(".scores").count() == pictures
+
+
+def test_a_photo_becomes_pictures_side_by_side_with_scores(opened):
+    page = opened()
+    page.locator("[type=file]").first.set_input_files(photo(0))
+    page.get_by_text("Face found").wait_for()
+    frame, box = (page.locator(part).bounding_box() for part in (".boxed", ".box"))
+    assert frame["x"] <= box["x"] < box["x"] + box["width"] <= frame["x"] + frame["width"]
+    assert box["height"] > frame["height"] / 4
+    assert page.locator(".crop").evaluate("image => image.naturalWidth") == 112
+    for method in page.locator("[name=method]").all():
+        method.check()
+    page.locator("#style").select_option("oil_painting")
+    page.evaluate(WATCH)
+    make(page, 2, steps=3)
+    assert page.evaluate("[...seen]").count("Step 2 of 3") == 1
+    assert page.locator(".run h3").all_inner_texts() == ["Infinite-ID", "Base model, text only"]
+    assert page.locator(".run .soft").first.inner_text() == "Oil painting · seed 0 · 3 steps"
+    left, right = (cell.bounding_box() for cell in page.locator(".frame img").all())
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    assert page.locator(".frame img").first.evaluate("image => image.naturalWidth") == 64
+    values = page.locator(".value").all_inner_texts()
+    assert len(values) == 4
+    assert all(re.fullmatch(r"-?\d\.\d\d|no face", value) for value in values)
+    page.locator(".cell summary").first.click()
+    with page.expect_download() as saved:
+        page.get_by_text("Save picture").first.click()
+    assert b"trainedAlgorithmicMedia" in Path(saved.value.path()).read_bytes()
+
+
+def test_a_dropped_file_is_taken(opened):
+    page = opened()
+    page.evaluate(
+        """async (bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
+          document.querySelector(".drop").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        list(photo(1)["buffer"]),
+    )
+    page.get_by_text("Face found").wait_for()
+
+
+def test_errors_are_the_sentences_of_the_service(opened, live_url):
+    page = opened()
+    page.locator("#make").click()
+    expect(page.locator("#order-error")).to_have_text("Person: choose a photo or a sample first.")
+    empty = {"name": "grey.png", "mimeType": "image/png", "buffer": grey()}
+    page.locator("[type=file]").first.set_input_files(empty)
+    expect(page.locator(".person .error").first).to_have_text(
+        re.compile(r"^Photo number 0: no face.*\.$"), timeout=MILLISECONDS
+    )
+    choose(page, "person-1")
+    page.locator("#prompt").fill("word " * 190)
+    page.locator("#make").click()
+    sentence = re.compile(r"^prompt .* tokens, allowed: 64 with begin and end\.$")
+    expect(page.locator("#order-error")).to_have_text(sentence, timeout=MILLISECONDS)
+    expect(page.locator(".run .error")).to_have_text(sentence)
+
+
+def grey() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (128, 128), "grey").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_one_of_several_faces_can_be_chosen(opened):
+    page = opened()
+    page.locator("[type=file]").first.set_input_files(photo(0, 1))
+    expect(page.locator(".person .error").first).to_contain_text("2 faces found")
+    page.get_by_label("Which face").first.select_option("1")
+    page.get_by_text("Use this face").first.click()
+    page.get_by_text("Face found").wait_for()
+    frame, box = (page.locator(part).bounding_box() for part in (".boxed", ".box"))
+    assert box["x"] > frame["x"] + frame["width"] / 2
+
+
+def test_everything_works_by_keyboard(opened):
+    page = opened()
+    focus = "document.activeElement"
+
+    def tab_to(test: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"{focus}.matches({test!r})"):
+                assert page.evaluate(f"{focus}.matches(':focus-visible')")
+                return
+        raise AssertionError(f"{test} is not reached with Tab")
+
+    tab_to("[name=mode]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    tab_to("[type=file]")
+    tab_to("[data-sample]")
+    page.keyboard.press("Enter")
+    page.get_by_text("Face found").wait_for()
+    assert page.evaluate(f"{focus}.textContent") == "Change"
+    tab_to("#prompt")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a person")
+    tab_to("#steps")
+    page.keyboard.press("Home")
+    tab_to("#make")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("Done: 1 of 1.", timeout=MILLISECONDS)
+    assert page.evaluate(f"{focus}.id") == "make"
+    tab_to(".code summary")
+    page.keyboard.press("Enter")
+    tab_to(".snippet button")
+    page.keyboard.press("Enter")
+    expect(page.locator(".snippet [role=status]").first).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("SERVER='http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_blends_and_style_sheets_fit_and_can_be_read(opened, width, scheme):
+    page = opened(width, scheme)
+    assert page.evaluate("innerWidth") == width
+    assert page.evaluate(WIDE) == []
+    choose(page, "person-2")
+    page.get_by_label("Blend", exact=True).check()
+    choose(page, "person-4", picker=1)
+    page.locator("#count").fill("3")
+    make(page, 3)
+    slider = page.get_by_label("From person A to person B")
+    shown = page.locator(".cell:not(.off) img")
+    middle = shown.get_attribute("src")
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "0 % A, 100 % B"
+    assert shown.count() == 1
+    assert shown.get_attribute("src") != middle
+    page.get_by_label("Style sheet", exact=True).check()
+    make(page, 8)
+    assert "Watercolour" in page.locator(".run").first.locator(".label").all_inner_texts()
+    for summary in page.locator("summary").all():
+        if summary.is_visible():
+            summary.click()
+    assert page.evaluate(WIDE) == []
+    assert Axe().run(page).response["violations"] == []
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("language", "command"), [("curl", ["bash", "-euc"]), ("Python", [sys.executable, "-c"])]
+)
+def test_the_code_of_a_run_makes_the_same_picture(opened, tmp_path, language, command):
+    page = opened()
+    page.locator("[type=file]").first.set_input_files(photo(0))
+    page.get_by_text("Face found").wait_for()
+    page.locator("#prompt").fill('a person\'s "red" $HOME `shirt` \\ on the beach')
+    page.locator("#count").fill("2")
+    make(page, 2, steps=2)
+    page.locator(".cell summary").nth(1).click()
+    with page.expect_download() as saved:
+        page.get_by_text("Save picture").nth(1).click()
+    made = Path(saved.value.path()).read_bytes()
+    page.get_by_text("Repeat from code").click()
+    page.get_by_role("button", name=f"Copy {language}").click()
+    code = page.evaluate("navigator.clipboard.readText()")
+    (tmp_path / "it's me.png").write_bytes(portrait(0))
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        [*command, code], cwd=tmp_path, env={**os.environ, "PATH": python}, check=True, timeout=120
+    )
+    again = [path for path in tmp_path.rglob("*.png") if path.name != "it's me.png"]
+    assert len(again) == 2
+    # Another batch may round a pixel differently.
+    assert min(np.abs(pixels(path.read_bytes()) - pixels(made)).max() for path in again) <= 1
+
+
+def test_a_service_with_keys_asks_for_one(opened, client, monkeypatch):
+    page = opened()
+    monkeypatch.setattr(client.app.state.service, "keys", KeyRing([hash_key("open sesame")]))
+    page.reload()
+    field = page.get_by_label("API key of this service")
+    expect(field).to_be_focused()
+    field.fill("wrong")
+    field.press("Enter")
+    expect(page.locator("#key-error")).to_have_text("The API key is not known.")
+    field.fill("open sesame")
+    field.press("Enter")
+    choose(page, "person-1")
+    make(page, 1)
+    page.get_by_text("Repeat from code").click()
+    code = page.locator("[data-code=curl] pre").inner_text()
+    assert '-H "Authorization: Bearer $INFINITE_ID_API_KEY"' in code
+    assert "sesame" not in page.content() + page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_a_person_whom_the_service_forgot_is_embedded_again(opened, client, monkeypatch):
+    page = opened()
+    choose(page, "person-1")
+    monkeypatch.setattr(client.app.state.service, "people", People(3600, 10))
+    make(page, 1)
+
+
+def test_a_full_service_is_asked_again(opened):
+    page = opened()
+    choose(page, "person-1")
+    times = []
+
+    def full_once(route) -> None:
+        times.append(page.evaluate("performance.now()"))
+        if len(times) > 1:
+            route.continue_()
+            return
+        body = '{"error": {"code": "overloaded", "message": "Too many pictures wait already."}}'
+        route.fulfill(status=503, headers={"Retry-After": "1"}, body=body)
+
+    page.route("**/v1/generate", full_once)
+    make(page, 1)
+    assert times[1] - times[0] >= 1000
+
+
+def test_work_can_be_stopped(opened):
+    page = opened()
+    choose(page, "person-1")
+    page.locator("#steps").fill("100")
+    page.locator("#make").click()
+    page.get_by_text(re.compile("Step .* of 100")).wait_for()
+    page.locator("#stop").click()
+    expect(page.locator(".run .error")).to_have_text("Stopped.")
+    expect(page.locator("#make")).to_be_focused()
+
+
+def test_dark_and_light_can_be_chosen_and_stay(opened):
+    page = opened(scheme="dark")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    page.get_by_role("button", name="Switch to light colours").click()
+    light = page.evaluate(colour)
+    assert light != dark
+    page.reload()
+    page.get_by_role("button", name="Switch to dark colours").wait_for()
+    assert page.evaluate(colour) == light
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js"])
+def test_the_page_may_load_nothing_from_elsewhere(client, path):
+    policy = client.get(path).headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
