@@ -53,6 +53,11 @@ def test_errors_of_replicas_keep_their_code(address):
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "refused")
 
 
+def test_the_page_is_served(address):
+    assert "page/page.js" in httpx.get(address).text
+    assert httpx.get(f"{address}/page/page.js").status_code == 200
+
+
 def test_progress_streams_through(address):
     photo = base64.b64encode(portrait(0)).decode()
     body = {"prompt": "a", "photos": [photo], "steps": 2, "stream": True}
