@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,9 @@ def benchmark(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
     ] = False,
+    max_rejects: Annotated[
+        int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
+    ] = None,
     weights: Annotated[
         Optional, typer.Option(help="Files of baselines: photomaker=FILE,dreambooth=FOLDER.")
     ] = None,
@@ -98,6 +102,7 @@ def benchmark(
         "address": address,
         "largest_face": largest_face or None,
         "resume": resume or None,
+        "max_rejects": max_rejects,
         "weights": _pairs(weights),
     }
 
@@ -146,13 +151,28 @@ def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
     console.print(
         f"{summary.pictures} pictures of {summary.people} people in {summary.seconds:.0f} s"
         + (f", the first after {first:.0f} s" if first else "")
-        + (f"; {summary.rejects} rejects" if summary.rejects else "")
+        + _rejects(summary.rejects)
     )
+    if summary.lost_tries:
+        again = ", ".join(f"{number} of {stage}" for stage, number in summary.lost_tries.items())
+        console.print(f"units begun again after their process died: {again}")
     console.print(f"Parquet:  {summary.url}/{{faces,embeddings,requests,images,scores,rejects}}")
     if uri is not None:
         log_run(summary.url, uri, settings.experiment, settings.storage_options)
         console.print(f"MLflow:   {uri}")
     _check_requirements(summary.url, settings)
+    refused = sum(summary.rejects.values())
+    if settings.max_rejects is not None and refused > settings.max_rejects:
+        console.print(f"rejects are {refused}, at most {settings.max_rejects} wanted")
+        raise typer.Exit(1)
+
+
+def _rejects(reasons: Mapping[str, int]) -> str:
+    """ "; 3 rejects (2 no_face, 1 refused)", empty without any."""
+    if not reasons:
+        return ""
+    parts = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return f"; {sum(reasons.values())} rejects ({parts})"
 
 
 def _check_requirements(url: str, settings: BenchmarkConfig) -> None:

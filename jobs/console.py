@@ -24,11 +24,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.failures import RunFailedError, root_cause
+
 __all__ = ["console", "progress_display", "show_table", "user_errors"]
 
 console = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _LOG_SECONDS = 10.0
+_GO_ON = "what is committed stays, --resume goes on with it"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,10 +47,13 @@ def user_errors(command: F) -> F:
             _errors.print(f"error: {error}", markup=False)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            _errors.print("interrupted: what is committed stays, --resume goes on with it")
+            _errors.print(f"interrupted: {_GO_ON}")
             raise SystemExit(130) from None
+        except RunFailedError as error:
+            _errors.print(f"failed: {error}; {_GO_ON}", markup=False)
+            raise SystemExit(1) from None
         except Exception as error:
-            cause = _root_cause(error)
+            cause = root_cause(error)
             if isinstance(cause, ValueError):
                 _errors.print(f"error: {cause}", markup=False)
                 raise SystemExit(2) from None
@@ -55,25 +61,10 @@ def user_errors(command: F) -> F:
                 raise
             first = str(cause).strip().splitlines()
             detail = first[-1] if first else ""
-            _errors.print(
-                f"failed: {type(cause).__name__}: {detail}; what is committed stays, --resume "
-                "goes on with it",
-                markup=False,
-            )
+            _errors.print(f"failed: {type(cause).__name__}: {detail}; {_GO_ON}", markup=False)
             raise SystemExit(1) from None
 
     return wrapped  # type: ignore[return-value]
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The exception that an actor raised, out of Ray's wrapping."""
-    seen = error
-    for _ in range(8):
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        seen = inner
-    return seen
 
 
 class _Lines:

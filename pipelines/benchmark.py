@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.inputs import inputs_digest, load_manifests, model_family, request_plan
@@ -19,11 +21,12 @@ from pipelines.phases import people_stages, picture_stages
 from pipelines.plan import RequestPlan
 from pipelines.revisions import weights_revision
 from pipelines.run_folder import RunFolder, Timings, environment
+from pipelines.schemas import REJECTS
 from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
 from pipelines.stage import Progress, check_stages, stream_units
 from pipelines.storage import Store
-from pipelines.units import committed_units
+from pipelines.units import unit_flags
 
 __all__ = ["RunSummary", "run_benchmark"]
 
@@ -37,7 +40,9 @@ class RunSummary:
     Attributes:
         url: of the run folder.
         untrained: whether some weights were untrained, so that pictures are noise.
-        people, pictures, rejects: rows of `embeddings`, `images`, `rejects`.
+        people, pictures: rows of `embeddings` and `images`.
+        rejects: refused rows by reason.
+        lost_tries: tries of units that ended with their process, by stage, over all resumes.
         seconds: of this invocation.
         seconds_to_first_picture: from its start; None where nothing was left to make.
     """
@@ -46,7 +51,8 @@ class RunSummary:
     untrained: bool
     people: int
     pictures: int
-    rejects: int
+    rejects: dict[str, int]
+    lost_tries: dict[str, int]
     seconds: float
     seconds_to_first_picture: float | None
 
@@ -67,7 +73,8 @@ def run_benchmark(
     Raises:
         ValueError: wrong input; one sentence. StorageError (a ValueError): a place that cannot be
             read or written.
-        ray.exceptions.RayError: the run failed; what is committed stays, `resume` goes on.
+        RunFailedError, ray.exceptions.RayError: the run stopped in the middle; what is committed
+            stays, `resume` goes on.
     """
     begin = time.perf_counter()
     family = model_family(config)
@@ -109,7 +116,8 @@ def run_benchmark(
         write_requests(run.store, plan)
 
         stages = picture_stages(config, family, plan, run.store, config.metrics)
-        finished = sum(plan.unit_rows(unit) for unit in committed_units(run.store, "scores"))
+        committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
+        finished = sum(plan.unit_rows(int(unit)) for unit in committed)
         with timings.measure("images and scores") as phase:
             for _, rows in stream_units(stages, run.store, "scores", range(plan.units)):
                 lease.check()
@@ -120,12 +128,15 @@ def run_benchmark(
                 finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
                 set_gauge("infinite_id_queue_rows", len(plan) - finished, stage="images")
                 progress("pictures", finished, len(plan))
+    # Every request is a picture or a reject; counting the rejects spares opening each unit's file.
+    refused = run.store.read_folder("rejects", REJECTS, ["stage", "reason"])
     summary = RunSummary(
         url=run.store.url,
         untrained=untrained,
-        people=run.store.count_rows("embeddings"),
-        pictures=run.store.count_rows("images"),
-        rejects=run.store.count_rows("rejects"),
+        people=sum(not subject.mix_parts for subject in plan.subjects),
+        pictures=len(plan) - refused["stage"].to_pylist().count("images"),
+        rejects=dict(Counter(refused["reason"].to_pylist())),
+        lost_tries=run.record.get("lost_tries", {}),
         seconds=time.perf_counter() - begin,
         seconds_to_first_picture=first,
     )
@@ -136,7 +147,7 @@ def run_benchmark(
             "people": summary.people,
             "requests": len(plan),
             "pictures": summary.pictures,
-            "rejects": summary.rejects,
+            "rejects": sum(summary.rejects.values()),
         },
         metrics=_metrics(run.store),
         seconds=summary.seconds,

@@ -9,6 +9,7 @@ a unit's file is written whole, and both write the same one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from pipelines.failures import RunFailedError
 from pipelines.storage import StorageError, Store
 
 __all__ = ["Lease", "LeaseLostError"]
@@ -26,7 +28,7 @@ __all__ = ["Lease", "LeaseLostError"]
 _NAME = "lease.json"
 
 
-class LeaseLostError(RuntimeError):
+class LeaseLostError(RunFailedError):
     """Another run has taken the folder over."""
 
 
@@ -84,9 +86,11 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        holder = self._read()
-        if holder is not None and holder["token"] == self._token:
-            self._store.delete(_NAME)
+        # A place that is gone ends the run with its own error; the lease runs out by itself.
+        with contextlib.suppress(StorageError):
+            holder = self._read()
+            if holder is not None and holder["token"] == self._token:
+                self._store.delete(_NAME)
 
     @classmethod
     def held(cls, store: Store) -> bool:

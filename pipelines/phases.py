@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow.parquet as pq
-
 from infinite_id.config import Preset
 from infinite_id.methods import METHODS
-from pipelines.actors import EmbeddingActor, FaceActor, GenerationActor, ScoringActor
+from pipelines.actors import GenerationActor, ScoringActor
 from pipelines.inputs import generation_gpus
 from pipelines.manifest import Manifests
+from pipelines.people_actors import EmbeddingActor, FaceActor
 from pipelines.plan import UnitPlan
 from pipelines.schemas import FACES, IMAGES
 from pipelines.settings import RunConfig
@@ -34,8 +33,8 @@ def people_stages(
             store.write_table(
                 f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
             )
-    with store.fs.open(store.path("manifests/identities.parquet"), "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
+    with store.parquet("manifests/identities.parquet") as file:
+        metadata = file.metadata
     slices = [
         (group, start, min(_PEOPLE_PER_UNIT, metadata.row_group(group).num_rows - start))
         for group in range(metadata.num_row_groups)

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.storage import Store
+from pipelines.attempts import clear_attempts
+from pipelines.failures import RunFailedError, root_cause
+from pipelines.storage import StorageError, Store
 
 __all__ = ["RESULT_FOLDERS", "RunFolder", "Timings", "environment"]
 
@@ -62,11 +65,7 @@ class RunFolder:
         self.store.check_writable()
 
     def _foreign(self) -> bool:
-        if not self.store.exists():
-            return False
-        names = [
-            name.rsplit("/", 1)[-1] for name in self.store.fs.ls(self.store.root, detail=False)
-        ]
+        names = self.store.holds()
         return any(name != "lease.json" and not name.startswith(".") for name in names)
 
     def _read(self) -> dict[str, Any]:
@@ -90,15 +89,32 @@ class RunFolder:
             timings: written with the failure.
             digests: see `claim`.
             values: merged into run.json at the beginning.
+
+        Raises:
+            RunFailedError: the place failed under the run.
         """
         for name, value in digests.items():
             self.claim(name, value)
+        self._count_lost()
         self.update(status="running", **values)
         try:
             yield
-        except BaseException:
-            self.update(status="failed", timings=timings.record)
+            self._count_lost()
+        except BaseException as error:
+            with contextlib.suppress(StorageError):
+                self._count_lost()
+                self.update(status="failed", timings=timings.record)
+            cause = root_cause(error)
+            if isinstance(cause, StorageError):
+                raise RunFailedError(str(cause)) from error
             raise
+
+    def _count_lost(self) -> None:
+        """Adds the tries of units that ended with their process to `lost_tries`, by stage."""
+        died = clear_attempts(self.store)
+        if died:
+            lost = Counter(self.record.get("lost_tries", {}))
+            self.update(lost_tries=dict(lost + Counter(died)))
 
     def claim(self, name: str, value: str) -> None:
         """Binds the run to a digest; a resumed run must have the same.

@@ -20,6 +20,7 @@ __all__ = [
     "MANIFESTS",
     "MIXES",
     "PROMPTS",
+    "PROVENANCE",
     "REFERENCES",
     "REJECTS",
     "REQUESTS",
@@ -51,6 +52,9 @@ _PROVENANCE = [
     pa.field("licence", pa.string()),  # of the photos
     pa.field("source", pa.string()),  # where the photos come from
 ]
+
+PROVENANCE = tuple(field.name for field in _PROVENANCE)
+"""Columns that travel from a person to each of their pictures."""
 
 _MIX_PARTS = pa.list_(
     pa.struct([_required("identity_id", pa.string()), _required("weight", pa.float64())])

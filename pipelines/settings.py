@@ -135,6 +135,7 @@ class BenchmarkConfig(RunConfig):
     }  # fmt: skip
 
     requirements: list[Requirement] = Field(default_factory=list)
+    max_rejects: int | None = Field(None, ge=0)  # a finished run with more ends with exit code 1
     methods: list[str] = Field(["infinite_id"], min_length=1)
     seeds: str = "0"
     limit: int | None = Field(None, ge=1)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.metrics import metered
 from pipelines.storage import Store
-from pipelines.units import committed_units, unit_table
+from pipelines.units import unit_flags, unit_table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -141,21 +143,22 @@ def stream_units(
 
     Yields (units done in all, the last stage's rows).
     """
-    committed = committed_units(store, folder)
-    remaining = [unit for unit in units if unit not in committed]
-    if not remaining:
+    wanted = np.asarray(units, dtype=np.int64)
+    committed = unit_flags(store, folder, int(wanted.max(initial=-1)) + 1)
+    remaining = wanted[~committed[wanted]]
+    if not remaining.size:
         return
     data = _units(remaining)
     for stage in stages:
         data = apply_stage(data, stage)
-    number = len(units) - len(remaining)
+    number = wanted.size - remaining.size
     for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
         number += rows.num_rows
         yield number, rows
 
 
-def _units(units: Sequence[int]) -> Dataset:
+def _units(units: NDArray[np.int64]) -> Dataset:
     """A dataset of one block a unit: the block is the grain of scheduling and of loss."""
     import ray
 

@@ -11,6 +11,7 @@ import io
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fsspec.implementations.local import LocalFileSystem
 __all__ = ["Store", "StorageError", "read_uri"]
 
 _TEMPORARY = ".writing-"
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
+_READERS = 8
 
 
 class StorageError(ValueError):
@@ -89,19 +92,51 @@ class Store:
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Sorted names of the finished files directly in `folder`, those that end in `suffix`."""
+        return sorted(name for name in self.iter_names(folder) if name.endswith(suffix))
+
+    def iter_names(self, folder: str = "") -> Iterator[str]:
+        """Names of the finished files directly in `folder`, in any order and not all in memory at
+        once where the file system allows it: a folder of a long run holds millions.
+
+        Raises:
+            StorageError: the folder cannot be listed; nothing is raised where there is none.
+        """
+        pages = self._scan(folder) if self.is_local else self._list(folder)
+        while True:
+            name = self._guard("list", folder, lambda: next(pages, None))
+            if name is None:
+                return
+            if not name.startswith(_TEMPORARY):
+                yield name
+
+    def _scan(self, folder: str) -> Iterator[str]:
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                yield from (entry.name for entry in entries if entry.is_file())
+        except FileNotFoundError:
+            return
+
+    def _list(self, folder: str) -> Iterator[str]:
+        self.fs.invalidate_cache()
+        if self.url.startswith("s3://"):
+            yield from self._list_s3(f"{self.path(folder)}/")
+            return
+        try:
+            entries = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return
+        yield from (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+
+    def holds(self) -> list[str]:
+        """Names of the files and folders directly in this one; none where it is not there."""
 
         def listing() -> list[str]:
-            self.fs.invalidate_cache()
-            try:
-                entries = self.fs.ls(self.path(folder), detail=True)
-            except FileNotFoundError:
-                return []
-            found = [
-                entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file"
-            ]
-            return sorted(n for n in found if n.endswith(suffix) and not n.startswith(_TEMPORARY))
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = self.fs.ls(self.root, detail=False)
+                return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+            return []
 
-        return self._guard("list", folder, listing)
+        return self._guard("list", "", listing)
 
     def read_bytes(self, name: str) -> bytes:
         """The content of one file."""
@@ -166,10 +201,38 @@ class Store:
 
         self._guard("write", name, finish)
 
+    def _list_s3(self, prefix: str) -> Iterator[str]:
+        # s3fs' own listing holds a record of a kilobyte for each object, and caches them all.
+        bucket, _, key = prefix.partition("/")
+        wanted = {"Bucket": bucket, "Prefix": key, "Delimiter": "/"}
+        while True:
+            page = self.fs.call_s3("list_objects_v2", **wanted)
+            yield from (entry["Key"].rsplit("/", 1)[-1] for entry in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
+
+    def touch(self, name: str) -> None:
+        """An empty file, not flushed to the disk: a mark that may be lost with the machine."""
+
+        def write() -> None:
+            if not self.is_local:
+                self.fs.pipe_file(self.path(name), b"")
+                return
+            path = Path(self.path(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+        self._guard("write", name, write)
+
     def delete(self, name: str) -> None:
         """Removes one file; nothing happens if it is not there."""
-        if self.exists(name):
-            self._guard("delete", name, lambda: self.fs.rm_file(self.path(name)))
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+        self._guard("delete", name, remove)
 
     def write_table(self, name: str, table: pa.Table, *, row_group_size: int | None = None) -> int:
         """Writes a table as one Parquet file, atomically; returns its bytes."""
@@ -178,14 +241,20 @@ class Store:
         self.write_bytes(name, buffer.getvalue())
         return buffer.tell()
 
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """One Parquet file, open.
+
+        Raises:
+            StorageError: it cannot be read, then or while it is open.
+        """
+        with self._guarding("read", name), self.fs.open(self.path(name), "rb") as file:
+            yield pq.ParquetFile(file)
+
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Reads one Parquet file."""
-
-        def read() -> pa.Table:
-            with self.fs.open(self.path(name), "rb") as file:
-                return pq.ParquetFile(file).read(columns=columns)
-
-        return self._guard("read", name, read)
+        with self.parquet(name) as file:
+            return file.read(columns=columns)
 
     def tables(self, folder: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The tables of all Parquet files directly in `folder`, one after the other."""
@@ -197,7 +266,9 @@ class Store:
     ) -> pa.Table:
         """All rows of `folder` as one table; empty with `schema` where there is no file."""
         wanted = columns or schema.names
-        tables = list(self.tables(folder, wanted))
+        names = [f"{folder}/{name}" for name in self.names(folder, ".parquet")]
+        with ThreadPoolExecutor(_READERS) as readers:
+            tables = list(readers.map(lambda name: self.read_table(name, wanted), names))
         empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
         return pa.concat_tables(tables, promote_options="permissive") if tables else empty
 
@@ -205,11 +276,11 @@ class Store:
         """Rows of all Parquet files directly in `folder`, from their footers."""
 
         def rows(name: str) -> int:
-            with self.fs.open(self.path(f"{folder}/{name}"), "rb") as file:
-                return pq.ParquetFile(file).metadata.num_rows
+            with self.parquet(f"{folder}/{name}") as file:
+                return file.metadata.num_rows
 
-        names = self.names(folder, ".parquet")
-        return self._guard("read", folder, lambda: sum(rows(name) for name in names))
+        with ThreadPoolExecutor(_READERS) as readers:
+            return sum(readers.map(rows, self.names(folder, ".parquet")))
 
     def check_writable(self) -> None:
         """Raises StorageError unless a file can be written here."""
@@ -218,16 +289,20 @@ class Store:
         self.delete(probe)
 
     def _guard(self, verb: str, name: str, action: Any) -> Any:
-        try:
+        with self._guarding(verb, name):
             return action()
+
+    @contextlib.contextmanager
+    def _guarding(self, verb: str, name: str) -> Iterator[None]:
+        """Any failure of the place as a StorageError that names it."""
+        try:
+            yield
         except StorageError:
             raise
-        except (OSError, pa.ArrowInvalid) as error:
-            place = f"{self.url}/{name}" if name else self.url
-            raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
         except Exception as error:
             # boto's credential and endpoint errors share no base class with OSError.
-            if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            known = isinstance(error, (OSError, pa.ArrowInvalid))
+            if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
                 raise
             place = f"{self.url}/{name}" if name else self.url
             raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error

@@ -9,16 +9,27 @@ results are written: a unit whose results are there is complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.metrics import count_rejects
 from pipelines.schemas import REJECTS
 from pipelines.storage import Store
 
-__all__ = ["commit_unit", "committed_units", "read_unit", "reject_row", "unit_of", "unit_table"]
+__all__ = [
+    "commit_unit",
+    "committed_units",
+    "read_unit",
+    "reject_row",
+    "unit_block",
+    "unit_flags",
+    "unit_of",
+    "unit_table",
+]
 
 
 def _name(folder: str, unit: int) -> str:
@@ -40,6 +51,17 @@ def unit_of(table: pa.Table, stage: str) -> int:
     if len(units) != 1:
         raise RuntimeError(f"stage {stage} got a block of the units {sorted(units)}, not of one")
     return units.pop()
+
+
+def unit_block(table: pa.Table, unit: int) -> pa.Table:
+    """A unit's results as the block for the next stage, with its number in every row.
+
+    A unit without a result still goes on, as one row of nulls: the next stage marks it as done.
+    """
+    if table.num_rows == 0:
+        nullable = pa.schema([pa.field(field.name, field.type) for field in table.schema])
+        table = pa.Table.from_pylist([{}], schema=nullable)
+    return table.append_column("unit", pa.array([unit] * table.num_rows, type=pa.int64()))
 
 
 def reject_row(
@@ -88,10 +110,21 @@ def read_unit(
     return store.read_table(_name(folder, unit), columns)
 
 
+def _committed(store: Store, folder: str) -> Iterator[int]:
+    for name in store.iter_names(folder):
+        if name.startswith("part-") and name.endswith(".parquet"):
+            yield int(name[len("part-") : -len(".parquet")])
+
+
 def committed_units(store: Store, folder: str) -> set[int]:
     """Numbers of the units whose results are in `folder`."""
-    return {
-        int(name[len("part-") : -len(".parquet")])
-        for name in store.names(folder, ".parquet")
-        if name.startswith("part-")
-    }
+    return set(_committed(store, folder))
+
+
+def unit_flags(store: Store, folder: str, total: int) -> NDArray[np.bool_]:
+    """(total,): whether each unit is committed; a byte a unit, so that millions are no burden."""
+    flags = np.zeros(total, dtype=np.bool_)
+    for unit in _committed(store, folder):
+        if unit < total:
+            flags[unit] = True
+    return flags

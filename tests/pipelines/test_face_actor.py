@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from infinite_id.config import preset
-from pipelines.actors import EmbeddingActor, FaceActor
 from pipelines.demo import demo_identities
 from pipelines.manifest import identities_from_folder
+from pipelines.people_actors import EmbeddingActor, FaceActor
 from pipelines.schemas import EMBEDDINGS, FACES, REJECTS
 from pipelines.storage import Store
 from pipelines.units import unit_table
