@@ -116,7 +116,8 @@ def test_the_text_stream_stays_the_base_model(tmp_path: Path, base: BaseModel, k
     expected = denoise(base, None, plain, FusionConfig(), sampler).latents[:1]
     found = denoise(base, adapter, batch, FusionConfig(), sampler)
     assert found.text_latents is not None
-    torch.testing.assert_close(found.text_latents, expected, atol=1e-5, rtol=0)
+    # Batches of other sizes take other kernels: latents of size 2 differ in the last bits.
+    torch.testing.assert_close(found.text_latents, expected, atol=1e-5, rtol=1e-5)
     assert (found.latents - expected).abs().max() > 1e-2
 
 
