@@ -19,6 +19,7 @@ class FaultProxy:
 
     Attributes:
         url: of the proxy.
+        code: of the error that a fault's body names.
         faults: statuses that the next requests get instead of an answer, one each.
         delay: seconds before every answer.
         seen: number of requests.
@@ -26,6 +27,7 @@ class FaultProxy:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.code = "SlowDown"
         self.faults: list[int] = []
         self.delay = 0.0
         self.seen = 0
@@ -51,7 +53,7 @@ def fault_proxy(host: str, port: int) -> Iterator[FaultProxy]:
             time.sleep(proxy.delay)
             fault = proxy.next_fault()
             if fault is not None:
-                self._answer(fault, [], b"<Error><Code>SlowDown</Code></Error>")
+                self._answer(fault, [], f"<Error><Code>{proxy.code}</Code></Error>".encode())
                 return
             upstream = http.client.HTTPConnection(host, port, timeout=30)
             upstream.request(self.command, self.path, body, dict(self.headers))
