@@ -105,9 +105,13 @@ def test_equals_diffusers_on_the_same_file(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_text_stream_stays_the_base_model(tmp_path: Path, base: BaseModel, kind: str) -> None:
+def test_the_text_stream_stays_the_base_model(tmp_path: Path, kind: str) -> None:
+    # In double precision, because batches of other sizes take other kernels: float32 differs by
+    # more than the bound on some processors.
+    base = tiny_base()
+    base.pipeline.to(torch.float64)
     path, _ = write_public(tmp_path, base.unet, kind)
-    adapter = load(path, base)
+    adapter = load(path, base).double()
     sampler = SamplerConfig(num_inference_steps=3)
     batch = batch_of(adapter, ["ada", "bob"])
     plain = StreamBatch(
@@ -116,8 +120,7 @@ def test_the_text_stream_stays_the_base_model(tmp_path: Path, base: BaseModel, k
     expected = denoise(base, None, plain, FusionConfig(), sampler).latents[:1]
     found = denoise(base, adapter, batch, FusionConfig(), sampler)
     assert found.text_latents is not None
-    # Batches of other sizes take other kernels: latents of size 2 differ in the last bits.
-    torch.testing.assert_close(found.text_latents, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.text_latents, expected, atol=1e-5, rtol=0)
     assert (found.latents - expected).abs().max() > 1e-2
 
 
