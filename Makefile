@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Ray starts a dozen Python processes: without bytecode on disk each compiles its imports again, and
+# on a busy machine that takes longer than Ray waits for them.
+unexport PYTHONDONTWRITEBYTECODE
 # uv reads its own variable; a folder that offers a CPU build of torch is passed on where one is set.
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python
 

@@ -7,18 +7,23 @@ interrupted one leaves no half file. People are split by index, never by picture
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infinite_id.training.captions import caption, draw_description
+
+if TYPE_CHECKING:
+    from infinite_id.training.faces_gan import Person
 
 __all__ = [
     "SPLITS",
@@ -27,6 +32,7 @@ __all__ = [
     "load_people",
     "load_pictures",
     "make_chunks",
+    "photos_chunk",
     "split_of",
 ]
 
@@ -101,7 +107,35 @@ def people_path(folder: Path, number: int) -> Path:
 
 def pictures_path(folder: Path, people: People, split: str, number: int) -> Path:
     """The file of one picture chunk; other people give other pictures."""
-    return folder / f"pictures-{split}-{len(people.index)}-{number:05d}.npz"
+    who = hashlib.sha256(people.face.tobytes()).hexdigest()[:8]
+    return folder / f"pictures-{split}-{who}-{number:05d}.npz"
+
+
+def photos_path(folder: Path, digest: str) -> Path:
+    """The file of the people of a folder of photos with that digest."""
+    return folder / f"photos-{digest}.npz"
+
+
+def photos_chunk(folder: Path, photos: Path) -> tuple[str, Counter[str]]:
+    """Makes the people of a folder of photos unless they are there.
+
+    Returns:
+        The digest that `load_people` takes, and photos left out by reason.
+
+    Raises:
+        ValueError: no photo in the folder, or none with a usable face.
+    """
+    # A machine that trains on a data pack has no OpenCV.
+    from infinite_id.faces import load_face_backend
+    from infinite_id.training.real_photos import folder_digest, people_of_photos
+
+    digest = folder_digest(photos)
+    path = photos_path(folder, digest)
+    if path.exists():
+        return digest, Counter()
+    people, rejects = people_of_photos(photos, PORTRAITS, load_face_backend("embedded"))
+    _save_people(path, people)
+    return digest, rejects
 
 
 def people_chunk(folder: Path, number: int) -> None:
@@ -115,8 +149,10 @@ def people_chunk(folder: Path, number: int) -> None:
     _one_thread()
     indices = range(number * PEOPLE_CHUNK, (number + 1) * PEOPLE_CHUNK)
     backend = load_face_backend("embedded")
-    people = list(draw_people(indices, PORTRAITS, load_face_generator(), backend))
+    _save_people(path, list(draw_people(indices, PORTRAITS, load_face_generator(), backend)))
 
+
+def _save_people(path: Path, people: Sequence[Person]) -> None:
     def stack(read: Callable[[Any], Any]) -> NDArray:
         return np.array([[read(portrait) for portrait in one.portraits] for one in people])
 
@@ -132,9 +168,19 @@ def people_chunk(folder: Path, number: int) -> None:
     )
 
 
-def load_people(folder: Path, chunks: int, split: str) -> People:
-    """People of the first `chunks` chunks that belong to the split."""
-    files = [np.load(people_path(folder, number)) for number in range(chunks)]
+def load_people(folder: Path, chunks: int, split: str, photos: str | None = None) -> People:
+    """People of the first `chunks` chunks, and of photos, that belong to the split.
+
+    Args:
+        folder: of the data.
+        chunks: of synthetic people.
+        split: one of `SPLITS`.
+        photos: digest of the folder of photos whose people are added.
+    """
+    paths = [people_path(folder, number) for number in range(chunks)]
+    if photos is not None:
+        paths.append(photos_path(folder, photos))
+    files = [np.load(path) for path in paths]
     joined = {name: np.concatenate([f[name] for f in files]) for name in People.__slots__}
     return People(**joined).select(split)
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import StableDiffusionXLPipeline
 from peft.utils import set_peft_model_state_dict
@@ -20,6 +21,7 @@ from infinite_id import pocket
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
+from infinite_id.pocket_clip import no_bars
 from infinite_id.training.adapter import AdapterTraining
 from infinite_id.training.context import load_stage
 from infinite_id.training.image_text import ImageText
@@ -140,17 +142,18 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, allowed: the folder of an export")
     steps: dict[str, int] = json.loads(path.read_text("utf-8"))["steps"]
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        folder / "base", dtype=torch.float32, local_files_only=True, add_watermarker=False
-    )
+    with no_bars(diffusers.utils.logging):
+        pipeline = StableDiffusionXLPipeline.from_pretrained(
+            folder / "base", dtype=torch.float32, local_files_only=True, add_watermarker=False
+        )
+        tower = CLIPVisionModelWithProjection.from_pretrained(folder / "clip", dtype=torch.float32)
+        scorer = CLIPModel.from_pretrained(folder / "scorer", dtype=torch.float32)
     clip = ImageText(pocket.build_clip(), pipeline.text_encoder)
     second = pipeline.text_encoder_2
     clip.model.text_model.load_state_dict(second.text_model.state_dict())
     clip.model.text_projection.load_state_dict(second.text_projection.state_dict())
-    tower = CLIPVisionModelWithProjection.from_pretrained(folder / "clip", dtype=torch.float32)
     clip.model.vision_model.load_state_dict(tower.vision_model.state_dict())
     clip.model.visual_projection.load_state_dict(tower.visual_projection.state_dict())
-    scorer = CLIPModel.from_pretrained(folder / "scorer", dtype=torch.float32)
     modules: dict[str, nn.Module] = {
         "vae": pipeline.vae,
         "clip": clip,

@@ -28,12 +28,12 @@ from infinite_id.training.dataset import (
     make_chunks,
     people_chunk,
     people_path,
+    photos_chunk,
     picture_chunk,
     pictures_path,
 )
 from infinite_id.training.loop import CheckpointError, Precision, Progress
 from infinite_id.training.pack import Faces, read_pack, write_pack
-from infinite_id.training.stages import STAGES, train_stage
 
 __all__ = ["main"]
 
@@ -46,6 +46,11 @@ ADAPTER_SHARE = 0.07
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 after wrong input."""
+    # transformers reads this when it is imported, which the stages do: its warning that torchvision
+    # is missing is no news here.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from infinite_id.training.stages import STAGES
+
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--stage", default="all", help=f"all, or several of {', '.join(STAGES)}")
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, all stages")
@@ -59,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--people", type=int, default=30, help="chunks of 100 people")
     parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photos whose people are mixed in, a sub-folder each"
+    )
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--data", type=Path, help="data pack to train on, nothing is made")
     parser.add_argument(
@@ -90,6 +98,8 @@ def _run(options: argparse.Namespace, stages: list[str]) -> None:
         for stage, step in restore(options.start_from, options.state).items():
             logger.info("%s begins after %d steps", stage, step)
     if options.minutes > 0:
+        from infinite_id.training.stages import train_stage
+
         context = make_context(options)
         shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}
         for stage, share in shares.items():
@@ -149,11 +159,16 @@ def _precision(wanted: str, cuda: bool) -> Precision:
 def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:
     """People and pictures from the state folder; what is missing there is made first."""
     data, workers = options.state / "data", os.cpu_count() or 1
+    photos = None
+    if options.photos is not None:
+        photos, rejects = photos_chunk(data, options.photos)
+        for reason, number in sorted(rejects.items()):
+            logger.info("%d photos left out: %s", number, reason)
     missing = [n for n in range(options.people) if not people_path(data, n).exists()]
     make_chunks(people_chunk, [(data, n) for n in missing], workers)
     found = {}
     for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
-        people = load_people(data, options.people, split)
+        people = load_people(data, options.people, split, photos)
         tasks = [
             (data, people, split, n)
             for n in range(chunks)

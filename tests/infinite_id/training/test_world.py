@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from infinite_id.faces import FaceBackend, load_face_backend
 from infinite_id.training.captions import (
@@ -18,7 +19,7 @@ from infinite_id.training.captions import (
     caption,
     draw_description,
 )
-from infinite_id.training.dataset import SPLITS, split_of
+from infinite_id.training.dataset import SPLITS, load_people, photos_chunk, split_of
 from infinite_id.training.text import tokenize
 from infinite_id.training.world import compose
 
@@ -121,3 +122,36 @@ def test_splits_share_no_person():
     assert remainders == list(range(20))
     assert split_of(40) == "test"
     assert split_of(103) == "scorer"
+
+
+def test_people_of_photos_join_the_synthetic_ones(people: list, backend: FaceBackend, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "ann").mkdir(parents=True)
+    for number, portrait in enumerate(people[0].portraits):
+        Image.fromarray(portrait.image).resize((256, 256)).save(photos / "ann" / f"{number}.png")
+    Image.fromarray(people[1].portraits[0].image).resize((256, 256)).save(photos / "bob.png")
+    Image.new("RGB", (200, 200), "white").save(photos / "nobody.png")
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    data = tmp_path / "data"
+    digest, rejects = photos_chunk(data, photos)
+    assert rejects == {"no_face": 1, "not_an_image": 1}
+    found = [load_people(data, 0, split, digest) for split in SPLITS]
+    assert sum(len(part.index) for part in found) == 2
+    faces = np.concatenate([part.face for part in found])
+    images = np.concatenate([part.images for part in found])
+    order = np.argsort(np.concatenate([part.index for part in found]))
+    ann, bob = faces[order]
+    assert ann[0] @ people[0].portraits[0].face > 0.6
+    assert bob[0] @ people[1].portraits[0].face > 0.6
+    # One photo gives three different views of the same person.
+    assert min(bob[0] @ bob[1], bob[0] @ bob[2]) > 0.5
+    assert not np.array_equal(images[order][1, 0], images[order][1, 1])
+    assert photos_chunk(data, photos) == (digest, {})
+
+
+def test_photos_without_a_usable_face_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no photo, allowed: a folder with \.bmp"):
+        photos_chunk(tmp_path / "data", tmp_path)
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "nobody.png")
+    with pytest.raises(ValueError, match=r"gave nobody \(1 no_face\), allowed"):
+        photos_chunk(tmp_path / "data", tmp_path)
