@@ -134,7 +134,7 @@ def _cut(
         gain = rng.uniform(0.8, 1.15) * rng.uniform(0.96, 1.04, 3)
     x, y = (float(value) for value in centre)
     scale = FACE_SIZE / side
-    matrix = cv2.getRotationMatrix2D((x, y), turn, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D((x, y), turn, scale), np.float64)
     matrix[:, 2] += FACE_SIZE / 2 - np.array([x, y])
     # Shrunk first: warping alone would alias what is many times larger.
     factor = min(1.0, 2 * scale)
@@ -142,7 +142,7 @@ def _cut(
         image = np.asarray(
             cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8
         )
-        matrix[:, :2] /= factor
+        matrix[:, :2] = matrix[:, :2] / factor
     cut = cv2.warpAffine(
         image,
         matrix,
