@@ -212,9 +212,8 @@ def _show_report(url: str, options: dict | None = None) -> None:
     rows = []
     for method in record["methods"]:
         styles = [row for row in record["styles"] if row["method"] == method["method"]]
-        for entry in (method, *styles):
-            row = {"method": entry["method"], "style": entry["style"] or "all"}
-            row["n"] = str(entry["pictures"])
+        for name, entry in ((method["method"], method), *((f"  {s['style']}", s) for s in styles)):
+            row = {"method, by style": name, "n": str(entry["pictures"])}
             # Eighty columns hold these; the report has the rest.
             row.update({_SHORT[k]: _cell(c) for k, c in entry["cells"].items() if k in _SHORT})
             rows.append(row)

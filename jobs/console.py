@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = ["console", "progress_display", "show_table", "user_errors"]
 console = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _LOG_SECONDS = 10.0
+_FIGURE = re.compile(r"[-+−±]?\s*(\d.*)?")  # a dash alone is a missing figure
 _GO_ON = "what is committed stays, --resume goes on with it"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,10 +124,15 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, A
     """Prints a table; numbers are shown with three digits."""
     table = Table(title=title, title_justify="left", box=SIMPLE, collapse_padding=True)
     for number, name in enumerate(columns):
+        figures = all(_is_figure(row.get(name, "")) for row in rows)
+        side: Literal["left", "right"] = "right" if figures else "left"
         # On a narrow terminal only the first column, a name, goes on in the next line.
-        side: Literal["left", "right"] = "left" if number < 2 else "right"
         table.add_column(name, no_wrap=number > 0, overflow="fold", justify=side)
     for row in rows:
         values = (row.get(name, "") for name in columns)
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
     console.print(table)
+
+
+def _is_figure(value: Any) -> bool:
+    return _FIGURE.fullmatch(str(value)) is not None
