@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+# Before torch is imported: threads of small tensors wait for each other more than they compute,
+# and beside another busy process that takes twenty times as long. Jobs set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
@@ -30,3 +34,12 @@ def need() -> Callable[[str, bool, str], None]:
         pytest.skip(message)
 
     return check
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests: a file stays in one, and so do all that start Ray,
+    whose clusters would take each other's cores."""
+    for item in items:
+        ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
