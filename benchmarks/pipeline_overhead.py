@@ -65,7 +65,7 @@ def _pipeline(arguments: Mapping[str, Any], output: Path) -> tuple[float, int]:
     marks: list[float] = []
 
     def progress(phase: str, done: int, total: int) -> None:
-        if phase == "pictures":
+        if phase == "scores":
             marks.append(time.perf_counter())
 
     summary = run_benchmark(_config(arguments, output), progress=progress)

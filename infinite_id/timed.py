@@ -7,6 +7,8 @@ backpressure and its behaviour under kills can be measured on a laptop.
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -36,6 +38,8 @@ class TimedGenerator:
         """See `infinite_id.types.Generator`; one step."""
         if should_stop is not None and should_stop():
             raise CancelledError("stopped before the first step")
+        if self.config.deadly and any(self.config.deadly in r.prompt for r in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.config.seconds_per_batch)
         if on_step is not None:
             on_step(1, 1)

@@ -25,6 +25,8 @@ class TimedConfig:
         seconds_per_batch: slept for each call, however many requests it holds; >= 0; by default
             the environment variable INFINITE_ID_TIMED_SECONDS, else 0.
         block: side of the picture's uniform squares in pixels; larger squares make smaller files.
+        deadly: a request whose prompt holds this text kills the process, as a crash in C code
+            would; "" for none; by default the environment variable INFINITE_ID_TIMED_DEADLY.
 
     Raises:
         ValueError: a value out of range.
@@ -32,6 +34,7 @@ class TimedConfig:
 
     seconds_per_batch: float = field(default_factory=_seconds_from_environment)
     block: int = 8
+    deadly: str = field(default_factory=lambda: os.environ.get("INFINITE_ID_TIMED_DEADLY", ""))
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.seconds_per_batch) or self.seconds_per_batch < 0:

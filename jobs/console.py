@@ -59,6 +59,9 @@ def user_errors(command: F) -> F:
             if isinstance(cause, ValueError):
                 _errors.print(f"error: {cause}", markup=False)
                 raise SystemExit(2) from None
+            if isinstance(cause, RunFailedError):
+                _errors.print(f"failed: {cause}; {_GO_ON}", markup=False)
+                raise SystemExit(1) from None
             if not type(error).__module__.startswith("ray."):
                 raise
             first = str(cause).strip().splitlines()
@@ -74,14 +77,14 @@ class _Lines:
 
     def __init__(self) -> None:
         self._begin: dict[str, tuple[float, int]] = {}
-        self._last = 0.0
+        self._last: dict[str, float] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         begin, first = self._begin.setdefault(phase, (now, done))
-        if done < total and now - self._last < _LOG_SECONDS:
+        if done < total and now - self._last.get(phase, 0.0) < _LOG_SECONDS:
             return
-        self._last = now
+        self._last[phase] = now
         rate = (done - first) / (now - begin) if now > begin else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
         speed = f", {rate:.2f} a second" if rate > 0 else ""

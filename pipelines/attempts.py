@@ -6,9 +6,12 @@ begins a unit and takes it away afterwards: a mark that stayed is a try that end
 A unit that twice took its process with it is done row by row, each with a mark of its own, and a
 row that alone took two is refused. Its unit then commits like any other.
 
-Marks are empty files; their names say everything: `STAGE-UNIT.TOKEN` and `STAGE-UNIT-ROW.TOKEN`.
-They count within one run of the driver: whoever begins or resumes a run clears them, because the
-tries that a dead driver took with it accuse nobody.
+An actor whose process dies while it loads its model would be restarted for ever, too: it leaves a
+mark of its own, and gives up after a few.
+
+Marks are empty files; their names say everything: `STAGE-UNIT.TOKEN`, `STAGE-UNIT-ROW.TOKEN` and
+`STAGE-load-ACTOR.TOKEN`. They count within one run of the driver: whoever begins or resumes a run
+clears them, because the tries that a dead driver took with it accuse nobody.
 """
 
 from __future__ import annotations
@@ -20,15 +23,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from pipelines.failures import RunFailedError
 from pipelines.storage import StorageError, Store
 
-__all__ = ["KILLED", "Attempt", "Attempts", "clear_attempts"]
+__all__ = ["KILLED", "Attempt", "Attempts", "clear_attempts", "loading"]
 
 KILLED = ("killed_its_process", "the process that worked on it died, in its batch and alone")
 """Reason and message of a refused row."""
 
 _FOLDER = "attempts"
 _MOST = 2
+_MOST_LOADS = 3
 
 Row = TypeVar("Row")
 
@@ -104,6 +109,32 @@ class Attempt:
             else:
                 with self._attempts.mark(name):
                     yield row, True
+
+
+@contextlib.contextmanager
+def loading(store: Store, stage: str, actor: str) -> Iterator[None]:
+    """Held while an actor loads what it needs.
+
+    Args:
+        store: the run folder.
+        stage: of the actor.
+        actor: names it; the same after a restart.
+
+    Raises:
+        RunFailedError: its process has died too often while it loaded.
+        StorageError: a mark cannot be looked for or written.
+    """
+    name = f"{stage}-load-{actor}"
+    dead = [mark for mark in store.iter_names(_FOLDER) if mark.partition(".")[0] == name]
+    if len(dead) >= _MOST_LOADS:
+        raise RunFailedError(
+            f"stage {stage} does not start: its process died {len(dead)} times while it loaded"
+        )
+    with Attempts(store, stage).mark(name):
+        yield
+    # It has started: deaths that it survived accuse it no more.
+    for mark in dead:
+        store.delete(f"{_FOLDER}/{mark}")
 
 
 def clear_attempts(store: Store) -> dict[str, int]:

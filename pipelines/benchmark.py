@@ -15,16 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.inputs import inputs_digest, load_manifests, model_family, request_plan
-from pipelines.lease import Lease
-from pipelines.metrics import set_gauge
+from pipelines.open_run import open_run
 from pipelines.phases import people_stages, picture_stages
 from pipelines.plan import RequestPlan
-from pipelines.revisions import weights_revision
-from pipelines.run_folder import RunFolder, Timings, environment
 from pipelines.schemas import REJECTS
-from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
-from pipelines.stage import Progress, check_stages, stream_units
+from pipelines.stage import Progress, check_stages, report_stages, stream_units
 from pipelines.storage import Store
 from pipelines.units import unit_flags
 
@@ -79,70 +75,54 @@ def run_benchmark(
     begin = time.perf_counter()
     family = model_family(config)
     manifests = load_manifests(config)
-    run = RunFolder(config.output, config.storage_options, resume=config.resume)
-    weights, untrained = weights_revision(family)
-    timings = Timings(run.record.get("timings", {}))
     first: float | None = None
-    with (
-        Lease(run.store) as lease,
-        run.recording(
-            timings,
-            digests={"inputs or settings": inputs_digest(config, manifests)},
-            command=command,
-            preset=family.name,
-            untrained=untrained,
-            config=config.model_dump(exclude={"storage_options"}),
-            environment=environment(),
-            revisions={"weights": weights},
-        ),
-        ray_session(config.address) as cluster,
-    ):
+    digests = {"inputs or settings": inputs_digest(config, manifests)}
+    with open_run(config, family, digests=digests, command=command) as run:
         people, slices = people_stages(config, family, manifests, run.store)
-        check_stages(people, ["unit"], cluster)
+        check_stages(people, ["unit"], run.cluster)
         check_stages(
-            picture_stages(config, family, None, run.store, config.metrics), ["unit"], cluster
+            picture_stages(config, family, None, run.store, config.metrics), ["unit"], run.cluster
         )
 
-        with timings.measure("faces and embeddings") as phase:
-            for done, rows in stream_units(people, run.store, "embeddings", range(len(slices))):
-                lease.check()
-                phase.rows += sum(rows["people"].to_pylist())
-                set_gauge("infinite_id_queue_rows", len(slices) - done, stage="faces")
-                progress("people", done, len(slices))
+        with run.timings.measure("faces and embeddings") as phase:
+            for step in stream_units(people, run.store, "embeddings", range(len(slices))):
+                run.lease.check()
+                phase.rows += sum(step.rows["people"].to_pylist())
+                report_stages(progress, step.given, len(slices))
 
         plan = request_plan(config, family, manifests, run.store)
-        run.claim("people or requests", plan.digest)
-        run.update(plan={"requests": len(plan), "units": plan.units})
+        run.folder.claim("people or requests", plan.digest)
+        run.folder.update(plan={"requests": len(plan), "units": plan.units})
         write_requests(run.store, plan)
 
         stages = picture_stages(config, family, plan, run.store, config.metrics)
         committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
         finished = sum(plan.unit_rows(int(unit)) for unit in committed)
-        with timings.measure("images and scores") as phase:
-            for _, rows in stream_units(stages, run.store, "scores", range(plan.units)):
-                lease.check()
+        with run.timings.measure("images and scores") as phase:
+            for _, rows, given in stream_units(stages, run.store, "scores", range(plan.units)):
+                run.lease.check()
                 first = time.perf_counter() - begin if first is None else first
                 phase.rows += sum(rows["pictures"].to_pylist())
-                timings.add("images, in the actors", rows, "generate_seconds")
-                timings.add("scores, in the actors", rows, "score_seconds")
+                run.timings.add("images, in the actors", rows, "generate_seconds")
+                run.timings.add("scores, in the actors", rows, "score_seconds")
                 finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
-                set_gauge("infinite_id_queue_rows", len(plan) - finished, stage="images")
-                progress("pictures", finished, len(plan))
+                made = max(finished, len(plan) * given["images"] // plan.units)
+                report_stages(progress, {"images": made, "scores": finished}, len(plan))
     # Every request is a picture or a reject; counting the rejects spares opening each unit's file.
     refused = run.store.read_folder("rejects", REJECTS, ["stage", "reason"])
     summary = RunSummary(
         url=run.store.url,
-        untrained=untrained,
+        untrained=run.untrained,
         people=sum(not subject.mix_parts for subject in plan.subjects),
         pictures=len(plan) - refused["stage"].to_pylist().count("images"),
         rejects=dict(Counter(refused["reason"].to_pylist())),
-        lost_tries=run.record.get("lost_tries", {}),
+        lost_tries=run.folder.record.get("lost_tries", {}),
         seconds=time.perf_counter() - begin,
         seconds_to_first_picture=first,
     )
-    run.update(
+    run.folder.update(
         status="done",
-        timings=timings.record,
+        timings=run.timings.record,
         counts={
             "people": summary.people,
             "requests": len(plan),

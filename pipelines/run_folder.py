@@ -95,6 +95,7 @@ class RunFolder:
         """
         for name, value in digests.items():
             self.claim(name, value)
+        self.store.sweep()
         self._count_lost()
         self.update(status="running", **values)
         try:

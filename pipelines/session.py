@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from pipelines.failures import RunFailedError
+
 __all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session"]
 
 WORKER_ENVIRONMENT = {
@@ -61,6 +63,7 @@ def ray_session(
 
     Raises:
         ValueError: the cluster does not answer.
+        RunFailedError: one does not start here; a busy machine may be too slow for it.
     """
     with _native_stderr_aside():
         yield from _session(address, num_cpus, num_gpus, object_store_bytes)
@@ -129,12 +132,19 @@ def _session(
                     runtime_env=runtime_env,
                 )
         except Exception as error:  # a node that is too slow to start is a bare Exception
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            lines = str(error).strip().splitlines()
+            reason = lines[0] if lines else type(error).__name__
+            if address == "local":
+                raise RunFailedError(f"Ray did not start on this machine: {reason}") from error
             raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
     import ray.data  # its import sets its loggers' levels, so they are set after it
 
     for name in ("ray.data", "ray.data.dataset", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        # Errors are raised, and said in a sentence; their tracebacks are in Ray's own log files.
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
     try:
         yield ray.cluster_resources()
     finally:

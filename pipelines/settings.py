@@ -103,6 +103,7 @@ class RunConfig(Strict):
     weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
     held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
     storage_options: dict[str, Any] = Field(default_factory=dict)
+    output: str = "runs/run"
     address: str | None = None
     resume: bool = False
     resources: Resources = Resources()

@@ -8,23 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.metrics import metered
+from pipelines.attempts import loading
+from pipelines.metrics import metered, set_gauge
 from pipelines.storage import Store
 from pipelines.units import unit_flags, unit_table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["Progress", "Stage", "apply_stage", "check_stages", "stream_units"]
+__all__ = [
+    "Progress",
+    "Stage",
+    "Step",
+    "apply_stage",
+    "check_stages",
+    "report_stages",
+    "stream_units",
+]
 
 Progress = Callable[[str, int, int], None]
-"""progress(phase, done, total), after every unit."""
+"""progress(stage, done, total), after every unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,20 @@ class Stage:
     def least(self) -> int:
         """The fewest actors that the stage runs with."""
         return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[0]
+
+
+class Step(NamedTuple):
+    """One unit through a chain of stages.
+
+    Attributes:
+        done: units that every stage has given, those of earlier runs included.
+        rows: what the last stage gave for this one.
+        given: units that each stage has given, by name, those of earlier runs included.
+    """
+
+    done: int
+    rows: pa.Table
+    given: Mapping[str, int]
 
 
 def check_stages(
@@ -110,8 +133,14 @@ def check_stages(
             )
 
 
-def apply_stage(data: Dataset, stage: Stage) -> Dataset:
-    """`data` with the stage appended: a pool of named actors, one unit a call."""
+def apply_stage(data: Dataset, stage: Stage, store: Store | None = None) -> Dataset:
+    """`data` with the stage appended: a pool of named actors, one unit a call.
+
+    Args:
+        data: of units.
+        stage: to append.
+        store: the run folder, where actors that die while they load are counted; None: nowhere.
+    """
     from ray.data import ActorPoolStrategy
 
     size: dict[str, int] = (
@@ -123,7 +152,9 @@ def apply_stage(data: Dataset, stage: Stage) -> Dataset:
         **size, max_concurrent_calls_per_actor=stage.calls, enable_true_multi_threading=True
     )
     # Ray Data shows the class's name; the stage's own name reads better on the dashboard.
-    actor = metered(stage.name, stage.actor) if isinstance(stage.actor, type) else stage.actor
+    actor = stage.actor
+    if isinstance(actor, type):
+        actor = metered(stage.name, actor if store is None else _counted(store, stage.name, actor))
     return data.map_batches(
         actor,
         fn_constructor_kwargs=dict(stage.kwargs),
@@ -136,26 +167,75 @@ def apply_stage(data: Dataset, stage: Stage) -> Dataset:
     )
 
 
+def _counted(store: Store, stage: str, actor: type) -> type:
+    """A subclass of an actor that gives up when its process dies again and again as it loads."""
+
+    class Counted(actor):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            import ray
+
+            with loading(store, stage, ray.get_runtime_context().get_actor_id() or "none"):
+                super().__init__(*args, **kwargs)
+
+    return Counted
+
+
 def stream_units(
     stages: Sequence[Stage], store: Store, folder: str, units: Sequence[int]
-) -> Iterator[tuple[int, pa.Table]]:
-    """Runs a chain of stages over the units whose results are not in `folder` yet.
-
-    Yields (units done in all, the last stage's rows).
-    """
+) -> Iterator[Step]:
+    """Runs a chain of stages over the units whose results are not in `folder` yet."""
     wanted = np.asarray(units, dtype=np.int64)
     committed = unit_flags(store, folder, int(wanted.max(initial=-1)) + 1)
     remaining = wanted[~committed[wanted]]
     if not remaining.size:
         return
     data = _units(remaining)
+    given: dict[str, int] = {}
+    data.context.custom_execution_callback_classes = [_counting([s.name for s in stages], given)]
     for stage in stages:
-        data = apply_stage(data, stage)
-    number = wanted.size - remaining.size
+        data = apply_stage(data, stage, store)
+    before = number = wanted.size - remaining.size
     for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
         number += rows.num_rows
-        yield number, rows
+        # The last unit may be here before the count of it, and a unit done twice counts twice.
+        counts = ((s.name, before + given.get(s.name, 0)) for s in stages)
+        through = {name: min(max(count, number), wanted.size) for name, count in counts}
+        yield Step(number, rows, through)
+
+
+def report_stages(
+    progress: Progress, done: Mapping[str, int], total: int, *, suffix: str = ""
+) -> None:
+    """Tells the progress of each stage of a chain, and what waits for it.
+
+    Args:
+        progress: told.
+        done: rows or units that each stage has given, by name, in the chain's order.
+        total: rows or units that enter the first stage.
+        suffix: of the names that `progress` is told.
+    """
+    entered = total
+    for stage, number in done.items():
+        set_gauge("infinite_id_queue_rows", entered - number, stage=stage)
+        progress(stage + suffix, number, total)
+        entered = number
+
+
+def _counting(stages: Sequence[str], given: dict[str, int]) -> type:
+    """A class of callbacks of one execution that keep in `given` how many blocks, which are
+    units, each stage has given."""
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    names = {f"MapBatches({stage})": stage for stage in stages}
+
+    class Counting(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            for operator in executor._topology:
+                if operator.name in names:
+                    given[names[operator.name]] = operator.metrics.num_task_outputs_generated
+
+    return Counting
 
 
 def _units(units: NDArray[np.int64]) -> Dataset:

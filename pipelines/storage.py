@@ -20,15 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.storage_errors import StorageError, guarding
+
 __all__ = ["Store", "StorageError", "read_uri"]
 
 _TEMPORARY = ".writing-"
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 _READERS = 8
-
-
-class StorageError(ValueError):
-    """A place that cannot be read or written; the message is one sentence that names it."""
 
 
 def _open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -225,6 +222,17 @@ class Store:
 
         self._guard("write", name, write)
 
+    def sweep(self) -> None:
+        """Removes what writers left that died in the middle of a file, here and in all folders
+        below. For the one that holds the lease; on object stores such files never appear."""
+
+        def remove() -> None:
+            for path in Path(self.root).rglob(f"{_TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+
+        if self.is_local:
+            self._guard("clean", "", remove)
+
     def delete(self, name: str) -> None:
         """Removes one file; nothing happens if it is not there."""
 
@@ -242,13 +250,23 @@ class Store:
         return buffer.tell()
 
     @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Any]:
+        """One file, open, to be read piece by piece.
+
+        Raises:
+            StorageError: it cannot be read, then or while it is open.
+        """
+        with self._guarding("read", name), self.fs.open(self.path(name), "rb") as file:
+            yield file
+
+    @contextlib.contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
         """One Parquet file, open.
 
         Raises:
             StorageError: it cannot be read, then or while it is open.
         """
-        with self._guarding("read", name), self.fs.open(self.path(name), "rb") as file:
+        with self.reading(name) as file:
             yield pq.ParquetFile(file)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
@@ -292,20 +310,8 @@ class Store:
         with self._guarding(verb, name):
             return action()
 
-    @contextlib.contextmanager
-    def _guarding(self, verb: str, name: str) -> Iterator[None]:
-        """Any failure of the place as a StorageError that names it."""
-        try:
-            yield
-        except StorageError:
-            raise
-        except Exception as error:
-            # boto's credential and endpoint errors share no base class with OSError.
-            known = isinstance(error, (OSError, pa.ArrowInvalid))
-            if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
-                raise
-            place = f"{self.url}/{name}" if name else self.url
-            raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
+    def _guarding(self, verb: str, name: str) -> contextlib.AbstractContextManager[None]:
+        return guarding(verb, f"{self.url}/{name}" if name else self.url)
 
 
 class _Guarded:
@@ -317,13 +323,6 @@ class _Guarded:
     def write(self, data: Any) -> None:
         """Writes all of it."""
         self._guard(lambda: self._file.write(data))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:

@@ -22,15 +22,13 @@ from pipelines.inputs import (
     picture_settings,
     styled_texts,
 )
-from pipelines.lease import Lease
 from pipelines.manifest import Manifests, read_manifest
+from pipelines.open_run import OpenRun, open_run
 from pipelines.phases import generation_stage, people_stages
-from pipelines.revisions import method_revision, weights_revision
-from pipelines.run_folder import RunFolder, Timings, environment
+from pipelines.revisions import method_revision
 from pipelines.schemas import version_of
-from pipelines.session import ray_session
 from pipelines.slots import RoundPlan, SlotPlan
-from pipelines.stage import Progress, Stage, check_stages, stream_units
+from pipelines.stage import Progress, Stage, check_stages, report_stages, stream_units
 from pipelines.storage import Store
 from pipelines.synthesis_actors import MeasuringActor, ReferenceActor, VerdictActor
 from pipelines.synthesis_config import SynthesisConfig
@@ -84,43 +82,24 @@ def run_synthesis(
         check_watermark(config.watermark, family.height, family.width)
     manifests = load_manifests(config)
     others, digest = _others(config)
-    run = RunFolder(config.output, config.storage_options, resume=config.resume)
-    weights, untrained = weights_revision(family)
-    timings = Timings(run.record.get("timings", {}))
-    with (
-        Lease(run.store) as lease,
-        run.recording(
-            timings,
-            digests={
-                "inputs or settings": inputs_digest(config, manifests),
-                "references": digest,
-            },
-            job="synthesis",
-            command=command,
-            preset=family.name,
-            untrained=untrained,
-            config=config.model_dump(exclude={"storage_options"}),
-            environment=environment(),
-            revisions={"weights": weights},
-        ),
-        ray_session(config.address) as cluster,
-    ):
+    digests = {"inputs or settings": inputs_digest(config, manifests), "references": digest}
+    with open_run(config, family, digests=digests, command=command, job="synthesis") as run:
         people, slices = people_stages(config, family, manifests, run.store)
         last = "embeddings"
         if config.gates.other_identity is not None:
             people.append(_reference_stage(config, run.store))
             last = "references"
-        check_stages(people, ["unit"], cluster)
-        check_stages(_picture_stages(config, family, None, run.store, []), ["unit"], cluster)
-        with timings.measure("faces and embeddings") as phase:
-            for done, rows in stream_units(people, run.store, last, range(len(slices))):
-                lease.check()
-                phase.rows += sum(rows["people"].to_pylist())
-                progress("people", done, len(slices))
+        check_stages(people, ["unit"], run.cluster)
+        check_stages(_picture_stages(config, family, None, run.store, []), ["unit"], run.cluster)
+        with run.timings.measure("faces and embeddings") as phase:
+            for step in stream_units(people, run.store, last, range(len(slices))):
+                run.lease.check()
+                phase.rows += sum(step.rows["people"].to_pylist())
+                report_stages(progress, step.given, len(slices))
         places = _other_places(config, family, manifests, others, run.store, progress)
 
         slots = SlotPlan(
-            method=(config.method, method_revision(config.method, family, weights)),
+            method=(config.method, method_revision(config.method, family, run.weights)),
             texts=styled_texts(manifests),
             subjects=embedded_subjects(manifests, run.store),
             per_person=config.per_person,
@@ -129,24 +108,24 @@ def run_synthesis(
             unit_size=config.batch_size,
             rounds=1 + config.redraws,
         )
-        run.claim("people or requests", slots.digest)
+        run.folder.claim("people or requests", slots.digest)
         units, requests = 0, 0
         for number in range(slots.rounds):
             plan = RoundPlan(slots, run.store, number, units)
             if not plan.units:
                 break
             units, requests = plan.units.stop, requests + len(plan)
-            run.update(
+            run.folder.update(
                 plan={"requests": requests, "units": units, "wanted": slots.wanted},
                 rounds={"now": number + 1, "most": slots.rounds},
             )
-            _draw(config, family, plan, run.store, places, lease, timings, progress)
-            _decide(config, plan, run.store, lease, timings, progress)
+            _draw(config, family, plan, run, places, progress)
+            _decide(config, plan, run, progress)
     report = write_synthesis_report(run.store, slots)
-    summary = SynthesisSummary(run.store.url, untrained, report, time.perf_counter() - begin)
-    run.update(
+    summary = SynthesisSummary(run.store.url, run.untrained, report, time.perf_counter() - begin)
+    run.folder.update(
         status="done",
-        timings=timings.record,
+        timings=run.timings.record,
         counts={
             "people": len(slots.subjects),
             "wanted": report.wanted,
@@ -163,50 +142,43 @@ def _draw(
     config: SynthesisConfig,
     family: Preset,
     plan: RoundPlan,
-    store: Store,
+    run: OpenRun,
     places: Places,
-    lease: Lease,
-    timings: Timings,
     progress: Progress,
 ) -> None:
     """Makes and measures the pictures of a round."""
-    stages = _picture_stages(config, family, plan, store, places)
-    there = committed_units(store, "scores")
+    stages = _picture_stages(config, family, plan, run.store, places)
+    there = committed_units(run.store, "scores")
     finished = sum(plan.unit_rows(unit) for unit in plan.units if unit in there)
-    with timings.measure("images and scores") as phase:
-        for _, rows in stream_units(stages, store, "scores", plan.units):
-            lease.check()
+    with run.timings.measure("images and scores") as phase:
+        for _, rows, given in stream_units(stages, run.store, "scores", plan.units):
+            run.lease.check()
             phase.rows += sum(rows["pictures"].to_pylist())
-            timings.add("images, in the actors", rows, "generate_seconds")
-            timings.add("scores, in the actors", rows, "score_seconds")
+            run.timings.add("images, in the actors", rows, "generate_seconds")
+            run.timings.add("scores, in the actors", rows, "score_seconds")
             finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
-            progress(f"round {plan.number + 1}", finished, len(plan))
+            made = max(finished, len(plan) * given["images"] // len(plan.units))
+            done = {"images": made, "scores": finished}
+            report_stages(progress, done, len(plan), suffix=f" {plan.number + 1}")
 
 
-def _decide(
-    config: SynthesisConfig,
-    plan: RoundPlan,
-    store: Store,
-    lease: Lease,
-    timings: Timings,
-    progress: Progress,
-) -> None:
+def _decide(config: SynthesisConfig, plan: RoundPlan, run: OpenRun, progress: Progress) -> None:
     """Accepts or refuses the pictures of a round."""
     stage = Stage(
         "verdicts",
         VerdictActor,
-        {"store": store, "plan": plan, "gates": config.gates},
+        {"store": run.store, "plan": plan, "gates": config.gates},
         needs={"unit": "number of the verdicts file"},
         gives=("unit", "accepted", "drawn"),
         concurrency=config.resources.scoring_actors,
         num_cpus=config.resources.scoring_cpus,
     )
     numbers = [plan.slots.verdict(block, plan.number) for block in range(plan.slots.blocks)]
-    with timings.measure("verdicts") as phase:
-        for done, rows in stream_units([stage], store, "verdicts", numbers):
-            lease.check()
-            phase.rows += sum(rows["drawn"].to_pylist())
-            progress(f"verdicts {plan.number + 1}", done, len(numbers))
+    with run.timings.measure("verdicts") as phase:
+        for step in stream_units([stage], run.store, "verdicts", numbers):
+            run.lease.check()
+            phase.rows += sum(step.rows["drawn"].to_pylist())
+            report_stages(progress, step.given, len(numbers), suffix=f" {plan.number + 1}")
 
 
 def _picture_stages(
@@ -290,8 +262,8 @@ def _other_places(
         beside = Store(f"{store.url}/other_people", store.options)
         stages, slices = people_stages(config, family, others, beside)
         chain = [stages[0], _reference_stage(config, beside)]
-        for done, _ in stream_units(chain, beside, "references", range(len(slices))):
-            progress("other people", done, len(slices))
+        for step in stream_units(chain, beside, "references", range(len(slices))):
+            report_stages(progress, step.given, len(slices), suffix=" of others")
         places.append((beside, "references"))
     elif config.references is not None:
         places.append((Store(config.references, config.storage_options), ""))

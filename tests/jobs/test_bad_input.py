@@ -157,3 +157,14 @@ def test_more_gpus_than_the_cluster_has_are_refused_at_once(capsys, monkeypatch,
     assert code == 2, said
     assert "the stages ask for 8 GPUs" in said
     assert "the cluster has 0" in said
+
+
+@pytest.mark.parametrize("command", ["benchmark", "synthesize"])
+def test_a_ray_that_does_not_start_is_one_sentence(capsys, monkeypatch, places, command):
+    monkeypatch.setenv("RAY_TMPDIR", f"{places['tmp']}/file")
+    code, said = invoke(
+        capsys, monkeypatch, command, "--address", "local", "--output", f"{places['tmp']}/run"
+    )
+    assert code == 1, said
+    assert said.startswith("failed: Ray did not start on this machine: ")
+    assert said.count("\n") == 1

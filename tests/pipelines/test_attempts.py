@@ -13,7 +13,8 @@ import pytest
 
 from infinite_id.config import preset
 from pipelines.actors import GenerationActor, ScoringActor
-from pipelines.attempts import KILLED, Attempts, clear_attempts
+from pipelines.attempts import KILLED, Attempts, clear_attempts, loading
+from pipelines.failures import RunFailedError
 from pipelines.schemas import IMAGES, REJECTS
 from pipelines.storage import Store
 from pipelines.units import unit_table
@@ -100,6 +101,30 @@ def test_a_refused_request_and_a_refused_score_leave_their_unit_whole(run_store)
         ("images", rows[1]["sample_id"], KILLED[0]),
         ("scores", made[2], KILLED[0]),
     ]
+
+
+def _die_loading(store: Store, actor: str) -> None:
+    store.touch(f"attempts/images-load-{actor}.{os.urandom(4).hex()}")
+
+
+def test_an_actor_that_died_thrice_as_it_loaded_gives_up_and_others_do_not(store):
+    for _ in range(3):
+        _die_loading(store, "a1")
+    with pytest.raises(RunFailedError, match="stage images does not start: its process died 3 "):
+        loading(store, "images", "a1").__enter__()
+    for stage, actor in (("images", "a2"), ("scores", "a1")):
+        with loading(store, stage, actor):
+            assert len(list(store.iter_names("attempts"))) == 4
+    assert clear_attempts(store) == {}
+    assert list(store.iter_names("attempts")) == []
+
+
+def test_an_actor_that_loads_at_last_is_accused_no_more(store):
+    for _ in range(2):
+        _die_loading(store, "a1")
+    with loading(store, "images", "a1"):
+        assert len(list(store.iter_names("attempts"))) == 3
+    assert list(store.iter_names("attempts")) == []
 
 
 _WORKER = """

@@ -1,0 +1,132 @@
+"""Chains of stages on a real Ray: how far each is, memory under a slow one, actors that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.console import user_errors
+from pipelines.stage import Stage, stream_units
+from pipelines.storage import Store
+from pipelines.units import commit_unit, unit_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+_STORE_BYTES = 100_000_000
+_UNIT_BYTES = 2_000_000
+_UNITS = 110
+_SCHEMA = pa.schema([("unit", pa.int64())])
+
+
+@pytest.fixture(scope="module")
+def session():
+    ray = pytest.importorskip("ray")
+    from pipelines.session import quiet, ray_session
+
+    quiet()
+    with ray_session("local", num_cpus=2, object_store_bytes=_STORE_BYTES):
+        yield ray
+
+
+class Maker:
+    """Units -> two megabytes each, at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        unit = unit_of(table, "maker")
+        data = np.random.default_rng(unit).bytes(_UNIT_BYTES)
+        return pa.table({"unit": [unit], "data": pa.array([data], pa.binary())})
+
+
+class SlowWriter:
+    """Commits each unit, late."""
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store, self._seconds = store, seconds
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        unit = unit_of(table, "writer")
+        time.sleep(self._seconds)
+        commit_unit(self._store, "written", unit, [{"unit": unit}], _SCHEMA)
+        return pa.table({"unit": [unit]})
+
+
+class NeverLoads:
+    """Dies in its constructor, as a crash in a library's C code would."""
+
+    def __init__(self, store: Store) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RefusesToLoad:
+    """Finds in its constructor what a user has to mend."""
+
+    def __init__(self, store: Store) -> None:
+        raise ValueError("weights are 'none', allowed: some")
+
+
+def _stages(store: Store, first: type, seconds: float) -> list[Stage]:
+    kwargs = {"store": store}
+    return [
+        Stage("maker", first, kwargs, num_cpus=0.5),
+        Stage("writer", SlowWriter, {**kwargs, "seconds": seconds}, num_cpus=0.5),
+    ]
+
+
+def _object_store() -> tuple[int, int]:
+    """Bytes in the object store and bytes ever spilled from it."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    stats = get_memory_info_reply(get_state_from_address()).store_stats
+    return stats.object_store_bytes_used, stats.spilled_bytes_total
+
+
+def test_a_slow_writer_holds_the_maker_back(session, tmp_path):
+    store, used, leads = Store(tmp_path), [], []
+    for step in stream_units(_stages(store, Maker, 0.03), store, "written", range(_UNITS)):
+        used.append(_object_store())
+        leads.append(step.given["maker"] - step.given["writer"])
+    assert _UNITS * _UNIT_BYTES > 2 * _STORE_BYTES
+    assert len(store.names("written")) == _UNITS
+    assert max(spilled for _, spilled in used) == 0
+    # Ray Data's own budget is half of the store; units in actors' hands come on top.
+    assert max(held for held, _ in used) < 0.75 * _STORE_BYTES
+    # Each stage has a figure of its own, and the maker's is ahead.
+    assert max(leads) > 1
+    assert (step.done, step.given) == (_UNITS, {"maker": _UNITS, "writer": _UNITS})
+
+
+def test_what_was_committed_before_counts_as_given(session, tmp_path):
+    store = Store(tmp_path)
+    for unit in (0, 2):
+        commit_unit(store, "written", unit, [{"unit": unit}], _SCHEMA)
+    steps = list(stream_units(_stages(store, Maker, 0.0), store, "written", range(4)))
+    assert [step.done for step in steps] == [3, 4]
+    assert steps[-1].given == {"maker": 4, "writer": 4}
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "sentence"),
+    [
+        (NeverLoads, 1, "failed: stage maker does not start: its process died 3 times while"),
+        (RefusesToLoad, 2, "error: weights are 'none', allowed: some\n"),
+    ],
+)
+def test_an_actor_that_cannot_load_ends_the_run(session, tmp_path, capfd, first, code, sentence):
+    @user_errors
+    def run() -> None:
+        store = Store(tmp_path)
+        list(stream_units(_stages(store, first, 0.0), store, "written", range(4)))
+
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == code
+    said = capfd.readouterr().err
+    assert said.startswith(sentence)
+    assert said.count("\n") == 1
