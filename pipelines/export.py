@@ -7,20 +7,16 @@ the run alone, so a second call writes what is missing and leaves what is there.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import math
-import tarfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import IO, Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipelines.export_files import ExportedFile, Sinks
+from pipelines.lease import Lease
 from pipelines.schemas import SAMPLE_KEYS
 from pipelines.storage import Store
 from pipelines.units import committed_units, read_unit
@@ -29,20 +25,7 @@ __all__ = ["FORMATS", "PARTITIONS", "ExportedFile", "export_run"]
 
 FORMATS = ("parquet", "webdataset")
 PARTITIONS = ("method", "style")
-_ROW_GROUP_BYTES = 16 << 20
-# Requests run method by method and style by style, so few partitions are open at a time.
-_MOST_OPEN = 4
 _KEYS = [field.name for field in SAMPLE_KEYS]
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedFile:
-    """One file: name below the output, rows, bytes, SHA-256."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 def export_run(
@@ -60,7 +43,8 @@ def export_run(
     Of a synthesis the accepted pictures are written, or with `refused` the others, with the
     reason in a column of its own.
 
-    Memory holds one row group (16 MB) of at most four partitions, whatever the run's size.
+    Memory holds one row group (16 MB) of at most four partitions, whatever the run's size. What
+    an export left that was killed in the middle of a file is removed.
 
     Args:
         run: a run folder.
@@ -68,13 +52,13 @@ def export_run(
         format: parquet (image columns and scores in one table) or webdataset (tar shards; each
             sample_id as picture, .json and .txt).
         partition: columns of `PARTITIONS`, as hive folders `method=.../style=...`.
-        file_bytes: of pictures and columns, before compression, after which a file ends.
+        file_bytes: after which a file ends, as written; a row group (16 MB) more at most.
         refused: of a synthesis, the pictures that its gates refused.
         progress: told ("units", done, total).
 
     Raises:
         ValueError: unknown format or partition, a size below 1, no scored picture in the run, or
-            an output that holds an export of other settings.
+            an output that holds an export of other settings, or that another export writes to.
         StorageError: a place that cannot be read or written.
     """
     if format not in FORMATS:
@@ -96,15 +80,19 @@ def export_run(
         "units": len(units), "refused": refused, "run": record.get("digests"),
     }  # fmt: skip
     _check_same(output, settings)
-    sinks = _Sinks(output, format, file_bytes)
     parts = _judged(run, refused=refused) if synthesis else (_joined(run, unit) for unit in units)
-    for done, table in enumerate(parts, 1):
-        for folder, part in _split(table, partition):
-            sinks.write(folder, part)
-        progress("units", done, len(units))
-    files = sinks.close()
-    record = {**settings, "rows": sum(f.rows for f in files), "files": [asdict(f) for f in files]}
-    output.write_bytes("_export.json", json.dumps(record, indent=1).encode())
+    with Lease(output) as lease:
+        output.sweep()
+        sinks = Sinks(output, format, file_bytes)
+        for done, table in enumerate(parts, 1):
+            lease.check()
+            for folder, part in _split(table, partition):
+                sinks.write(folder, part)
+            progress("units", done, len(units))
+        files = sinks.close()
+        rows = sum(file.rows for file in files)
+        record = {**settings, "rows": rows, "files": [asdict(file) for file in files]}
+        output.write_bytes("_export.json", json.dumps(record, indent=1).encode())
     return files
 
 
@@ -164,154 +152,3 @@ def _split(table: pa.Table, partition: Sequence[str]) -> Iterator[tuple[str, pa.
         folder = "".join(f"{k}={v}/" for k, v in zip(partition, values, strict=True))
         # Hive readers take these columns from the path.
         yield folder, table.take(numbers).drop_columns(list(partition))
-
-
-class _Writer(Protocol):
-    def write(self, table: pa.Table) -> None: ...
-    def close(self) -> None: ...
-
-
-class _ParquetWriter:
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
-        self._waiting: list[pa.Table] = []
-        self._bytes = 0
-
-    def write(self, table: pa.Table) -> None:
-        self._waiting.append(table)
-        self._bytes += table.nbytes
-        if self._bytes >= _ROW_GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            table = pa.concat_tables(self._waiting)
-            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-            self._waiting, self._bytes = [], 0
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-
-class _TarWriter:
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        # A stream: object stores cannot seek. Entries have no times: equal bytes every time.
-        self._tar = tarfile.open(  # noqa: SIM115 -- closed by close()
-            fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT
-        )
-
-    def write(self, table: pa.Table) -> None:
-        for row in table.to_pylist():
-            key, image = row["sample_id"], row.pop("image")
-            row = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-            suffix = {"jpeg": "jpg"}.get(row["format"], row["format"])
-            self._add(f"{key}.{suffix}", image)
-            self._add(f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
-            self._add(f"{key}.txt", row["prompt"].encode())
-
-    def _add(self, name: str, data: bytes) -> None:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        self._tar.addfile(entry, io.BytesIO(data))
-
-    def close(self) -> None:
-        self._tar.close()
-
-
-class _HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them; what the writers need of a file."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self.sha256, self.size = file, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Writes all of it."""
-        view = memoryview(data).cast("B")
-        self._file.write(view)
-        self.sha256.update(view)
-        self.size += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self.size
-
-
-class _OpenFile:
-    """A file under way; where it is there already, rows are only counted."""
-
-    def __init__(self, store: Store, name: str, kind: str, schema: pa.Schema) -> None:
-        self.name, self.rows, self.nbytes = name, 0, 0
-        self._store = store
-        self._there = store.exists(name)
-        if not self._there:
-            self._writing = store.writing(name)
-            self._file = _HashingFile(self._writing.__enter__())
-            make = _ParquetWriter if kind == "parquet" else _TarWriter
-            self._writer: _Writer = make(self._file, schema)  # type: ignore[arg-type]
-
-    def write(self, table: pa.Table) -> None:
-        self.rows += table.num_rows
-        self.nbytes += table.nbytes
-        if not self._there:
-            self._writer.write(table)
-
-    def close(self) -> ExportedFile:
-        if self._there:
-            data = self._store.read_bytes(self.name)
-            return ExportedFile(self.name, self.rows, len(data), hashlib.sha256(data).hexdigest())
-        self._writer.close()
-        self._writing.__exit__(None, None, None)
-        return ExportedFile(self.name, self.rows, self._file.size, self._file.sha256.hexdigest())
-
-    def abandon(self, error: BaseException) -> None:
-        if not self._there:
-            self._writing.__exit__(type(error), error, error.__traceback__)
-
-
-class _Sinks:
-    """Files by partition folder; the one that waited longest is ended when too many are open."""
-
-    def __init__(self, store: Store, kind: str, file_bytes: int) -> None:
-        self._store, self._kind, self._file_bytes = store, kind, file_bytes
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
-        self._numbers: dict[str, int] = {}
-        self._done: list[ExportedFile] = []
-
-    def write(self, folder: str, table: pa.Table) -> None:
-        """Rows of one partition."""
-        if table.num_rows == 0:
-            return
-        try:
-            if folder not in self._open:
-                self._open[folder] = self._start(folder, table.schema)
-            self._open.move_to_end(folder)
-            self._open[folder].write(table)
-            if self._open[folder].nbytes >= self._file_bytes:
-                self._end(folder)
-            elif len(self._open) > _MOST_OPEN:
-                self._end(next(iter(self._open)))
-        except BaseException as error:
-            for file in self._open.values():
-                file.abandon(error)
-            raise
-
-    def close(self) -> list[ExportedFile]:
-        """Ends all files."""
-        for folder in list(self._open):
-            self._end(folder)
-        return sorted(self._done, key=lambda file: file.name)
-
-    def _start(self, folder: str, schema: pa.Schema) -> _OpenFile:
-        number = self._numbers.get(folder, 0)
-        self._numbers[folder] = number + 1
-        base = "part-{:06d}.parquet" if self._kind == "parquet" else "shard-{:06d}.tar"
-        return _OpenFile(self._store, folder + base.format(number), self._kind, schema)
-
-    def _end(self, folder: str) -> None:
-        self._done.append(self._open.pop(folder).close())

@@ -23,6 +23,7 @@ class FaultProxy:
         faults: statuses that the next requests get instead of an answer, one each.
         delay: seconds before every answer.
         seen: number of requests.
+        authorization: header of the last request, None where it had none.
     """
 
     def __init__(self, url: str) -> None:
@@ -31,6 +32,7 @@ class FaultProxy:
         self.faults: list[int] = []
         self.delay = 0.0
         self.seen = 0
+        self.authorization: str | None = None
         self.lock = threading.Lock()
 
     def next_fault(self) -> int | None:
@@ -50,6 +52,7 @@ def fault_proxy(host: str, port: int) -> Iterator[FaultProxy]:
         def _forward(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(size)
+            proxy.authorization = self.headers.get("Authorization")
             time.sleep(proxy.delay)
             fault = proxy.next_fault()
             if fault is not None:

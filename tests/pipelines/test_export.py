@@ -13,6 +13,7 @@ import pytest
 from infinite_id.config import preset
 from pipelines.actors import GenerationActor, ScoringActor
 from pipelines.export import export_run
+from pipelines.lease import Lease
 from pipelines.schemas import IMAGES
 from pipelines.storage import StorageError, Store
 from pipelines.units import unit_table
@@ -126,6 +127,30 @@ def test_an_export_that_died_goes_on(finished, parquet, tmp_path):
     export_run(finished, Store(tmp_path), **settings)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert (tmp_path / "_export.json").read_bytes() == (parquet / "_export.json").read_bytes()
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_files_end_at_their_written_size(finished, tmp_path, format):
+    whole = export_run(finished, Store(tmp_path / "whole"), format=format)[0].bytes
+    wanted = whole // 2
+    files = export_run(finished, Store(tmp_path / "cut"), format=format, file_bytes=wanted)
+    # Each but the last is as large as asked for, and no unit (a third) larger than that.
+    assert all(wanted <= file.bytes < wanted + whole for file in files[:-1])
+    assert sum(file.rows for file in files) == 9
+    assert len(files) == 2
+
+
+def test_what_a_killed_export_left_in_the_middle_of_a_file_is_removed(finished, tmp_path):
+    (tmp_path / "method=timed").mkdir()
+    (tmp_path / "method=timed" / ".writing-0-part-000000.parquet").write_bytes(b"torn")
+    export_run(finished, Store(tmp_path), partition=["method"])
+    assert list(tmp_path.rglob(".writing-*")) == []
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_two_exports_do_not_write_to_one_folder(finished, tmp_path):
+    with Lease(Store(tmp_path)), pytest.raises(ValueError, match="is being written by process"):
+        export_run(finished, Store(tmp_path))
 
 
 def test_a_file_that_fails_in_the_middle_never_appears(tmp_path):

@@ -119,6 +119,54 @@ def test_a_server_that_never_recovers_is_one_sentence(store, proxy):
     assert store.read_bytes("a.bin") == b"1234"
 
 
+_CREDENTIALS = """
+[default]
+aws_access_key_id = of-the-default
+aws_secret_access_key = secret
+[work]
+aws_access_key_id = of-work
+aws_secret_access_key = secret
+region = eu-west-3
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "signed_by"),
+    [
+        ({"profile": "work"}, {}, "Credential=of-work/"),
+        ({}, {"AWS_PROFILE": "work"}, "Credential=of-work/"),
+        ({"profile": "work"}, {}, "/eu-west-3/s3/"),
+        ({"client_kwargs": {"region_name": "ap-south-1"}}, {}, "/ap-south-1/s3/"),
+        ({}, {"AWS_DEFAULT_REGION": "ca-central-1"}, "/ca-central-1/s3/"),
+        ({"anon": True}, {}, None),
+    ],
+)
+def test_profile_region_and_anonymous_access(
+    store, proxy, tmp_path, monkeypatch, options, environment, signed_by
+):
+    store.write_bytes("a.bin", b"1234")
+    store.fs.chmod(store.path("a.bin"), "public-read")
+    (tmp_path / "credentials").write_text(_CREDENTIALS)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = Store(store.url, {**options, "skip_instance_cache": True})
+    assert found.read_bytes("a.bin") == b"1234"
+    if signed_by is None:
+        assert proxy.authorization is None
+    else:
+        assert signed_by in proxy.authorization
+
+
+def test_a_profile_that_is_not_there_is_one_sentence(store, proxy):
+    options = {"profile": "nobody", "endpoint_url": proxy.url, "skip_instance_cache": True}
+    with pytest.raises(StorageError, match=r"cannot read s3://.*a\.bin: .*nobody"):
+        Store(store.url, options).read_bytes("a.bin")
+
+
 def test_a_bucket_that_goes_away_in_the_middle_is_one_sentence(store):
     store.write_bytes("a.bin", b"1234")
     store.fs.rm(store.root.split("/")[0], recursive=True)
