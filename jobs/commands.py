@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs import options
 from jobs.console import console, progress_display, show_table, user_errors
 from pipelines.manifest import (
     default_prompts,
@@ -39,33 +38,25 @@ _SHORT = {
 
 @user_errors
 def benchmark(
-    config: Annotated[Optional, typer.Option(help="YAML file; options below override it.")] = None,
-    identities: Annotated[
-        Optional, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
-    ] = None,
-    prompts: Annotated[Optional, typer.Option(help="Prompts manifest.")] = None,
-    styles: Annotated[Optional, typer.Option(help="Styles manifest.")] = None,
-    mixes: Annotated[Optional, typer.Option(help="Mixes manifest.")] = None,
-    methods: Annotated[Optional, typer.Option(help="Methods, comma-separated.")] = None,
+    config: options.Config = None,
+    identities: options.Identities = None,
+    prompts: options.Prompts = None,
+    styles: options.Styles = None,
+    mixes: options.Mixes = None,
+    methods: options.Methods = None,
     metrics: Annotated[Optional, typer.Option(help="Metrics, comma-separated.")] = None,
-    seeds: Annotated[Optional, typer.Option(help="0:4, or 7, or 0,3,9.")] = None,
+    seeds: options.Seeds = None,
     limit: Annotated[int | None, typer.Option(help="Most pictures a method.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a generation batch.")] = None,
-    output: Annotated[Optional, typer.Option(help="Run folder, any fsspec address.")] = None,
-    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    steps: options.Steps = None,
+    batch_size: options.BatchSize = None,
+    output: options.Output = None,
+    preset: options.Preset = None,
     tracking_uri: Annotated[
         Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
     ] = None,
-    address: Annotated[
-        Optional, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
-    ] = None,
-    largest_face: Annotated[
-        bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
-    ] = False,
+    address: options.Address = None,
+    largest_face: options.LargestFace = False,
+    resume: options.Resume = False,
     max_rejects: Annotated[
         int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
     ] = None,
@@ -90,8 +81,8 @@ def benchmark(
         "prompts": prompts,
         "styles": styles,
         "mixes": mixes,
-        "methods": _names(methods),
-        "metrics": _names(metrics),
+        "methods": options.names_of(methods),
+        "metrics": options.names_of(metrics),
         "seeds": seeds,
         "limit": limit,
         "num_inference_steps": steps,
@@ -106,7 +97,7 @@ def benchmark(
         "weights": _pairs(weights),
     }
 
-    command = shlex.join(["infinite-id", *sys.argv])
+    command = options.command_line()
     with progress_display() as progress:
         if scenario is not None:
             if config is not None:
@@ -199,16 +190,12 @@ def _pairs(text: str | None) -> dict[str, str] | None:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
-
-
-def _show_report(url: str, options: dict | None = None) -> None:
+def _show_report(url: str, storage_options: dict | None = None) -> None:
     from eval.report import write_report
     from pipelines.storage import Store
 
-    paths = write_report(url, options=options)
-    record = json.loads(Store(url, options).read_bytes("report/report.json"))
+    paths = write_report(url, options=storage_options)
+    record = json.loads(Store(url, storage_options).read_bytes("report/report.json"))
     rows = []
     for method in record["methods"]:
         styles = [row for row in record["styles"] if row["method"] == method["method"]]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from jobs.console import show_table, user_errors
 from pipelines.estimate import Rates, estimate, measured_rates
 from pipelines.inputs import load_manifests, model_family
@@ -22,16 +23,14 @@ Optional = str | None
 @user_errors
 def plan(
     gpus: Annotated[int, typer.Option(help="Of the cluster, one generation actor each.")] = 1,
-    config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
-    identities: Annotated[
-        Optional, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
-    ] = None,
-    prompts: Annotated[Optional, typer.Option(help="Prompts manifest.")] = None,
-    styles: Annotated[Optional, typer.Option(help="Styles manifest.")] = None,
-    mixes: Annotated[Optional, typer.Option(help="Mixes manifest.")] = None,
-    methods: Annotated[Optional, typer.Option(help="Methods, comma-separated.")] = None,
-    seeds: Annotated[Optional, typer.Option(help="0:4, or 7, or 0,3,9.")] = None,
-    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    config: options.Config = None,
+    identities: options.Identities = None,
+    prompts: options.Prompts = None,
+    styles: options.Styles = None,
+    mixes: options.Mixes = None,
+    methods: options.Methods = None,
+    seeds: options.Seeds = None,
+    preset: options.Preset = None,
     per_person: Annotated[
         int | None, typer.Option(help="Of a synthesis: pictures wanted of each person.")
     ] = None,
@@ -48,14 +47,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a run will take: rows, pictures, GPU hours, storage, cost."""
-    names = [name.strip() for name in methods.split(",")] if methods else None
     settings = load_config(
         config,
         identities=identities,
         prompts=prompts,
         styles=styles,
         mixes=mixes,
-        methods=names,
+        methods=options.names_of(methods),
         seeds=seeds,
         preset=preset,
     )
@@ -105,10 +103,10 @@ def _rates(
     images_per_second: float | None,
     image_kb: float | None,
     from_run: str | None,
-    options: dict,
+    storage_options: dict,
 ) -> Rates:
     if from_run is not None:
-        measured = measured_rates(from_run, options)
+        measured = measured_rates(from_run, storage_options)
         return Rates(
             images_per_second or measured.images_per_second,
             1000 * image_kb if image_kb else measured.bytes_per_image,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from jobs import options
 from jobs.console import console, progress_display, show_table, user_errors
 from pipelines.settings import load_settings
 from pipelines.synthesis_config import SynthesisConfig
@@ -20,12 +19,10 @@ Optional = str | None
 
 @user_errors
 def synthesize(
-    config: Annotated[Optional, typer.Option(help="YAML file; options below override it.")] = None,
-    identities: Annotated[
-        Optional, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
-    ] = None,
-    prompts: Annotated[Optional, typer.Option(help="Prompts manifest.")] = None,
-    styles: Annotated[Optional, typer.Option(help="Styles manifest.")] = None,
+    config: options.Config = None,
+    identities: options.Identities = None,
+    prompts: options.Prompts = None,
+    styles: options.Styles = None,
     method: Annotated[Optional, typer.Option(help="Method.")] = None,
     per_person: Annotated[int | None, typer.Option(help="Pictures wanted of each person.")] = None,
     redraws: Annotated[int | None, typer.Option(help="New seeds for a refused picture.")] = None,
@@ -40,19 +37,13 @@ def synthesize(
     watermark: Annotated[
         Optional, typer.Option(help="Invisible text in each picture; 256 px or more.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a generation batch.")] = None,
-    output: Annotated[Optional, typer.Option(help="Run folder, any fsspec address.")] = None,
-    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
-    address: Annotated[
-        Optional, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
-    ] = None,
-    largest_face: Annotated[
-        bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
-    ] = False,
+    steps: options.Steps = None,
+    batch_size: options.BatchSize = None,
+    output: options.Output = None,
+    preset: options.Preset = None,
+    address: options.Address = None,
+    largest_face: options.LargestFace = False,
+    resume: options.Resume = False,
 ) -> None:
     """Generate until every person has the wanted number of accepted pictures."""
     settings = load_settings(
@@ -78,9 +69,8 @@ def synthesize(
     )
     from pipelines.synthesis import run_synthesis
 
-    command = shlex.join(["infinite-id", *sys.argv])
     with progress_display() as progress:
-        summary = run_synthesis(settings, command=command, progress=progress)
+        summary = run_synthesis(settings, command=options.command_line(), progress=progress)
     report = summary.report
     rows = [
         {"reason": reason, "refused": number, "of drawn": f"{number / max(report.drawn, 1):.1%}"}

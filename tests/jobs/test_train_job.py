@@ -56,7 +56,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
     output = tmp_path / "run"
