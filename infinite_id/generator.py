@@ -13,7 +13,8 @@ from infinite_id.adapter import StreamAdapter, request_tokens
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.pipeline import StreamBatch, denoise
-from infinite_id.types import GeneratedImage, GenerationRequest, Identity
+from infinite_id.previews import preview_callback
+from infinite_id.types import GeneratedImage, GenerationRequest, Identity, PreviewHook
 
 __all__ = ["InfiniteIdGenerator", "TextOnlyGenerator", "check_request"]
 
@@ -45,6 +46,7 @@ class _StreamGenerator:
         *,
         on_step: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        previews: PreviewHook | None = None,
     ) -> list[GeneratedImage]:
         """See `infinite_id.types.Generator`."""
         alike: dict[tuple, list[int]] = defaultdict(list)
@@ -73,6 +75,7 @@ class _StreamGenerator:
                     sampler,
                     on_step=on_step,
                     should_stop=should_stop,
+                    on_clean=preview_callback(previews, self.base, numbers),
                 )
                 pictures = self.base.decode(result.latents)
             seconds = (time.perf_counter() - begin) / len(group)

@@ -25,6 +25,7 @@ from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.fusion import KeyValue, normalise
 from infinite_id.lora import AttentionLora
+from infinite_id.previews import clean_latents
 from infinite_id.streams import StreamLayout, group_texts
 from infinite_id.types import CancelledError
 
@@ -74,6 +75,7 @@ def denoise(
     *,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_clean: Callable[[int, int, Tensor], None] | None = None,
 ) -> DenoisedBatch:
     """Denoises a batch.
 
@@ -85,6 +87,8 @@ def denoise(
         sampler: scheduler and number of steps; each request has its own guidance scale.
         on_step: called as on_step(steps done, steps) after each step.
         should_stop: asked before each step.
+        on_clean: called as on_clean(steps done, steps, latents) after each step with what it
+            predicts of the last latents, (N, 4, h, w) of the requests.
 
     Raises:
         ValueError: a size that the VAE factor does not divide, a text that is too long.
@@ -124,6 +128,8 @@ def denoise(
             position = (number + 0.5) / total
             active = fusion.steps[0] <= position <= fusion.steps[1]
             steps.advance(timestep, inputs, replace(context, active=active))
+            if on_clean is not None:
+                on_clean(number + 1, total, steps.clean())
             if on_step is not None:
                 on_step(number + 1, total)
     return steps.result()
@@ -282,6 +288,7 @@ class _Steps:
         self._latents = torch.stack(noise).to(base.device) * self._scheduler.init_noise_sigma
         scales = [batch.guidance_scales[m] for m in members]
         self._scales = torch.tensor(scales, device=base.device).view(-1, 1, 1, 1)
+        self._moved: tuple[Tensor, ...] = ()
         self._arguments: dict[str, Any] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:
             # Schedulers that add noise draw it from each request's own generator too.
@@ -307,9 +314,14 @@ class _Steps:
         of_text = self._guided(noise[:cut], slice(0, self._text))
         of_identity = self._guided(noise[cut:], slice(self._text, None))
         noise = torch.cat([of_text, of_identity])
-        self._latents = self._scheduler.step(
+        self._moved = self._scheduler.step(
             noise, timestep, self._latents, **self._arguments, return_dict=False
-        )[0]
+        )
+        self._latents = self._moved[0]
+
+    def clean(self) -> Tensor:
+        """The clean latents that the last step predicts, by request."""
+        return self._of_requests(clean_latents(self._scheduler, self._moved))
 
     def _guided(self, noise: Tensor, rows: slice) -> Tensor:
         if not self._layout.guidance or noise.shape[0] == 0:
@@ -318,11 +330,12 @@ class _Steps:
         scale = self._scales[rows].clamp(min=1.0)
         return without + scale * (with_text - without)
 
+    def _of_requests(self, latents: Tensor) -> Tensor:
+        if self._personal:
+            return latents[self._text :]
+        return latents[torch.tensor(self._layout.groups, device=latents.device)]
+
     def result(self) -> DenoisedBatch:
         """The last latents, by request."""
         text = self._latents[: self._text] if self._text else None
-        if self._personal:
-            return DenoisedBatch(self._latents[self._text :], text, self._layout.groups)
-        assert text is not None  # noqa: S101 -- narrows the type: only text streams ran
-        own = torch.tensor(self._layout.groups, device=text.device)
-        return DenoisedBatch(text[own], text, self._layout.groups)
+        return DenoisedBatch(self._of_requests(self._latents), text, self._layout.groups)

@@ -15,7 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from infinite_id.timed_config import TimedConfig
-from infinite_id.types import CancelledError, GeneratedImage, GenerationRequest, Identity
+from infinite_id.types import (
+    CancelledError,
+    GeneratedImage,
+    GenerationRequest,
+    Identity,
+    PreviewHook,
+)
 
 __all__ = ["TimedGenerator"]
 
@@ -34,8 +40,9 @@ class TimedGenerator:
         *,
         on_step: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        previews: PreviewHook | None = None,
     ) -> list[GeneratedImage]:
-        """See `infinite_id.types.Generator`; one step."""
+        """See `infinite_id.types.Generator`; one step, no previews."""
         if should_stop is not None and should_stop():
             raise CancelledError("stopped before the first step")
         if self.config.deadly and any(self.config.deadly in r.prompt for r in requests):

@@ -6,7 +6,7 @@ Pictures are uint8, RGB, (H, W, 3), range [0, 255].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -22,6 +22,7 @@ __all__ = [
     "Identity",
     "IdentityEmbedding",
     "IdentityMix",
+    "PreviewHook",
     "Scorer",
 ]
 
@@ -143,6 +144,21 @@ class GeneratedImage:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class PreviewHook:
+    """Who wants to see unfinished pictures.
+
+    Attributes:
+        wanted: called as wanted(step, steps) after each denoising step; returns positions in
+            `requests`.
+        show: called as show(position, step, picture) for each of them; the picture is uint8
+            (h, w, 3) RGB, not larger than the request's.
+    """
+
+    wanted: Callable[[int, int], Collection[int]]
+    show: Callable[[int, int, NDArray[np.uint8]], None]
+
+
 class CancelledError(RuntimeError):
     """Raised by a generator when its `should_stop` callback answered True between two steps."""
 
@@ -161,6 +177,7 @@ class Generator(Protocol):
         *,
         on_step: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        previews: PreviewHook | None = None,
     ) -> list[GeneratedImage]:
         """Makes one picture a request, order kept.
 
@@ -170,6 +187,7 @@ class Generator(Protocol):
             identities: by identity_id, all people that the requests (or their mixes) name.
             on_step: called as on_step(step, steps) after each denoising step.
             should_stop: asked between steps; True raises CancelledError.
+            previews: shows unfinished pictures; a method may show none.
 
         Raises:
             ValueError: a request's value is out of range, or an identity is missing.

@@ -41,4 +41,11 @@ def serve(
         raise ValueError(f"host is {host}, allowed without key_hashes: 127.0.0.1, ::1, localhost")
     console.print(f"http://{host}:{port} once the models are loaded")
     # The access log would hold no prompt, but ids of people, which work like passwords.
-    uvicorn.run(local_app(checked), host=host, port=port, access_log=False, log_level="warning")
+    uvicorn.run(
+        local_app(checked),
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="warning",
+        limit_concurrency=checked.max_connections,
+    )

@@ -28,7 +28,7 @@ def local_app(config: ServiceConfig) -> FastAPI:
     from pipelines.serving.backends import LocalBackend, load_batcher
     from pipelines.serving.service import Service
 
-    return create_app(lambda: Service(config, LocalBackend(load_batcher(config))))
+    return create_app(config, lambda: Service(config, LocalBackend(load_batcher(config))))
 
 
 class Generation:
@@ -44,9 +44,10 @@ class Generation:
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         timeout: float,
+        previews: int = 0,
     ) -> AsyncIterator[Any]:
         """See `pipelines.serving.batcher.Batcher.events`."""
-        async for event in self._batcher.events(requests, people, timeout):
+        async for event in self._batcher.events(requests, people, timeout, previews):
             yield event
 
     def check_health(self) -> None:
@@ -89,7 +90,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         from pipelines.serving.service import Service
 
         handle = serve.get_deployment_handle("Generation")
-        return create_app(lambda: Service(ServiceConfig(**settings), RayBackend(handle)))
+        own = ServiceConfig(**settings)
+        return create_app(own, lambda: Service(own, RayBackend(handle)))
 
     @serve.ingress(app)
     class Ingress:

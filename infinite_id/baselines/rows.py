@@ -25,7 +25,14 @@ from torch import Tensor
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import SamplerConfig
 from infinite_id.generator import check_request
-from infinite_id.types import CancelledError, GeneratedImage, GenerationRequest, Identity
+from infinite_id.previews import clean_latents, preview_callback
+from infinite_id.types import (
+    CancelledError,
+    GeneratedImage,
+    GenerationRequest,
+    Identity,
+    PreviewHook,
+)
 
 __all__ = ["RowBatch", "RowGenerator", "denoise_rows", "encode_ids", "find_identity", "twin"]
 
@@ -91,6 +98,7 @@ def denoise_rows(
     *,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_clean: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
     """Latents (N, 4, h, w) of N rows; with guidance 2 N UNet rows a step, "without" first.
 
@@ -132,7 +140,10 @@ def denoise_rows(
         if guidance:
             without, with_text = predicted.chunk(2)
             predicted = without + scales.clamp(min=1.0) * (with_text - without)
-        latents = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)[0]
+        moved = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)
+        latents = moved[0]
+        if on_clean is not None:
+            on_clean(number + 1, total, clean_latents(scheduler, moved))
         if on_step is not None:
             on_step(number + 1, total)
     return latents
@@ -180,6 +191,7 @@ class RowGenerator(ABC):
         *,
         on_step: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        previews: PreviewHook | None = None,
     ) -> list[GeneratedImage]:
         """See `infinite_id.types.Generator`."""
         alike: dict[tuple, list[int]] = defaultdict(list)
@@ -200,6 +212,7 @@ class RowGenerator(ABC):
                     sampler,
                     on_step=on_step,
                     should_stop=should_stop,
+                    on_clean=preview_callback(previews, self.base, numbers),
                 )
             pictures = self.base.decode(latents)
             seconds = (time.perf_counter() - begin) / len(group)

@@ -45,6 +45,7 @@ class GenerateOptions(TypedDict, total=False):
     guidance_scale: float
     format: Literal["png", "webp", "jpeg"]
     scores: bool
+    previews: int
     mix_mode: Literal["interpolate", "stack"]
     face: int | Literal["single", "largest"]
 

@@ -175,7 +175,7 @@ class Preview(_Result):
     Attributes:
         step: after which it was made.
         index: of the picture in the request.
-        image: a PNG or JPEG file.
+        image: a JPEG file, marked as AI-generated.
     """
 
     step: int
@@ -248,6 +248,7 @@ class Settings(_Result):
         steps, max_steps: of denoising, by default and at most.
         guidance_scale, max_guidance: likewise.
         max_images: most pictures of one request.
+        max_previews: most unfinished pictures of each; 0 where the service sends none.
         max_photos: most photos of one person.
         max_prompt_chars: of a prompt.
         identity_ttl_seconds: how long a person is kept.
@@ -264,6 +265,7 @@ class Settings(_Result):
     guidance_scale: float
     max_guidance: float
     max_images: int
+    max_previews: int = 0
     max_photos: int
     max_prompt_chars: int
     identity_ttl_seconds: float

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from infinite_id.types import GenerationRequest, Identity
 from pipelines.serving.batcher import Batcher, Event
 from pipelines.serving.config import ServiceConfig
-from pipelines.serving.errors import ServiceError
+from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.worker import Deadline
 
 __all__ = ["Backend", "LocalBackend", "RayBackend", "load_batcher"]
+
+
+# The replica, which knows more, should be the one that says so.
+_GRACE_SECONDS = 1.0
 
 
 class Backend(Protocol):
@@ -21,6 +27,7 @@ class Backend(Protocol):
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         timeout: float,
+        previews: int = 0,
     ) -> AsyncIterator[Event]: ...
 
     @property
@@ -68,9 +75,10 @@ class LocalBackend:
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         timeout: float,
+        previews: int = 0,
     ) -> AsyncIterator[Event]:
         """See `Batcher.events`."""
-        return self.batcher.events(requests, people, timeout)
+        return self.batcher.events(requests, people, timeout, previews)
 
     @property
     def ready(self) -> bool:
@@ -97,25 +105,30 @@ class RayBackend:
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         timeout: float,
+        previews: int = 0,
     ) -> AsyncIterator[Event]:
         """As of `Batcher`; a replica that dies costs one more attempt on another."""
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
+        deadline = Deadline(timeout)
         for attempt in range(2):
-            answers = self._handle.events.remote(requests, people, timeout)
+            # Here as well: no replica may be left to watch the time.
+            answers = self._handle.events.remote(requests, people, deadline.left, previews)
             finished = False
             try:
-                async for event in answers:
+                while not finished:
+                    event = await asyncio.wait_for(anext(answers), deadline.left + _GRACE_SECONDS)
                     finished = event[0] in ("images", "error")
                     yield event
-                finished = True
                 return
             except BackPressureError:
-                message = "Too many requests wait already: try again."
-                yield "error", ServiceError(503, "overloaded", message, 2)
+                yield "error", overloaded("pictures")
                 return
-            except RayActorError:
+            except TimeoutError:
+                yield "error", deadline.error()
+                return
+            except (RayActorError, StopAsyncIteration):
                 if attempt:
                     message = "The generation replica was lost: try again."
                     yield "error", ServiceError(503, "replica_lost", message, 5)

@@ -14,20 +14,25 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from infinite_id.types import (
     CancelledError,
     GeneratedImage,
     GenerationRequest,
     Generator,
     Identity,
+    PreviewHook,
 )
-from pipelines.serving.errors import ServiceError
+from pipelines.images import encode_image
+from pipelines.serving.errors import ServiceError, overloaded
 
 __all__ = ["Batcher", "Event"]
 
 Event = tuple[str, Any]
-"""("queued", None), ("step", (step, steps)), ("images", [GeneratedImage]) or
-("error", ServiceError); the last two end the stream."""
+"""("queued", None), ("step", (step, steps)), ("preview", (step, index, JPEG)),
+("images", [GeneratedImage]) or ("error", ServiceError); the last two end the stream."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,8 +45,10 @@ class _Job:
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         deadline: float,
+        previews: int,
     ) -> None:
         self.requests, self.people, self.deadline = list(requests), people, deadline
+        self._previews = previews
         self.gone = threading.Event()
         self._loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
@@ -61,6 +68,13 @@ class _Job:
     def send(self, event: Event) -> None:
         if not self.gone.is_set():
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+    def wants_preview(self, step: int, steps: int) -> bool:
+        """Whether `step` is one of so many, evenly spread; the last one shows the picture."""
+        if step == steps or self.gone.is_set():
+            return False
+        parts = self._previews + 1
+        return step * parts // steps > (step - 1) * parts // steps
 
     @property
     def over(self) -> bool:
@@ -119,21 +133,26 @@ class Batcher:
         requests: Sequence[GenerationRequest],
         people: Mapping[str, Identity],
         timeout: float,
+        previews: int = 0,
     ) -> AsyncIterator[Event]:
         """What happens to requests of one method, size and number of steps.
+
+        Args:
+            requests: of one caller.
+            people: that they show, by identity_id.
+            timeout: seconds until an error, 504.
+            previews: unfinished pictures to send of each request.
 
         Leaving the iteration early cancels the work between two steps, once nobody else in the
         batch waits for it.
         """
-        job = _Job(requests, people, time.monotonic() + timeout)
+        job = _Job(requests, people, time.monotonic() + timeout, previews)
         try:
             with self._ready:
                 if self._closed:
                     raise ServiceError(503, "stopping", "The service is stopping.", 5)
                 if self.waiting + len(requests) > self._max_queue:
-                    raise ServiceError(
-                        503, "overloaded", "Too many pictures wait already: try again.", 2
-                    )
+                    raise overloaded("pictures")
                 self._jobs.append(job)
                 self._ready.notify_all()
             yield "queued", None
@@ -146,7 +165,7 @@ class Batcher:
         except ServiceError as error:
             yield "error", error
         except TimeoutError:
-            yield "error", ServiceError(504, "deadline", f"No picture within {timeout:g} seconds.")
+            yield "error", ServiceError(504, "deadline", f"No answer within {timeout:g} seconds.")
         finally:
             job.gone.set()
             with self._ready:
@@ -193,10 +212,10 @@ class Batcher:
         return taken
 
     def _generate(self, jobs: list[_Job]) -> None:
+        places = [(job, index) for job in jobs for index in range(len(job.requests))]
         # Equal texts side by side share a text stream.
-        pairs = [(job, request) for job in jobs for request in job.requests]
-        pairs.sort(key=lambda p: (p[1].prompt, p[1].negative_prompt, p[1].seed))
-        requests = [request for _, request in pairs]
+        places.sort(key=_text)
+        requests = [job.requests[index] for job, index in places]
         people = {key: person for job in jobs for key, person in job.people.items()}
         self.batches.append(len(requests))
 
@@ -204,25 +223,33 @@ class Batcher:
             for job in jobs:
                 job.send(("step", (step, steps)))
 
+        def wanted(step: int, steps: int) -> list[int]:
+            asking = {id(job) for job in jobs if job.wants_preview(step, steps)}
+            return [n for n, (job, _) in enumerate(places) if id(job) in asking]
+
+        def show(position: int, step: int, picture: NDArray[np.uint8]) -> None:
+            # To the one caller whose request it is.
+            job, index = places[position]
+            job.send(("preview", (step, index, encode_image(picture, "jpeg"))))
+
         try:
             made = self._generators[requests[0].method].generate(
                 requests,
                 people,
                 on_step=on_step,
                 should_stop=lambda: all(job.over for job in jobs),
+                previews=PreviewHook(wanted, show),
             )
         except CancelledError:
             return
         except Exception as error:
             self._failed(jobs, error)
             return
-        pictures: dict[int, list[GeneratedImage]] = {id(job): [] for job in jobs}
-        for (job, _), picture in zip(pairs, made, strict=True):
-            pictures[id(job)].append(picture)
+        pictures: dict[int, dict[int, GeneratedImage]] = {id(job): {} for job in jobs}
+        for (job, index), picture in zip(places, made, strict=True):
+            pictures[id(job)][index] = picture
         for job in jobs:
-            order = {request.sample_id: i for i, request in enumerate(job.requests)}
-            mine = sorted(pictures[id(job)], key=lambda p: order[p.sample_id])
-            job.send(("images", mine))
+            job.send(("images", [picture for _, picture in sorted(pictures[id(job)].items())]))
 
     def _failed(self, jobs: list[_Job], error: Exception) -> None:
         if len(jobs) > 1:
@@ -237,3 +264,8 @@ class Batcher:
         # The message may quote a prompt, so only its kind is logged.
         _LOG.error("generation failed: %s", type(error).__name__)
         jobs[0].send(("error", ServiceError(500, "generation_failed", "The generation failed.")))
+
+
+def _text(place: tuple[_Job, int]) -> tuple[str, str, int]:
+    request = place[0].requests[place[1]]
+    return request.prompt, request.negative_prompt, request.seed

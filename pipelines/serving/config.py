@@ -17,17 +17,29 @@ class ServiceConfig(BaseModel):
         max_batch: most pictures of one generator call.
         batch_wait_seconds: how long the first request waits for others.
         max_queue: most pictures that wait; more are answered with 503.
-        request_timeout_seconds: from acceptance to the picture, else 504.
+        max_face_queue: most photos and scores that wait for the face and scoring networks;
+            likewise.
+        request_timeout_seconds: from a request's first byte to its answer: upload, faces,
+            pictures and scores, else 504.
+        send_timeout_seconds: an answer of which nothing is read for so long is given up.
+        max_connections: open at the same time, in one process; not on Ray Serve.
         max_body_bytes: of a whole request, counted while it is read.
+        max_inflight_bytes: of the bodies of all requests that are not answered yet; more are
+            answered with 503.
         max_photos, max_photo_pixels, min_photo_side, min_face: of photos, see
             `infinite_id.photos.PhotoLimits` and `infinite_id.faces.find_faces`.
         max_prompt_chars, max_images, max_steps, max_guidance: of one request.
+        max_previews: unfinished pictures of one picture.
         max_side: largest height or width in pixels; None for twice the preset's.
-        identity_ttl_seconds, max_identities: of embedded people kept in memory.
+        identity_ttl_seconds, max_identities, max_identity_bytes: of embedded people kept in
+            memory.
         key_hashes: scrypt hashes of API keys (`pipelines.serving.keys.hash_key`); empty: open,
             which only a loopback address should be.
         requests_per_minute: of one key, or of all callers together without keys; None: any.
         blocked_words: prompts that hold one of them as a whole word are refused.
+        safety_check: "module:function" that sees every finished picture
+            (`pipelines.serving.safety`); None for none. With one there are no previews.
+        cors_origins: of pages on other hosts that may call the service; none by default.
         audit_path: SQLite file with one row a picture; None for none.
         generator_replicas: most generation replicas on Ray.
         generator_gpus: of one generation replica on Ray.
@@ -41,22 +53,30 @@ class ServiceConfig(BaseModel):
     max_batch: int = Field(8, ge=1)
     batch_wait_seconds: float = Field(0.02, ge=0)
     max_queue: int = Field(64, ge=1)
+    max_face_queue: int = Field(32, ge=1)
     request_timeout_seconds: float = Field(120.0, gt=0)
+    send_timeout_seconds: float = Field(30.0, gt=0)
+    max_connections: int = Field(1000, ge=1)
     max_body_bytes: int = Field(32 << 20, ge=1024)
+    max_inflight_bytes: int = Field(256 << 20, ge=1024)
     max_photos: int = Field(8, ge=1)
     max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)
     min_photo_side: int = Field(32, ge=1)
     min_face: float = Field(20.0, gt=0)
     max_prompt_chars: int = Field(1000, ge=1)
     max_images: int = Field(8, ge=1)
+    max_previews: int = Field(8, ge=0)
     max_steps: int = Field(100, ge=1)
     max_guidance: float = Field(30.0, ge=0)
     max_side: int | None = None
     identity_ttl_seconds: float = Field(3600.0, gt=0)
     max_identities: int = Field(1000, ge=1)
+    max_identity_bytes: int = Field(512 << 20, ge=1)
     key_hashes: tuple[str, ...] = ()
     requests_per_minute: int | None = Field(None, ge=1)
     blocked_words: tuple[str, ...] = ()
+    safety_check: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    cors_origins: tuple[str, ...] = ()
     audit_path: str | None = None
     generator_replicas: int = Field(1, ge=1)
     generator_gpus: float = Field(0.0, ge=0)
@@ -75,5 +95,10 @@ class ServiceConfig(BaseModel):
         if self.max_images > self.max_queue:
             raise ValueError(
                 f"max_images is {self.max_images}, allowed: at most max_queue {self.max_queue}"
+            )
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"max_body_bytes is {self.max_body_bytes}, allowed: at most max_inflight_bytes "
+                f"{self.max_inflight_bytes}"
             )
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ServiceError"]
+__all__ = ["ServiceError", "overloaded"]
 
 
 class ServiceError(Exception):
@@ -15,18 +15,29 @@ class ServiceError(Exception):
         code: machine-readable and stable, e.g. "no_face".
         message: one sentence for people.
         retry_after: seconds after which to try again; None where that does not help.
+        param: name of the request's field that is wrong; None where no single one is.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: int | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
-        self.retry_after = retry_after
+        self.retry_after, self.param = retry_after, param
 
-    def __reduce__(self) -> tuple[type[ServiceError], tuple[int, str, str, int | None]]:
-        return type(self), (self.status, self.code, self.message, self.retry_after)
+    def __reduce__(self) -> tuple[type[ServiceError], tuple]:
+        return type(self), (self.status, self.code, self.message, self.retry_after, self.param)
 
     def body(self) -> dict[str, Any]:
         """The JSON of the answer."""
         return {"error": {"code": self.code, "message": self.message}}
+
+
+def overloaded(what: str) -> ServiceError:
+    """503 with Retry-After: too much of `what` waits already."""
+    return ServiceError(503, "overloaded", f"Too many {what} wait already: try again.", 2)

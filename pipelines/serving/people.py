@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,13 @@ class Person:
     faces: tuple[FaceRecord, ...]
     digest: str
     owner: str
+
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays that are kept."""
+        embedding = self.identity.embedding
+        crops = sum(image.nbytes for image in self.identity.images)
+        return embedding.face.nbytes + embedding.clip.nbytes + crops
 
 
 class FaceStage:
@@ -79,20 +86,46 @@ class FaceStage:
 
 
 class People:
-    """Persons by id, each for `ttl` seconds, at most `most`: the oldest goes first."""
+    """Persons by id, each for a while.
 
-    def __init__(self, ttl: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ttl, self._most, self._clock = ttl, most, clock
+    Where there are too many, the oldest person of the owner with the most people goes first: a
+    key that uploads without end pushes out its own.
+
+    Args:
+        ttl: seconds that a person is kept.
+        most: persons.
+        most_bytes: of their embeddings and crops together.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        ttl: float,
+        most: int,
+        most_bytes: int = 2**62,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ttl, self._most, self._most_bytes, self._clock = ttl, most, most_bytes, clock
         self._people: OrderedDict[str, tuple[float, Person]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._people)
 
     def add(self, person: Person) -> None:
         """Keeps a person."""
         with self._lock:
             self._drop_old()
             self._people[person.identity.identity_id] = (self._clock(), person)
-            while len(self._people) > self._most:
-                self._people.popitem(last=False)
+            held = sum(one.nbytes for _, one in self._people.values())
+            while len(self._people) > self._most or held > self._most_bytes:
+                held -= self._drop_one().nbytes
+
+    def _drop_one(self) -> Person:
+        counts = Counter(person.owner for _, person in self._people.values())
+        greedy = counts.most_common(1)[0][0]
+        key = next(key for key, (_, person) in self._people.items() if person.owner == greedy)
+        return self._people.pop(key)[1]
 
     def get(self, identity_id: str, owner: str) -> Person:
         """The person of that id, if it is the owner's.

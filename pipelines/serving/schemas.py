@@ -43,4 +43,7 @@ class GenerateBody(BaseModel):
     format: Literal["png", "webp", "jpeg"] = "png"
     response: Literal["json", "image"] = "json"
     scores: bool = False
-    stream: bool = Field(False, description="server-sent events: queued, step, result or error")
+    stream: bool = Field(
+        False, description="server-sent events: queued, step, preview, result or error"
+    )
+    previews: int = Field(0, ge=0, description="unfinished pictures of each, with stream")

@@ -7,7 +7,6 @@ import binascii
 import math
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,9 @@ from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.keys import KeyRing, RateLimit
 from pipelines.serving.people import FaceStage, People, Person
+from pipelines.serving.safety import load_safety_check
 from pipelines.serving.schemas import GenerateBody
+from pipelines.serving.worker import Deadline, Worker
 
 __all__ = ["Order", "Service"]
 
@@ -56,7 +57,9 @@ class Service:
     def __init__(self, config: ServiceConfig, backend: Backend) -> None:
         self.config, self.backend = config, backend
         self.preset = preset(config.preset)
-        self.people = People(config.identity_ttl_seconds, config.max_identities)
+        self.people = People(
+            config.identity_ttl_seconds, config.max_identities, config.max_identity_bytes
+        )
         self.keys = KeyRing(config.key_hashes)
         self.rates = RateLimit(config.requests_per_minute)
         self.audit = AuditLog(config.audit_path)
@@ -66,23 +69,31 @@ class Service:
         self._blocked = re.compile(
             r"\b(" + "|".join(re.escape(word) for word in config.blocked_words) + r")\b", re.I
         )
-        limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
-        self._faces = FaceStage(self.preset, limits, config.min_face)
+        self.limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
+        self._safety = load_safety_check(config.safety_check)
+        self._faces = FaceStage(self.preset, self.limits, config.min_face)
         self._suite = load_suite(None, "pocket" if config.preset == "pocket" else "sdxl")
-        # The networks are for one thread at a time; the event loop stays free.
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="faces-and-scores")
+        self.worker = Worker(config.max_face_queue)
 
     def close(self) -> None:
         """Finishes what waits and lets everything go."""
         self.backend.close()
-        self.worker.shutdown()
+        self.worker.close()
         self.audit.close()
 
-    def person(self, photos: Sequence[bytes], face: Any, class_word: str, owner: str) -> Person:
-        """Someone embedded, not yet kept; runs on `worker`. Raises ServiceError."""
+    async def embed(
+        self,
+        deadline: Deadline,
+        photos: Sequence[bytes],
+        face: int | str,
+        class_word: str,
+        owner: str,
+    ) -> Person:
+        """Someone embedded, not yet kept. Raises ServiceError."""
         if not 1 <= len(photos) <= self.config.max_photos:
             raise _wrong("photos", f"{len(photos)} photos", f"1 to {self.config.max_photos}")
-        return self._faces.embed(photos, face, class_word, owner)
+        self.worker.check()
+        return await self.worker.run(deadline, self._faces.embed, photos, face, class_word, owner)
 
     def photos(self, texts: Sequence[str]) -> list[bytes]:
         """The bytes of base64 photos, with or without a data: prefix. Raises ServiceError."""
@@ -123,6 +134,7 @@ class Service:
         _at_most("steps", steps, self.config.max_steps)
         _at_most("guidance_scale", guidance, self.config.max_guidance)
         _at_most("n", body.n, self.config.max_images)
+        _at_most("previews", body.previews, self.config.max_previews)
         row: dict[str, Any] = {
             "identity_id": subject.identity_id,
             "method": method,
@@ -182,10 +194,15 @@ class Service:
         word = persons[0].identity.class_word
         return Subject(name, word, digest, parts, body.mix_mode), people
 
+    @property
+    def most_previews(self) -> int:
+        """Of one picture: none where a check has to see pictures first."""
+        return 0 if self._safety is not None else self.config.max_previews
+
     def _known(self, what: str, name: str, known: Sequence[str]) -> str:
         if name not in known:
             message = f"The {what} is unknown, allowed: {', '.join(known)}."
-            raise ServiceError(422, f"unknown_{what}", message)
+            raise ServiceError(422, f"unknown_{what}", message, param=what)
         return name
 
     def _side(self, name: str, value: int | None, default: int) -> int:
@@ -199,8 +216,14 @@ class Service:
     def finish(
         self, order: Order, made: Sequence[GeneratedImage], body: GenerateBody, owner: str
     ) -> tuple[list[bytes], list[dict[str, float | None]]]:
-        """(encoded, marked files; their scores, empty unless asked for); runs on `worker`."""
+        """(encoded, marked files; their scores, empty unless asked for); runs on `worker`.
+
+        Raises:
+            ServiceError: the safety check refuses a picture.
+        """
         images = [picture.image for picture in made]
+        if self._safety is not None and not all(map(self._safety, images)):
+            raise ServiceError(422, "unsafe_picture", "The picture is not allowed here.")
         files = [encode_image(image, body.format) for image in images]
         self.audit.add(owner, order.requests, files)
         if not body.scores:
@@ -247,6 +270,7 @@ class Service:
             "guidance_scale": own.sampler.guidance_scale,
             "max_guidance": config.max_guidance,
             "max_images": config.max_images,
+            "max_previews": self.most_previews,
             "max_photos": config.max_photos,
             "max_prompt_chars": config.max_prompt_chars,
             "identity_ttl_seconds": config.identity_ttl_seconds,
@@ -260,4 +284,4 @@ def _at_most(name: str, value: float, most: float) -> None:
 
 
 def _wrong(name: str, value: str, allowed: str) -> ServiceError:
-    return ServiceError(422, "out_of_range", f"{name} is {value}, allowed: {allowed}.")
+    return ServiceError(422, "out_of_range", f"{name} is {value}, allowed: {allowed}.", param=name)

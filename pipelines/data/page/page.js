@@ -15,6 +15,8 @@ const COUNTS = {
   blend: { label: "Stops from A to B", min: 2, value: 5 },
 };
 const RUNS_KEPT = 12;
+// Unfinished pictures of each.
+const PREVIEWS = 4;
 
 let service = null;
 let people = [];
@@ -143,6 +145,7 @@ async function one(order, { cell, method, variant }, signal) {
     seed: order.seed,
     steps: order.steps,
     scores: true,
+    previews: Math.min(PREVIEWS, service.settings.max_previews),
     ...variant.change(),
   });
   const on = (name, data) => cell.on(name, data);

@@ -21,7 +21,7 @@ from infinite_id.baselines.photomaker_weights import (
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import TextOnlyGenerator
 from infinite_id.pocket import load_tokenizer
-from infinite_id.types import IdentityMix
+from infinite_id.types import IdentityMix, PreviewHook
 from tests.infinite_id.baselines.conftest import request
 
 WIDTH = 256
@@ -215,6 +215,19 @@ def generator(base, lora=None, **config):
     return PhotoMakerGenerator(
         base, encoder, lora or {}, PhotoMakerConfig(**config), SamplerConfig(), "r"
     )
+
+
+def test_previews_show_the_rows_of_those_who_ask(base, people):
+    shown = {}
+    hook = PreviewHook(
+        wanted=lambda step, steps: [1],
+        show=lambda position, step, picture: shown.update({(position, step): picture.astype(int)}),
+    )
+    made = generator(base).generate([request("a"), request("b", seed=2)], people, previews=hook)
+    assert sorted(shown) == [(1, 1), (1, 2)]
+    errors = [np.abs(shown[1, step] - made[1].image).mean() for step in (1, 2)]
+    assert errors[1] < errors[0]
+    assert errors[1] < np.abs(shown[1, 2] - made[0].image).mean()
 
 
 def test_each_row_has_its_own_identity_whatever_is_beside_it(base, people):

@@ -1,0 +1,152 @@
+"""The shape of OpenAI's image endpoints, for clients that speak it.
+
+A picture shows a person: `identity_id`, an extension, says who on `generations`; the uploaded
+photos say it on `edits`. Pictures come as base64: the service keeps none that a URL could name.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.serving.access import Owner, Served, Until
+from pipelines.serving.errors import ServiceError
+from pipelines.serving.generation import Job, unless_gone
+from pipelines.serving.schemas import Finite, GenerateBody
+from pipelines.serving.service import Service
+from pipelines.serving.worker import Deadline
+
+__all__ = ["EditForm", "GenerationsBody", "router"]
+
+router = APIRouter()
+# Our names of their fields.
+_PARAMS = {"method": "model", "height": "size", "width": "size", "photos": "image"}
+
+
+class _Common(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1, description="may hold {subject}")
+    model: str | None = Field(None, description="a method of /v1/methods")
+    n: int | None = Field(None, ge=1)
+    size: str | None = Field(None, pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="64x64 or auto")
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Literal["png", "webp", "jpeg"] | None = None
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto"] | None = None
+    user: str | None = Field(None, max_length=1000, description="not read and not kept")
+    style: str | None = Field(None, description="extension: of /v1/styles")
+    negative_prompt: str | None = Field(None, description="extension")
+    seed: int = Field(0, ge=0, lt=2**63, description="extension: picture number i has seed + i")
+    steps: int | None = Field(None, ge=1, description="extension")
+    guidance_scale: Annotated[Finite | None, Field(ge=0, description="extension")] = None
+
+
+class GenerationsBody(_Common):
+    """JSON of `POST /v1/images/generations`."""
+
+    identity_id: str | None = Field(None, description="extension: of /v1/identities")
+
+
+class EditForm(_Common):
+    """Form of `POST /v1/images/edits`; one photo is named `image`, several `image[]`."""
+
+    image: list[UploadFile] = Field(default_factory=list, description="photos of one person")
+    images: list[UploadFile] = Field(default_factory=list, alias="image[]")
+    face: int | Literal["single", "largest"] = Field("single", description="extension")
+
+
+@router.get("/v1/models")
+async def models(service: Served, owner: Owner) -> dict[str, Any]:
+    """The methods, as OpenAI lists models."""
+    rows = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "infinite-id"}
+        for name in service.config.methods
+    ]
+    return {"object": "list", "data": rows}
+
+
+@router.post("/v1/images/generations")
+async def generations(
+    request: Request, service: Served, owner: Owner, deadline: Until, body: GenerationsBody
+) -> dict[str, Any]:
+    """Pictures of an uploaded person."""
+    if body.identity_id is None:
+        message = "identity_id is missing, allowed: an id of /v1/identities; edits takes a photo."
+        raise ServiceError(422, "who", message, param="identity_id")
+    return await _make(request, service, owner, deadline, body, None)
+
+
+@router.post("/v1/images/edits")
+async def edits(
+    request: Request,
+    service: Served,
+    owner: Owner,
+    deadline: Until,
+    form: Annotated[EditForm, Form()],
+) -> dict[str, Any]:
+    """New pictures of the person in the uploaded photos, who is not kept."""
+    photos = [await photo.read() for photo in (*form.image, *form.images)]
+    if not photos:
+        raise ServiceError(422, "who", "image is missing, allowed: photos.", param="image")
+    return await _make(request, service, owner, deadline, form, photos)
+
+
+async def _make(
+    request: Request,
+    service: Service,
+    owner: str,
+    deadline: Deadline,
+    asked: GenerationsBody | EditForm,
+    photos: Sequence[bytes] | None,
+) -> dict[str, Any]:
+    body = _translated(service, asked)
+    try:
+        job = await unless_gone(request, Job.begin(service, body, owner, deadline, photos))
+        made = await unless_gone(request, job.made())
+    except ServiceError as error:
+        error.param = _PARAMS.get(error.param or "", error.param)
+        raise
+    request.app.state.measures.pictures.inc(len(made.files))
+    first = made.order.requests[0]
+    return {
+        "created": int(time.time()),
+        "data": [{"b64_json": base64.b64encode(file).decode()} for file in made.files],
+        "output_format": body.format,
+        "size": f"{first.width}x{first.height}",
+    }
+
+
+def _translated(service: Service, asked: GenerationsBody | EditForm) -> GenerateBody:
+    if asked.response_format == "url":
+        message = "response_format is url, allowed: b64_json, for no picture is kept."
+        raise ServiceError(422, "unsupported_value", message, param="response_format")
+    if asked.model is not None and asked.model not in service.config.methods:
+        known = ", ".join(service.config.methods)
+        message = f"The model is unknown, allowed: {known}."
+        raise ServiceError(404, "model_not_found", message, param="model")
+    width, height = None, None
+    if asked.size not in (None, "auto"):
+        width, height = map(int, str(asked.size).split("x"))
+    return GenerateBody(
+        prompt=asked.prompt,
+        identity_id=getattr(asked, "identity_id", None),
+        photos=["form"] if isinstance(asked, EditForm) else None,
+        face=asked.face if isinstance(asked, EditForm) else "single",
+        method=asked.model,
+        style=asked.style,
+        negative_prompt=asked.negative_prompt,
+        seed=asked.seed,
+        n=asked.n or 1,
+        height=height,
+        width=width,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        format=asked.output_format or "png",
+    )

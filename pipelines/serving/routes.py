@@ -1,0 +1,139 @@
+"""People, scores, and the small answers."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import Response
+
+from infinite_id.photos import PhotoError, decode_photo
+from pipelines.images import encode_image
+from pipelines.serving.access import Owner, Served, Until
+from pipelines.serving.errors import ServiceError
+from pipelines.serving.samples import sample_names, sample_photo
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+def _face(text: str) -> int | str:
+    if text in ("single", "largest"):
+        return text
+    if text.isdecimal() and len(text) < 4:
+        return int(text)
+    raise ServiceError(422, "invalid_request", "face: allowed are single, largest or a number.")
+
+
+def _data(image: bytes) -> str:
+    return base64.b64encode(image).decode()
+
+
+@router.post("/v1/identities", status_code=201)
+async def add_identity(
+    service: Served,
+    owner: Owner,
+    deadline: Until,
+    photos: Annotated[list[UploadFile] | None, File(description="of one person")] = None,
+    sample: Annotated[str | None, Form(description="instead of photos: of /v1/samples")] = None,
+    face: Annotated[str, Form(description="single, largest, or a number from the left")] = "single",
+    class_word: Annotated[str, Form(min_length=1, max_length=40)] = "person",
+) -> dict[str, Any]:
+    """Embeds a person from photos and keeps the embedding for a while, not the photos."""
+    if (photos is None) == (sample is None):
+        raise ServiceError(422, "who", "Exactly one of photos and sample must be given.")
+    if sample is not None:
+        data = [sample_photo(sample)]
+    else:
+        data = [await photo.read() for photo in photos or ()]
+    person = await service.embed(deadline, data, _face(face), class_word, owner)
+    service.people.add(person)
+    return {
+        "identity_id": person.identity.identity_id,
+        "expires_in_seconds": service.config.identity_ttl_seconds,
+        "faces": [
+            {
+                "bbox": [round(float(value), 1) for value in found.bbox],
+                "score": found.det_score,
+                "crop_png": _data(encode_image(found.aligned, generated=False)),
+            }
+            for found in person.faces
+        ],
+    }
+
+
+@router.delete("/v1/identities/{identity_id}", status_code=204)
+async def remove_identity(service: Served, owner: Owner, identity_id: str) -> None:
+    """Forgets a person at once."""
+    service.people.remove(identity_id, owner)
+
+
+@router.get("/v1/styles")
+async def styles(service: Served, owner: Owner) -> list[dict[str, Any]]:
+    """The style sheet."""
+    return list(service.styles.values())
+
+
+@router.get("/v1/samples")
+async def samples(owner: Owner) -> list[dict[str, str]]:
+    """People who do not exist, each a name for `sample` of /v1/identities and a base64 PNG."""
+    return [{"name": name, "png": _data(sample_photo(name))} for name in sample_names()]
+
+
+@router.get("/v1/methods")
+async def methods(service: Served, owner: Owner) -> list[dict[str, Any]]:
+    """The methods offered; the first is the default."""
+    return service.describe_methods()
+
+
+@router.get("/v1/settings")
+async def settings(service: Served, owner: Owner) -> dict[str, Any]:
+    """Defaults and limits of requests, and what the scores mean."""
+    return service.describe_settings()
+
+
+@router.post("/v1/score")
+async def score(
+    service: Served,
+    owner: Owner,
+    deadline: Until,
+    image: Annotated[UploadFile, File()],
+    prompt: Annotated[str, Form(max_length=10_000)] = "",
+    identity_id: Annotated[str | None, Form()] = None,
+) -> dict[str, float | None]:
+    """Scores of a picture against a prompt and, where given, a person."""
+    references = service.people.get(identity_id, owner).identity.images if identity_id else ()
+    data = await image.read()
+
+    def work() -> dict[str, float | None]:
+        try:
+            return service.score([decode_photo(data, service.limits)], [prompt], references)[0]
+        except PhotoError as error:
+            raise ServiceError(422, error.reason, f"{error}.") from None
+        except ValueError as error:
+            raise ServiceError(422, "refused", f"{error}.") from None
+
+    service.worker.check()
+    return await service.worker.run(deadline, work)
+
+
+@router.get("/healthz")
+async def healthy() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def ready(service: Served) -> dict[str, str]:
+    """Pictures can be made."""
+    if not service.backend.ready:
+        raise ServiceError(503, "not_ready", "The service is not ready.", 2)
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    return Response(request.app.state.measures.text(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,188 @@
+"""Who may ask, how often, from where, and what is written down."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import sqlite3
+import time
+from contextlib import closing, suppress
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from infinite_id.types import Identity, IdentityEmbedding
+from pipelines.serving.app import create_app
+from pipelines.serving.audit import AuditLog
+from pipelines.serving.config import ServiceConfig
+from pipelines.serving.errors import ServiceError
+from pipelines.serving.keys import KeyRing, RateLimit, hash_key
+from pipelines.serving.people import People, Person
+from tests.pipelines.serving.conftest import portrait, upload
+
+BODY = {"prompt": "a {subject} beside a zeppelin", "steps": 2, "seed": 7}
+
+
+@pytest.fixture
+def keyed(client, monkeypatch):
+    """The service with two keys, "right" and "other"."""
+    ring = KeyRing([hash_key("right"), hash_key("other")])
+    monkeypatch.setattr(client.app.state.service, "keys", ring)
+    return client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "no_key"),
+        ({"Authorization": "Basic right"}, "no_key"),
+        (bearer("wrong"), "wrong_key"),
+        (bearer("right "), "wrong_key"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/styles", "/v1/models"])
+def test_a_request_without_the_right_key_is_401(keyed, headers, code, path):
+    answer = keyed.get(path, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_right_key_is_let_in_and_probes_need_none(keyed):
+    assert keyed.get("/v1/styles", headers=bearer("right")).status_code == 200
+    assert keyed.get("/readyz").status_code == 200
+
+
+def test_a_person_belongs_to_the_key_that_uploaded_them(keyed):
+    sent = {"photos": ("p.png", portrait(0))}
+    key = keyed.post("/v1/identities", files=sent, headers=bearer("right")).json()["identity_id"]
+    body = {**BODY, "identity_id": key}
+    other = keyed.post("/v1/generate", json=body, headers=bearer("other"))
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "unknown_identity")
+    assert keyed.post("/v1/generate", json=body, headers=bearer("right")).status_code == 200
+
+
+def test_hashes_are_salted_and_hold_no_key():
+    first, second = hash_key("right"), hash_key("right")
+    assert first != second
+    assert b"right" not in bytes.fromhex(first.replace("$", ""))
+    ring = KeyRing([first])
+    assert ring.owner("Bearer right") == f"key-{first[:8]}"
+    # What it remembers is no key either.
+    assert "right" not in repr(vars(ring))
+
+
+def test_the_rate_of_a_key_is_limited(keyed, monkeypatch):
+    monkeypatch.setattr(keyed.app.state.service, "rates", RateLimit(2))
+    codes = [keyed.get("/v1/styles", headers=bearer("right")).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+    refused = keyed.get("/v1/styles", headers=bearer("right"))
+    assert 1 <= int(refused.headers["retry-after"]) <= 31
+    assert refused.json()["error"]["code"] == "rate_limited"
+    assert keyed.get("/v1/styles", headers=bearer("other")).status_code == 200
+
+
+def test_every_picture_has_a_row_without_prompt_or_photo(keyed, monkeypatch, tmp_path):
+    service = keyed.app.state.service
+    path = tmp_path / "audit.sqlite"
+    monkeypatch.setattr(service, "audit", AuditLog(str(path)))
+    begin = time.time()
+    photo = base64.b64encode(portrait(0)).decode()
+    body = {**BODY, "photos": [photo], "n": 2}
+    made = keyed.post("/v1/generate", json=body, headers=bearer("right")).json()["images"]
+    service.audit.close()
+    with closing(sqlite3.connect(path)) as base:
+        rows = base.execute("SELECT * FROM pictures ORDER BY seed").fetchall()
+    assert len(rows) == 2
+    owner = service.keys.owner("Bearer right")
+    for (at, *row), picture in zip(rows, made, strict=True):
+        assert begin <= at <= time.time()
+        digest = hashlib.sha256(base64.b64decode(picture["data"])).hexdigest()
+        seed = str(picture["seed"])
+        assert row == [owner, picture["sample_id"], "infinite_id", seed, digest]
+    assert b"zeppelin" not in path.read_bytes()
+
+
+def test_prompts_are_not_in_the_log(client, caplog):
+    caplog.set_level("DEBUG")
+    for change in ({}, {"style": "no such"}, {"prompt": "zeppelin " * 190}):
+        client.post("/v1/generate", json={**BODY, "identity_id": upload(client), **change})
+    assert "zeppelin" not in caplog.text
+
+
+def another(client, **settings) -> TestClient:
+    """The same loaded service behind other settings of the ingress."""
+    app = create_app(ServiceConfig(**settings), lambda: None)
+    app.state.service = client.app.state.service
+    return TestClient(app)
+
+
+def test_pages_of_other_hosts_are_let_in_only_where_they_are_listed(client):
+    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    closed = another(client).options("/v1/generate", headers=asked)
+    assert "access-control-allow-origin" not in closed.headers
+    listed = another(client, cors_origins=["https://page.example"])
+    told = listed.options("/v1/generate", headers=asked).headers
+    assert told["access-control-allow-origin"] == "https://page.example"
+    # Errors as well, or the page could not read them.
+    failed = listed.post("/v1/generate", headers={**asked, "content-length": "99999999"})
+    assert failed.status_code == 413
+    assert failed.headers["access-control-allow-origin"] == "https://page.example"
+    stranger = listed.options("/v1/generate", headers={**asked, "Origin": "https://other.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+def person(name: str, owner: str = "a") -> Person:
+    crop = np.zeros((112, 112, 3), np.uint8)
+    embedding = IdentityEmbedding(np.zeros(128, np.float32), np.zeros((4, 8), np.float16), "x")
+    return Person(Identity(name, (crop,), embedding), (), "", owner)
+
+
+def kept(people: People, *names: tuple[str, str]) -> list[str]:
+    found = []
+    for name, owner in names:
+        with suppress(ServiceError):
+            found.append(people.get(name, owner).identity.identity_id)
+    return found
+
+
+def test_people_are_bounded_by_bytes():
+    size = person("x").nbytes
+    assert size == 112 * 112 * 3 + 4 * 128 + 2 * 32
+    people = People(60, 100, 2 * size + 1)
+    for name in "abc":
+        people.add(person(name))
+    assert kept(people, ("a", "a"), ("b", "a"), ("c", "a")) == ["b", "c"]
+
+
+def test_a_key_that_uploads_without_end_pushes_out_its_own():
+    people = People(60, 3)
+    people.add(person("quiet", "b"))
+    for number in range(20):
+        people.add(person(f"loud{number}"))
+    assert kept(people, ("quiet", "b"), ("loud18", "a"), ("loud19", "a"), ("loud0", "a")) == [
+        "quiet",
+        "loud18",
+        "loud19",
+    ]
+
+
+def test_gps_and_rotation_of_a_photo(client):
+    """A photo that lies on its side is turned, and nothing of its EXIF comes back."""
+    from PIL import Image
+
+    upright = Image.open(io.BytesIO(portrait(0))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8825)[1] = "N"
+    buffer = io.BytesIO()
+    upright.rotate(90, expand=True).save(buffer, "PNG", exif=exif)
+    turned = client.post("/v1/identities", files={"photos": ("p.png", buffer.getvalue())}).json()
+    plain = client.post("/v1/identities", files={"photos": ("p.png", portrait(0))}).json()
+    np.testing.assert_allclose(turned["faces"][0]["bbox"], plain["faces"][0]["bbox"], atol=2)
+    assert b"GPS" not in base64.b64decode(turned["faces"][0]["crop_png"])
