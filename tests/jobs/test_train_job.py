@@ -68,10 +68,10 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
         start_new_session=True,
     )
     metrics = output / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if metrics.is_file() and len(metrics.read_text().splitlines()) >= 3:
-            break
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
+        assert first.poll() is None, "the training ended by itself"
+        assert time.monotonic() < deadline, "the training did not come to its third report"
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
