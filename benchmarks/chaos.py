@@ -1,244 +1,183 @@
 """Kills at random times: an actor, a node's raylet or the driver of a run, on a real cluster.
 
-Three nodes are three raylets of this machine. Each trial is one run of the main job with the timed
-generator. A seeded random number says what is killed with SIGKILL and when; a lost node is
-replaced, a lost driver is started again with `resume`, as a supervisor would. Then the run's
-tables are compared with those of an undisturbed run, row for row and pixel for pixel.
+Each trial is one run of the main job with the timed generator on three raylets of this machine. A
+seeded random number says what is killed with SIGKILL and when; a lost node is replaced, a lost
+driver is started again with `resume`, as a supervisor would. Then the run's tables are compared
+with those of an undisturbed run, row for row and pixel for pixel.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
+import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KINDS", "run"]
+from benchmarks.chaos_cluster import KINDS, Nodes, Run, cluster
 
-KINDS = ("actor", "node", "driver")
+__all__ = ["run", "trial", "undisturbed"]
+
 _TABLES = ("faces", "embeddings", "requests", "images", "scores")
-_DRIVER = """
-import sys
-from pipelines.session import quiet
-quiet()
-from pipelines.benchmark import run_benchmark
-from pipelines.settings import load_config
-run_benchmark(load_config(sys.argv[1]))
-"""
-_MOST_STARTS = 4
-_RUN_SECONDS = 240.0
+_SUMS = (
+    "kills_under_way",
+    "rows_lost",
+    "rows_doubled",
+    "rows_refused",
+    "files_torn",
+    "runs_unlike_the_undisturbed_one",
+    "driver_starts",
+    "hangs",
+    "runs_failed",
+    "generation_actors_killed",
+    "units_begun_again",
+)
 
 
 def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """An undisturbed run, then the trials; kinds of kills take turns.
 
     Args:
-        arguments: trials, seed (of kills), and see `benchmarks.crowd.crowd_config`.
+        arguments: trials, seed (of kills); folder: where the undisturbed run and `trials.jsonl`
+            are kept, so that a later call goes on with the trials that are left (None: nowhere);
+            seconds: after so many no trial is begun in this call (None: all are); and see
+            `benchmarks.crowd.crowd_config`.
 
     Returns:
-        rows lost, doubled and refused, files torn, runs unlike the undisturbed one, over all
-        trials; kills by kind; starts of the driver; units of pictures begun again, in all and at
-        most for one killed generation actor; seconds of an undisturbed and of a disturbed run.
+        trials; kills by kind; over all trials, those of earlier calls included: kills that met a
+        run under way, rows lost, doubled and refused, files torn, runs unlike the undisturbed
+        one, starts of the driver, hangs, runs that never succeeded; units of pictures begun again,
+        in all and at most for one killed generation actor; seconds of an undisturbed and of a
+        disturbed run.
     """
-    from benchmarks.crowd import crowd_config
     from pipelines.session import quiet
 
     quiet()
-    figures: Counter[str] = Counter()
-    worst = 0.0
-    disturbed = []
-    with tempfile.TemporaryDirectory() as temporary, _cluster() as cluster:
-        folder = Path(temporary)
-        config = crowd_config(arguments, folder).model_copy(update={"address": cluster.address})
-
-        def start(name: str) -> _Run:
-            return _Run(config.model_copy(update={"output": str(folder / name)}), folder)
-
-        with start("undisturbed") as whole:
-            whole.wait_for("run.json")
-            begin = time.monotonic()
-            if whole.wait() != 0:
-                raise RuntimeError(f"the undisturbed run failed: {whole.words()}")
-            seconds = time.monotonic() - begin
-        for number in range(arguments["trials"]):
+    begin = time.monotonic()
+    most = arguments["seconds"]
+    with _place(arguments["folder"]) as folder, cluster() as nodes:
+        seconds = undisturbed(nodes, arguments, folder)
+        record = folder / "trials.jsonl"
+        done = record.read_text().splitlines() if record.exists() else []
+        for number in range(len(done), arguments["trials"]):
+            if most is not None and time.monotonic() - begin > most:
+                break
+            kinds = [KINDS[number % len(KINDS)]]
             rng = random.Random(arguments["seed"] + number)
-            kind = KINDS[number % len(KINDS)]
-            with start(f"trial-{number}") as trial:
-                trial.wait_for("run.json")
-                begin = time.monotonic()
-                time.sleep(rng.uniform(0.0, seconds))
-                killed = cluster.kill(kind, trial, rng)
-                while trial.wait() != 0:
-                    trial.start_again()
-                disturbed.append(time.monotonic() - begin)
-            found = _compare(whole.output, trial.output)
-            again = found.pop("units_begun_again")
-            worst = max(worst, again / max(killed, 1))
-            figures.update(found)
-            figures.update(
-                {
-                    f"kills_of_{kind}": 1,
-                    "driver_starts": trial.starts,
-                    "generation_actors_killed": killed,
-                    "units_begun_again": again,
-                }
-            )
-            print(
-                f"trial {number}: {kind}, {killed} generation actors, {again} units again, "
-                f"{trial.starts} starts, {disturbed[-1]:.0f} s, {dict(found)}",
-                flush=True,
-            )
-    return {
-        "trials": arguments["trials"],
-        **dict(figures),
-        "most_units_begun_again_a_killed_actor": worst,
-        "seconds_undisturbed": seconds,
-        "seconds_disturbed": sum(disturbed) / len(disturbed),
-    }
-
-
-class _Run:
-    """A run of the main job in a process of its own, started again until it succeeds."""
-
-    def __init__(self, config: Any, folder: Path) -> None:
-        import yaml
-
-        self.output = Path(config.output)
-        self._file = folder / f"{self.output.name}.yaml"
-        self._file.write_text(yaml.safe_dump(config.model_dump() | {"resume": True}))
-        self._log = folder / f"{self.output.name}.log"
-        self.starts = 0
-
-    def __enter__(self) -> _Run:
-        self.start_again()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start_again(self) -> None:
-        """Starts the driver.
-
-        Raises:
-            RuntimeError: it did not succeed in so many starts.
-        """
-        if self.starts == _MOST_STARTS:
-            raise RuntimeError(f"{self.output.name} failed {self.starts} times: {self.words()}")
-        self.starts += 1
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, str(self._file)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        """Kills the driver."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def wait(self) -> int:
-        """Its exit code; a run that hangs is killed and counts as failed."""
-        try:
-            return self.process.wait(_RUN_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise RuntimeError(f"{self.output.name} hung: {self.words()}") from None
-
-    def wait_for(self, name: str) -> None:
-        """Waits for a file of the run folder."""
-        deadline = time.monotonic() + _RUN_SECONDS
-        while not (self.output / name).exists():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.output.name} did not begin: {self.words()}")
-            time.sleep(0.05)
-
-    def words(self) -> str:
-        """The end of what it said."""
-        return self._log.read_text(errors="replace")[-2000:]
-
-
-class _Nodes:
-    """A head that runs no actor, and two nodes that do."""
-
-    def __init__(self, cluster: Any) -> None:
-        self._cluster = cluster
-        self.address = cluster.address
-        self._workers = [cluster.add_node(num_cpus=3) for _ in range(2)]
-        cluster.wait_for_nodes()
-
-    def kill(self, kind: str, trial: _Run, rng: random.Random) -> int:
-        """Kills one thing; returns how many generation actors went with it."""
-        if kind == "driver":
-            trial.kill()
-            return len(_actors(self._raylets(), "images"))
-        if kind == "node":
-            lost = rng.choice(self._workers)
-            raylet = _raylet(lost)
-            killed = len(_actors([raylet], "images"))
-            os.kill(raylet, signal.SIGKILL)
-            self._cluster.remove_node(lost, allow_graceful=False)
-            self._workers.remove(lost)
-            self._workers.append(self._cluster.add_node(num_cpus=3))
-            return killed
-        return self._kill_actor(trial, rng)
-
-    def _kill_actor(self, trial: _Run, rng: random.Random) -> int:
-        while trial.process.poll() is None:
-            actors = _actors(self._raylets())
-            if actors:
-                chosen = rng.choice(actors)
-                killed = chosen in _actors(self._raylets(), "images")
-                os.kill(chosen, signal.SIGKILL)
-                return int(killed)
-            time.sleep(0.05)
-        return 0
-
-    def _raylets(self) -> list[int]:
-        return [_raylet(node) for node in self._workers]
-
-
-def _raylet(node: Any) -> int:
-    return node.all_processes["raylet"][0].process.pid
-
-
-def _actors(raylets: list[int], stage: str = "") -> list[int]:
-    """Process ids of the run's actors on nodes, of one stage or of all."""
-    import psutil
-
-    found = []
-    for raylet in raylets:
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(raylet).children():
-                with contextlib.suppress(psutil.Error):
-                    if f"ray::MapWorker(MapBatches({stage}" in " ".join(child.cmdline()):
-                        found.append(child.pid)
-    return sorted(found)
+            name = f"trial-{number}"
+            try:
+                found = trial(nodes, arguments, folder, name, kinds, rng, seconds)
+            except RuntimeError as error:
+                none = dict.fromkeys(_SUMS, 0) | {"runs_failed": 1, "seconds": 0.0}
+                found = {"name": name, "kinds": kinds, **none, "error": str(error)}
+            done.append(json.dumps(found))
+            with record.open("a") as file:
+                file.write(done[-1] + "\n")
+            print(f"trial {number}: {done[-1]}", flush=True)
+    return _figures([json.loads(line) for line in done], seconds)
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[_Nodes]:
-    from ray.cluster_utils import Cluster
+def _place(folder: str | None) -> Iterator[Path]:
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield Path(folder)
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False},
-    )
-    try:
-        yield _Nodes(cluster)
-    finally:
-        cluster.shutdown()
+
+def _figures(trials: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    kinds = Counter(kind for found in trials for kind in found["kinds"])
+    return {
+        "trials": len(trials),
+        **{f"kills_of_{kind}": kinds[kind] for kind in KINDS},
+        **{name: sum(found.get(name, 0) for found in trials) for name in _SUMS},
+        "most_units_begun_again_a_killed_actor": max(
+            (f["units_begun_again"] / max(f["generation_actors_killed"], 1) for f in trials),
+            default=0.0,
+        ),
+        "seconds_undisturbed": seconds,
+        "seconds_disturbed": sum(found["seconds"] for found in trials) / max(len(trials), 1),
+    }
+
+
+def _run(nodes: Nodes, arguments: Mapping[str, Any], folder: Path, name: str) -> Run:
+    from benchmarks.crowd import crowd_config
+
+    config = crowd_config(arguments, folder)
+    update = {"address": nodes.address, "output": str(folder / name)}
+    return Run(config.model_copy(update=update), folder)
+
+
+def undisturbed(nodes: Nodes, arguments: Mapping[str, Any], folder: Path) -> float:
+    """Makes the run that others are compared with, `folder`/undisturbed, unless it is there.
+
+    Returns:
+        its seconds, after the driver's own start.
+    """
+    record = folder / "undisturbed.json"
+    if not record.exists():
+        with _run(nodes, arguments, folder, "undisturbed") as whole:
+            whole.wait_for("run.json")
+            begin = time.monotonic()
+            whole.finish()
+            seconds = time.monotonic() - begin
+        if whole.starts > 1:
+            raise RuntimeError(f"the undisturbed run failed: {whole.words()}")
+        record.write_text(json.dumps(seconds))
+    return json.loads(record.read_text())
+
+
+def trial(
+    nodes: Nodes,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    name: str,
+    kinds: Sequence[str],
+    rng: random.Random,
+    seconds: float,
+) -> dict[str, Any]:
+    """One run with kills, each a random time after the one before, and what became of it.
+
+    Args:
+        nodes: of the cluster.
+        arguments: as of `run`.
+        folder: that holds the undisturbed run.
+        name: of the run.
+        kinds: what is killed, in turn.
+        rng: decides when, and which actor or node.
+        seconds: within which the kills fall, after the driver's own start.
+
+    Raises:
+        RuntimeError: the run did not succeed, however often it was started.
+    """
+    found: Counter[str] = Counter()
+    # What a call that was itself killed left of this trial.
+    shutil.rmtree(folder / name, ignore_errors=True)
+    with _run(nodes, arguments, folder, name) as run:
+        run.wait_for("run.json")
+        begin = time.monotonic()
+        for moment in sorted(rng.uniform(0.0, seconds) for _ in kinds):
+            time.sleep(max(0.0, begin + moment - time.monotonic()))
+            found["kills_under_way"] += run.alive
+            found["generation_actors_killed"] += nodes.kill(kinds[found["kills"]], run, rng)
+            found["kills"] += 1
+        run.finish()
+        taken = time.monotonic() - begin
+    found.update(_compare(folder / "undisturbed", run.output))
+    found.update(driver_starts=run.starts, hangs=run.hangs)
+    return {
+        "name": name,
+        "kinds": list(kinds),
+        **{key: found[key] for key in _SUMS},
+        "seconds": round(taken, 1),
+    }
 
 
 def _compare(whole: Path, run: Path) -> Counter[str]:

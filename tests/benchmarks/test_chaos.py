@@ -1,0 +1,32 @@
+"""The short form of the chaos benchmark: one run that loses an actor and then a whole node."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks.run import load_scenario
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(290)]
+
+
+def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path):
+    from benchmarks.chaos import trial, undisturbed
+    from benchmarks.chaos_cluster import cluster
+    from pipelines.session import quiet
+
+    quiet()
+    small = {"people": 8, "prompts": 2, "styles": 2, "seeds": 2, "batch_size": 4}
+    arguments = load_scenario("chaos")["arguments"] | small
+    with cluster() as nodes:
+        seconds = undisturbed(nodes, arguments, tmp_path)
+        # In the first half, so that a run that is faster than the undisturbed one is still hit.
+        kinds = ["actor", "node"]
+        rng = random.Random(arguments["seed"])
+        found = trial(nodes, arguments, tmp_path, "disturbed", kinds, rng, seconds / 2)
+    assert found["kills_under_way"] == 2
+    assert found["driver_starts"] == 1
+    wrong = ("rows_lost", "rows_doubled", "rows_refused", "files_torn", "hangs")
+    assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert found["runs_unlike_the_undisturbed_one"] == 0
