@@ -71,7 +71,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
             rng = random.Random(arguments["seed"] + number)
             name = f"trial-{number}"
             try:
-                found = trial(nodes, arguments, folder, name, kinds, rng, seconds)
+                found = trial(nodes, arguments, folder, name, kinds, rng, (0.0, seconds))
             except RuntimeError as error:
                 none = dict.fromkeys(_SUMS, 0) | {"runs_failed": 1, "seconds": 0.0}
                 found = {"name": name, "kinds": kinds, **none, "error": str(error)}
@@ -141,9 +141,9 @@ def trial(
     name: str,
     kinds: Sequence[str],
     rng: random.Random,
-    seconds: float,
+    window: tuple[float, float],
 ) -> dict[str, Any]:
-    """One run with kills, each a random time after the one before, and what became of it.
+    """One run with kills at random times, and what became of it.
 
     Args:
         nodes: of the cluster.
@@ -152,7 +152,7 @@ def trial(
         name: of the run.
         kinds: what is killed, in turn.
         rng: decides when, and which actor or node.
-        seconds: within which the kills fall, after the driver's own start.
+        window: first and last second in which a kill may fall, after the driver's own start.
 
     Raises:
         RuntimeError: the run did not succeed, however often it was started.
@@ -163,7 +163,7 @@ def trial(
     with _run(nodes, arguments, folder, name) as run:
         run.wait_for("run.json")
         begin = time.monotonic()
-        for moment in sorted(rng.uniform(0.0, seconds) for _ in kinds):
+        for moment in sorted(rng.uniform(*window) for _ in kinds):
             time.sleep(max(0.0, begin + moment - time.monotonic()))
             found["kills_under_way"] += run.alive
             found["generation_actors_killed"] += nodes.kill(kinds[found["kills"]], run, rng)

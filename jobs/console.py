@@ -77,14 +77,15 @@ class _Lines:
 
     def __init__(self) -> None:
         self._begin: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, float] = {}
+        self._last: dict[str, tuple[float, int]] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         begin, first = self._begin.setdefault(phase, (now, done))
-        if done < total and now - self._last.get(phase, 0.0) < _LOG_SECONDS:
+        when, said = self._last.get(phase, (0.0, -1))
+        if done == said or (done < total and now - when < _LOG_SECONDS):
             return
-        self._last[phase] = now
+        self._last[phase] = now, done
         rate = (done - first) / (now - begin) if now > begin else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
         speed = f", {rate:.2f} a second" if rate > 0 else ""

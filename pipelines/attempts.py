@@ -73,17 +73,9 @@ class Attempts:
         """Whether what a mark names has taken too many processes with it."""
         return self._dead[name] >= _MOST
 
-    @contextlib.contextmanager
-    def mark(self, name: str) -> Iterator[None]:
+    def mark(self, name: str) -> contextlib.AbstractContextManager[None]:
         """A mark that stands while the context is open."""
-        mark = f"{_FOLDER}/{name}.{uuid.uuid4().hex}"
-        self._store.touch(mark)
-        try:
-            yield
-        finally:
-            # A mark too many costs a unit its batch; an error here would hide the one under way.
-            with contextlib.suppress(StorageError):
-                self._store.delete(mark)
+        return _mark(self._store, name)
 
 
 class Attempt:
@@ -112,6 +104,18 @@ class Attempt:
 
 
 @contextlib.contextmanager
+def _mark(store: Store, name: str) -> Iterator[None]:
+    mark = f"{_FOLDER}/{name}.{uuid.uuid4().hex}"
+    store.touch(mark)
+    try:
+        yield
+    finally:
+        # A mark too many costs a unit its batch; an error here would hide the one under way.
+        with contextlib.suppress(StorageError):
+            store.delete(mark)
+
+
+@contextlib.contextmanager
 def loading(store: Store, stage: str, actor: str) -> Iterator[None]:
     """Held while an actor loads what it needs.
 
@@ -130,7 +134,7 @@ def loading(store: Store, stage: str, actor: str) -> Iterator[None]:
         raise RunFailedError(
             f"stage {stage} does not start: its process died {len(dead)} times while it loaded"
         )
-    with Attempts(store, stage).mark(name):
+    with _mark(store, name):
         yield
     # It has started: deaths that it survived accuse it no more.
     for mark in dead:

@@ -53,6 +53,8 @@ def test_it_is_refused_after_two_tries_in_its_batch_and_two_alone(finished):
     assert record["status"] == "done"
     assert record["counts"] == {"people": 1, "requests": 2, "pictures": 1, "rejects": 1}
     assert record["lost_tries"] == {"images": 4}
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report["rejects"] == [{"stage": "images", "reason": "killed_its_process", "count": 1}]
     assert "units begun again after their process died: 4 of images" in done.stdout
     assert not list(folder.glob("attempts/*"))
 
