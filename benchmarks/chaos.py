@@ -1,4 +1,4 @@
-"""Kills at random times: an actor, a node's raylet or the driver of a run, on a real cluster.
+"""Kills at random moments: an actor, a node's raylet or the driver of a run, on a real cluster.
 
 Each trial is one run of the main job with the timed generator on three raylets of this machine. A
 seeded random number says what is killed with SIGKILL and when; a lost node is replaced, a lost
@@ -37,6 +37,8 @@ _SUMS = (
     "generation_actors_killed",
     "units_begun_again",
 )
+_LOOK_SECONDS = 0.02
+_LATER_SECONDS = 1.0
 
 
 def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
             rng = random.Random(arguments["seed"] + number)
             name = f"trial-{number}"
             try:
-                found = trial(nodes, arguments, folder, name, kinds, rng, (0.0, seconds))
+                found = trial(nodes, arguments, folder, name, kinds, rng)
             except RuntimeError as error:
                 none = dict.fromkeys(_SUMS, 0) | {"runs_failed": 1, "seconds": 0.0}
                 found = {"name": name, "kinds": kinds, **none, "error": str(error)}
@@ -141,9 +143,12 @@ def trial(
     name: str,
     kinds: Sequence[str],
     rng: random.Random,
-    window: tuple[float, float],
+    share: float = 1.0,
 ) -> dict[str, Any]:
-    """One run with kills at random times, and what became of it.
+    """One run with kills at random moments, and what became of it.
+
+    A moment is up to a second after a random number of files are committed: seconds alone would
+    miss a run that a quieter machine ends sooner than the undisturbed one.
 
     Args:
         nodes: of the cluster.
@@ -152,7 +157,7 @@ def trial(
         name: of the run.
         kinds: what is killed, in turn.
         rng: decides when, and which actor or node.
-        window: first and last second in which a kill may fall, after the driver's own start.
+        share: of the run's files, in (0, 1], before which kills fall.
 
     Raises:
         RuntimeError: the run did not succeed, however often it was started.
@@ -163,8 +168,11 @@ def trial(
     with _run(nodes, arguments, folder, name) as run:
         run.wait_for("run.json")
         begin = time.monotonic()
-        for moment in sorted(rng.uniform(*window) for _ in kinds):
-            time.sleep(max(0.0, begin + moment - time.monotonic()))
+        files = int(share * _committed(folder / "undisturbed"))
+        for wanted in sorted(rng.randrange(files) for _ in kinds):
+            while run.alive and _committed(run.output) < wanted:
+                time.sleep(_LOOK_SECONDS)
+            time.sleep(rng.uniform(0.0, _LATER_SECONDS))
             found["kills_under_way"] += run.alive
             found["generation_actors_killed"] += nodes.kill(kinds[found["kills"]], run, rng)
             found["kills"] += 1
@@ -178,6 +186,11 @@ def trial(
         **{key: found[key] for key in _SUMS},
         "seconds": round(taken, 1),
     }
+
+
+def _committed(run: Path) -> int:
+    """Number of committed files of a run."""
+    return sum(len(list((run / name).glob("part-*.parquet"))) for name in _TABLES)
 
 
 def _compare(whole: Path, run: Path) -> Counter[str]:

@@ -25,9 +25,11 @@ def finished(tmp_path_factory):
         "prompt_id,text\ngood,a {subject}\ndeadly,a {subject} and hemlock\n"
     )
     (folder / "styles.csv").write_text("style,suffix\nraw,photo\n")
+    (folder / "config.yaml").write_text("set_pictures: 0\n")
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "jobs" / "benchmark.py"), "--address", "local"),
+            *("--config", str(folder / "config.yaml")),
             *("--identities", str(folder / "photos"), "--prompts", str(folder / "prompts.csv")),
             *("--styles", str(folder / "styles.csv"), "--methods", "timed", "--metrics", "timed"),
             *("--batch-size", "2", "--tracking-uri", "none", "--output", str(folder / "run")),
