@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.run import load_scenario
+from infinite_id.methods import METHODS
+from infinite_id.timed_config import TimedConfig
+from tests.loop import undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(290)]
 
 
-def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path):
-    from benchmarks.chaos import trial, undisturbed
+def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path, monkeypatch):
+    from benchmarks.chaos import trial
     from benchmarks.chaos_cluster import cluster
+    from benchmarks.crowd import crowd_config
     from pipelines.session import quiet
 
     quiet()
     small = {"people": 8, "prompts": 2, "styles": 2, "seeds": 2, "batch_size": 4}
     arguments = load_scenario("chaos")["arguments"] | small
+    # This process read the environment when it imported METHODS.
+    monkeypatch.setenv("INFINITE_ID_TIMED_SECONDS", str(arguments["seconds_per_batch"]))
+    monkeypatch.setitem(METHODS, "timed", replace(METHODS["timed"], config=TimedConfig()))
+    config = crowd_config(arguments, tmp_path)
+    update = {"output": str(tmp_path / "undisturbed")}
+    undisturbed(config.model_copy(update=update), scores=True)
     with cluster() as nodes:
-        undisturbed(nodes, arguments, tmp_path)
         rng = random.Random(arguments["seed"])
         found = trial(nodes, arguments, tmp_path, "disturbed", ["actor", "node"], rng, share=0.6)
     assert found["kills_under_way"] == 2

@@ -17,13 +17,9 @@ import pytest
 from infinite_id.config import preset
 from infinite_id.methods import METHODS
 from infinite_id.timed_config import TimedConfig
-from pipelines.inputs import load_manifests, model_family, request_plan
-from pipelines.phases import generation_stage, people_stages
 from pipelines.schemas import EMBEDDINGS, FACES, IMAGES, REQUESTS, version_of
 from pipelines.settings import load_config
-from pipelines.stage import Stage
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from tests.loop import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -115,24 +111,6 @@ def test_a_finished_run_is_not_overwritten_and_resumes_to_nothing(finished):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*")} == before
 
 
-def undisturbed(output: Path, **settings: object) -> None:
-    """People and pictures of the same run, made by the same actors one after the other, no Ray."""
-    config = load_config(output=str(output), **settings)
-    family, manifests, store = model_family(config), load_manifests(config), Store(str(output))
-    people, slices = people_stages(config, family, manifests, store)
-    in_a_loop(people, len(slices))
-    plan = request_plan(config, family, manifests, store)
-    in_a_loop([generation_stage(config, family, plan, store)], plan.units)
-
-
-def in_a_loop(stages: list[Stage], units: int) -> None:
-    actors = [stage.actor(**stage.kwargs) for stage in stages]
-    for unit in range(units):
-        table = unit_table([unit])
-        for actor in actors:
-            table = actor(table)
-
-
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setenv("INFINITE_ID_TIMED_SECONDS", "0.5")
     # This process read the environment when it imported METHODS.
@@ -164,7 +142,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypat
     assert 3 <= len(committed) < 20
     resumed = run(*options, "--output", str(tmp_path / "killed"), "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    undisturbed(tmp_path / "whole", methods=["timed"], limit=40, batch_size=2)
+    config = load_config(output=str(tmp_path / "whole"), methods=["timed"], limit=40, batch_size=2)
+    undisturbed(config)
     for name, data in committed.items():
         assert (images / name).read_bytes() == data
     tables = [

@@ -1,0 +1,36 @@
+"""A run without Ray: the same actors one after the other, for others to be compared with."""
+
+from __future__ import annotations
+
+from pipelines.benchmark import write_requests
+from pipelines.inputs import load_manifests, model_family, request_plan
+from pipelines.phases import generation_stage, people_stages, picture_stages
+from pipelines.settings import BenchmarkConfig
+from pipelines.stage import Stage
+from pipelines.storage import Store
+from pipelines.units import unit_table
+
+__all__ = ["undisturbed"]
+
+
+def undisturbed(config: BenchmarkConfig, *, scores: bool = False) -> None:
+    """Writes people, requests and pictures of a configuration, and scores where they are wanted."""
+    family, manifests, store = model_family(config), load_manifests(config), Store(config.output)
+    people, slices = people_stages(config, family, manifests, store)
+    _in_a_loop(people, len(slices))
+    plan = request_plan(config, family, manifests, store)
+    write_requests(store, plan)
+    stages = (
+        picture_stages(config, family, plan, store, config.metrics)
+        if scores
+        else [generation_stage(config, family, plan, store)]
+    )
+    _in_a_loop(stages, plan.units)
+
+
+def _in_a_loop(stages: list[Stage], units: int) -> None:
+    actors = [stage.actor(**stage.kwargs) for stage in stages]
+    for unit in range(units):
+        table = unit_table([unit])
+        for actor in actors:
+            table = actor(table)
