@@ -57,13 +57,18 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         in all and at most for one killed generation actor; seconds of an undisturbed and of a
         disturbed run.
     """
+    from benchmarks.crowd import crowd_config
     from pipelines.session import quiet
 
     quiet()
     begin = time.monotonic()
     most = arguments["seconds"]
-    with _place(arguments["folder"]) as folder, cluster() as nodes:
-        seconds = undisturbed(nodes, arguments, folder)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_place(arguments["folder"]))
+        # Before the nodes start: their workers take the seconds of a batch from the environment.
+        config = crowd_config(arguments, folder)
+        nodes = stack.enter_context(cluster())
+        seconds = undisturbed(nodes, config, folder)
         record = folder / "trials.jsonl"
         done = record.read_text().splitlines() if record.exists() else []
         for number in range(len(done), arguments["trials"]):
@@ -73,7 +78,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
             rng = random.Random(arguments["seed"] + number)
             name = f"trial-{number}"
             try:
-                found = trial(nodes, arguments, folder, name, kinds, rng)
+                found = trial(nodes, config, folder, name, kinds, rng)
             except RuntimeError as error:
                 none = dict.fromkeys(_SUMS, 0) | {"runs_failed": 1, "seconds": 0.0}
                 found = {"name": name, "kinds": kinds, **none, "error": str(error)}
@@ -109,15 +114,12 @@ def _figures(trials: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, A
     }
 
 
-def _run(nodes: Nodes, arguments: Mapping[str, Any], folder: Path, name: str) -> Run:
-    from benchmarks.crowd import crowd_config
-
-    config = crowd_config(arguments, folder)
+def _run(nodes: Nodes, config: Any, folder: Path, name: str) -> Run:
     update = {"address": nodes.address, "output": str(folder / name)}
     return Run(config.model_copy(update=update), folder)
 
 
-def undisturbed(nodes: Nodes, arguments: Mapping[str, Any], folder: Path) -> float:
+def undisturbed(nodes: Nodes, config: Any, folder: Path) -> float:
     """Makes the run that others are compared with, `folder`/undisturbed, unless it is there.
 
     Returns:
@@ -125,7 +127,7 @@ def undisturbed(nodes: Nodes, arguments: Mapping[str, Any], folder: Path) -> flo
     """
     record = folder / "undisturbed.json"
     if not record.exists():
-        with _run(nodes, arguments, folder, "undisturbed") as whole:
+        with _run(nodes, config, folder, "undisturbed") as whole:
             whole.wait_for("run.json")
             begin = time.monotonic()
             whole.finish()
@@ -138,7 +140,7 @@ def undisturbed(nodes: Nodes, arguments: Mapping[str, Any], folder: Path) -> flo
 
 def trial(
     nodes: Nodes,
-    arguments: Mapping[str, Any],
+    config: Any,
     folder: Path,
     name: str,
     kinds: Sequence[str],
@@ -152,7 +154,7 @@ def trial(
 
     Args:
         nodes: of the cluster.
-        arguments: as of `run`.
+        config: `benchmarks.crowd.crowd_config`, made before the nodes were.
         folder: that holds the undisturbed run.
         name: of the run.
         kinds: what is killed, in turn.
@@ -165,7 +167,7 @@ def trial(
     found: Counter[str] = Counter()
     # What a call that was itself killed left of this trial.
     shutil.rmtree(folder / name, ignore_errors=True)
-    with _run(nodes, arguments, folder, name) as run:
+    with _run(nodes, config, folder, name) as run:
         run.wait_for("run.json")
         begin = time.monotonic()
         files = int(share * _committed(folder / "undisturbed"))

@@ -32,7 +32,7 @@ def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path, monk
     undisturbed(config.model_copy(update=update), scores=True)
     with cluster() as nodes:
         rng = random.Random(arguments["seed"])
-        found = trial(nodes, arguments, tmp_path, "disturbed", ["actor", "node"], rng, share=0.6)
+        found = trial(nodes, config, tmp_path, "disturbed", ["actor", "node"], rng, share=0.6)
     assert found["kills_under_way"] == 2
     assert found["driver_starts"] == 1
     wrong = ("rows_lost", "rows_doubled", "rows_refused", "files_torn", "hangs")
