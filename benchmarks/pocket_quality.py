@@ -62,7 +62,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
 
     Args:
         arguments: people (of the test split), prompts (each person's), methods (the first one is
-            judged absolutely), steps, batch, threads, real_photos (bool).
+            judged absolutely), steps, guidance_scale, batch, threads, real_photos (bool).
 
     Returns:
         Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
@@ -78,7 +78,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     generators = load_generators(names, preset("pocket"))
     figures: dict[str, float] = {"trained": float(pocket.is_trained())}
     for group, people in groups.items():
-        cases = _cases(people, arguments["prompts"], arguments["steps"])
+        cases = _cases(people, arguments)
         tables = {}
         for name in names if group == "synthetic" else names[:1]:
             pictures, seconds = _generate(generators[name], cases, people, arguments["batch"])
@@ -98,13 +98,13 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _cases(people: Sequence[TestPerson], prompts: int, steps: int) -> list[Case]:
+def _cases(people: Sequence[TestPerson], arguments: Mapping[str, Any]) -> list[Case]:
     """Every person's prompts: half raw photos, half in the styles, all parts drawn."""
     rng = np.random.default_rng(4)
     painted = [style for style in STYLES if style != "photo"]
     cases = []
     for number, _ in enumerate(people):
-        for k in range(prompts):
+        for k in range(arguments["prompts"]):
             color, scene = str(rng.choice(list(COLORS))), str(rng.choice(list(SCENES)))
             style = "photo" if k % 2 == 0 else str(rng.choice(painted))
             article = "an" if color == "orange" else "a"
@@ -122,8 +122,8 @@ def _cases(people: Sequence[TestPerson], prompts: int, steps: int) -> list[Case]
                 seed=1000 * number + k,
                 height=pocket.IMAGE_SIZE,
                 width=pocket.IMAGE_SIZE,
-                num_inference_steps=steps,
-                guidance_scale=5.0,
+                num_inference_steps=arguments["steps"],
+                guidance_scale=arguments["guidance_scale"],
             )
             cases.append(Case(request, number, color, scene, style))
     return cases

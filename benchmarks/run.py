@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     record: dict[str, Any] = {"benchmark": given.name, "arguments": values}
+    # transformers reads it when a benchmark imports it: a missing torchvision is no news here.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         module = importlib.import_module(f"benchmarks.{scenario['module']}")
         record["figures"] = module.run(values)
