@@ -23,11 +23,17 @@ __all__ = ["build", "local_app"]
 
 
 def local_app(config: ServiceConfig) -> FastAPI:
-    """The application with the generators in this process; models load when it starts."""
+    """The application with the generators in this process; models load when it starts.
+
+    Raises:
+        ValueError: the safety check does not load.
+    """
     from pipelines.serving.app import create_app
     from pipelines.serving.backends import LocalBackend, load_batcher
+    from pipelines.serving.safety import load_safety_check
     from pipelines.serving.service import Service
 
+    load_safety_check(config.safety_check)
     return create_app(config, lambda: Service(config, LocalBackend(load_batcher(config))))
 
 
@@ -63,6 +69,7 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         pydantic.ValidationError: an unknown field or a value out of range.
     """
     from ray import serve
+    from ray.serve.config import BackpressureConfig
 
     config = ServiceConfig(**(args or {}))
     settings = config.model_dump()
@@ -82,6 +89,7 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
             "num_gpus": config.generator_gpus,
         },
         graceful_shutdown_timeout_s=config.request_timeout_seconds,
+        max_surge_percent=config.surge_percent,
     ).bind(settings)
 
     def app() -> FastAPI:
@@ -105,6 +113,9 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=4 * config.max_queue,
+        max_queued_requests=4 * config.max_queue,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=2),
+        max_surge_percent=config.surge_percent,
         ray_actor_options={"num_cpus": 0.5},
         graceful_shutdown_timeout_s=config.request_timeout_seconds,
     ).bind(generation)

@@ -109,7 +109,7 @@ class RayBackend:
     ) -> AsyncIterator[Event]:
         """As of `Batcher`; a replica that dies costs one more attempt on another."""
         from ray.exceptions import RayActorError
-        from ray.serve.exceptions import BackPressureError
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         deadline = Deadline(timeout)
         for attempt in range(2):
@@ -128,7 +128,7 @@ class RayBackend:
             except TimeoutError:
                 yield "error", deadline.error()
                 return
-            except (RayActorError, StopAsyncIteration):
+            except (RayActorError, DeploymentUnavailableError, StopAsyncIteration):
                 if attempt:
                     message = "The generation replica was lost: try again."
                     yield "error", ServiceError(503, "replica_lost", message, 5)

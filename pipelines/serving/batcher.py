@@ -7,6 +7,7 @@ Pictures do not depend on their batch mates: noise comes from each request's own
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -66,7 +67,10 @@ class _Job:
         )
 
     def send(self, event: Event) -> None:
-        if not self.gone.is_set():
+        if self.gone.is_set():
+            return
+        # A loop that is closed has nobody who waits; the thread goes on for the others.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
     def wants_preview(self, step: int, steps: int) -> bool:
@@ -149,7 +153,7 @@ class Batcher:
         job = _Job(requests, people, time.monotonic() + timeout, previews)
         try:
             with self._ready:
-                if self._closed:
+                if not self.alive:
                     raise ServiceError(503, "stopping", "The service is stopping.", 5)
                 if self.waiting + len(requests) > self._max_queue:
                     raise overloaded("pictures")

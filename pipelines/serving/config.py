@@ -43,6 +43,8 @@ class ServiceConfig(BaseModel):
         audit_path: SQLite file with one row a picture; None for none.
         generator_replicas: most generation replicas on Ray.
         generator_gpus: of one generation replica on Ray.
+        surge_percent: extra replicas on Ray while a new version is rolled out, of those there
+            are; where the cluster has no room for them, the new version waits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +82,7 @@ class ServiceConfig(BaseModel):
     audit_path: str | None = None
     generator_replicas: int = Field(1, ge=1)
     generator_gpus: float = Field(0.0, ge=0)
+    surge_percent: int = Field(0, ge=0, le=100)
 
     @model_validator(mode="after")
     def _names_exist(self) -> ServiceConfig:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipelines.client import Client, Preview
 from pipelines.images import AI_GENERATED
+from pipelines.serve import local_app
+from pipelines.serving.config import ServiceConfig
 from pipelines.serving.safety import load_safety_check
 from tests.pipelines.serving.conftest import upload
 
@@ -101,6 +103,6 @@ def test_a_check_that_refuses_or_fails_keeps_pictures_back(
 
 
 @pytest.mark.parametrize("path", ["no_such_module:x", "json:no_such_function"])
-def test_a_check_that_does_not_exist(path):
+def test_a_check_that_does_not_exist_is_found_before_a_model_is_loaded(path):
     with pytest.raises(ValueError, match=f"safety_check is '{path}'"):
-        load_safety_check(path)
+        local_app(ServiceConfig(safety_check=path))
