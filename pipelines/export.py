@@ -81,9 +81,8 @@ def export_run(
     }  # fmt: skip
     _check_same(output, settings)
     parts = _judged(run, refused=refused) if synthesis else (_joined(run, unit) for unit in units)
-    with Lease(output) as lease:
+    with Lease(output) as lease, Sinks(output, format, file_bytes) as sinks:
         output.sweep()
-        sinks = Sinks(output, format, file_bytes)
         for done, table in enumerate(parts, 1):
             lease.check()
             for folder, part in _split(table, partition):

@@ -196,7 +196,10 @@ def _tar_rows(store: Store, name: str) -> int:
 
 
 class Sinks:
-    """Files by partition folder; the one that waited longest is ended when too many are open."""
+    """Files by partition folder; the one that waited longest is ended when too many are open.
+
+    Used as a context manager: an error inside leaves none of the files that are open.
+    """
 
     def __init__(self, store: Store, kind: str, file_bytes: int) -> None:
         self._store, self._kind, self._file_bytes = store, kind, file_bytes
@@ -204,23 +207,26 @@ class Sinks:
         self._numbers: dict[str, int] = {}
         self._done: list[ExportedFile] = []
 
+    def __enter__(self) -> Sinks:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if error is not None:
+            for file in self._open.values():
+                file.abandon(error)
+
     def write(self, folder: str, table: pa.Table) -> None:
         """Rows of one partition."""
         if table.num_rows == 0:
             return
-        try:
-            if folder not in self._open:
-                self._open[folder] = self._start(folder, table.schema)
-            self._open.move_to_end(folder)
-            self._open[folder].write(table)
-            if self._open[folder].full:
-                self._end(folder)
-            elif len(self._open) > _MOST_OPEN:
-                self._end(next(iter(self._open)))
-        except BaseException as error:
-            for file in self._open.values():
-                file.abandon(error)
-            raise
+        if folder not in self._open:
+            self._open[folder] = self._start(folder, table.schema)
+        self._open.move_to_end(folder)
+        self._open[folder].write(table)
+        if self._open[folder].full:
+            self._end(folder)
+        elif len(self._open) > _MOST_OPEN:
+            self._end(next(iter(self._open)))
 
     def close(self) -> list[ExportedFile]:
         """Ends all files."""
