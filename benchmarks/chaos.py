@@ -124,7 +124,15 @@ def undisturbed(nodes: Nodes, config: Any, folder: Path) -> float:
 
     Returns:
         its seconds, after the driver's own start.
+
+    Raises:
+        ValueError: the one that is there has other pictures, of another version of this program.
     """
+    from pipelines.inputs import model_family
+    from pipelines.revisions import method_revision, weights_revision
+
+    family = model_family(config)
+    revision = method_revision(config.methods[0], family, weights_revision(family)[0])
     record = folder / "undisturbed.json"
     if not record.exists():
         with _run(nodes, config, folder, "undisturbed") as whole:
@@ -134,8 +142,14 @@ def undisturbed(nodes: Nodes, config: Any, folder: Path) -> float:
             seconds = time.monotonic() - begin
         if whole.starts > 1:
             raise RuntimeError(f"the undisturbed run failed: {whole.words()}")
-        record.write_text(json.dumps(seconds))
-    return json.loads(record.read_text())
+        record.write_text(json.dumps({"revision": revision, "seconds": seconds}))
+    kept = json.loads(record.read_text())
+    if kept["revision"] != revision:
+        raise ValueError(
+            f"folder {folder} holds runs of {kept['revision']}, this program makes {revision}, "
+            "allowed: another folder"
+        )
+    return kept["seconds"]
 
 
 def trial(
