@@ -12,7 +12,7 @@ from infinite_id.methods import METHODS
 from infinite_id.timed_config import TimedConfig
 from tests.loop import undisturbed
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(290)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path, monkeypatch):
