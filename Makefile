@@ -40,7 +40,7 @@ benchmark: $(VENV)/installed  ## set up, run the main job on the embedded defaul
 	@$(BIN)/python jobs/benchmark.py --config jobs/configs/default.yaml --output runs/benchmark-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 test: $(VENV)/installed-dev  ## set up, run the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
 	@$(BIN)/ruff check .

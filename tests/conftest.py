@@ -41,7 +41,9 @@ def need() -> Callable[[str, bool, str], None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run the tests: a file stays in one, and so do all that start Ray,
-    whose clusters would take each other's cores."""
+    whose clusters would take each other's cores. Those wait more than they compute, so they come
+    first and the others run beside them."""
+    rays = {item: item.get_closest_marker("ray") is not None for item in items}
+    items.sort(key=lambda item: not rays[item])
     for item in items:
-        ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("ray" if rays[item] else str(item.path)))
