@@ -38,12 +38,17 @@ def need() -> Callable[[str, bool, str], None]:
     return check
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Where several processes run the tests: a file stays in one, and so do all that start Ray,
-    whose clusters would take each other's cores. Those wait more than they compute, so they come
-    first and the others run beside them."""
-    rays = {item: item.get_closest_marker("ray") is not None for item in items}
-    items.sort(key=lambda item: not rays[item])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if rays[item] else str(item.path)))
+    whose clusters would take each other's cores."""
+    item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else item.path.stem))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start Ray come first: they wait more than they compute, and the others run
+    beside them."""
+    items.sort(key=lambda item: not _starts_ray(item))
+
+
+def _starts_ray(item: pytest.Item) -> bool:
+    return item.get_closest_marker("ray") is not None
