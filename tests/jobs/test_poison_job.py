@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(290)]
+# The short form, which kills itself on a row without Ray, is tests/pipelines/test_attempts.py.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(290)]
 
 
 @pytest.fixture(scope="module")
