@@ -2,7 +2,8 @@
 
 The loop generates, encodes and scores the same requests batch by batch with the same actors'
 code. The pipeline's time runs from its first finished unit to its last, so that neither side
-counts the loading of weights.
+counts the loading of weights. The loop's torch has `threads` threads; the pipeline has what a run
+gets by default.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Runs both sides `repeats` times, in turn.
 
     Args:
-        arguments: pictures, batch_size, steps, method, threads, repeats.
+        arguments: pictures, batch_size, steps, method, threads (of the loop), repeats.
 
     Returns:
         seconds a picture of each side (medians) and `overhead`, pipeline / loop - 1.
@@ -54,7 +55,6 @@ def _config(arguments: Mapping[str, Any], output: Path) -> Any:
         batch_size=arguments["batch_size"],
         num_inference_steps=arguments["steps"],
         limit=arguments["pictures"],
-        resources={"threads": arguments["threads"]},
         address="local",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from jobs.console import console, progress_display, show_table, user_errors
 from jobs.tracking import check_tracking, tracking_address
 from pipelines.storage import Store
 from pipelines.training_config import TrainingConfig, load_training_config
+from pipelines.training_samples import SAMPLES
 
 __all__ = ["train"]
 
@@ -75,8 +77,9 @@ def train(
     store = Store(settings.output, settings.storage_options)
     store.check_writable()
     from pipelines.session import ray_session
-    from pipelines.training import prepare_pairs, read_metrics
+    from pipelines.training import prepare_pairs
     from pipelines.training import train as run_training
+    from pipelines.training_worker import read_metrics
 
     with ray_session(settings.address), _tracked(settings, tracking) as log:
         counts = prepare_pairs(settings)
@@ -126,7 +129,7 @@ def _watched(
     store: Store, steps: int, show: Callable[[str, int, int], None], log: Callable[[list], None]
 ) -> Iterator[None]:
     """Shows and logs what the workers report while they train."""
-    from pipelines.training import read_metrics
+    from pipelines.training_worker import read_metrics
 
     stop = threading.Event()
 
@@ -152,7 +155,7 @@ def _watched(
 def _tracked(
     settings: TrainingConfig, uri: str | None
 ) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """Yields log(rows): sends the rows not yet sent. At the end the adapter and samples follow."""
+    """Yields log(rows): sends the rows and sample grids not yet sent. The adapter follows last."""
     if uri is None:
         yield lambda rows: None
         return
@@ -167,6 +170,7 @@ def _tracked(
         mlflow.create_experiment(settings.experiment, artifact_location=location)
     mlflow.set_experiment(settings.experiment)
     client, sent = mlflow.MlflowClient(), set()
+    store = Store(settings.output, settings.storage_options)
     with mlflow.start_run(run_name=settings.output.rstrip("/").rsplit("/", 1)[-1]) as run:
         mlflow.log_params({key: str(value) for key, value in settings.model_dump().items()})
 
@@ -177,62 +181,22 @@ def _tracked(
                 sent.add(row["step"])
                 for name in ("loss", "pictures_per_second", "gradient_norm"):
                     client.log_metric(run.info.run_id, name, row[name], step=row["step"])
+            for name in store.names(SAMPLES, ".png"):
+                if name not in sent:
+                    sent.add(name)
+                    _log_grid(client, run.info.run_id, store, name)
 
         yield log
-        store = Store(settings.output, settings.storage_options)
         if store.exists("adapter.safetensors"):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "adapter.safetensors")
                 path.write_bytes(store.read_bytes("adapter.safetensors"))
                 mlflow.log_artifact(str(path))
-                _log_samples(settings, path, mlflow)
 
 
-def _log_samples(settings: TrainingConfig, adapter: Path, mlflow: Any) -> None:
-    """A grid of one person of the data in four prompts, made with the adapter just trained."""
-    import numpy as np
+def _log_grid(client: Any, run_id: str, store: Store, name: str) -> None:
+    from PIL import Image
 
-    from infinite_id.methods import load_generator
-    from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
-
-    family = dataclasses.replace(preset_of(settings.preset), adapter_path=str(adapter))
-    store = Store(settings.output, settings.storage_options)
-    rows = [
-        row
-        for table in store.tables("pairs")
-        for row in table.to_pylist()
-        if row["latents"] is not None and row["split"] != "train"
-    ] or [
-        row
-        for table in store.tables("pairs")
-        for row in table.to_pylist()
-        if row["latents"] is not None
-    ]
-    row, encoders = rows[0], family.encoders
-    clip = np.frombuffer(row["clip"], "<f2").reshape(-1, encoders.clip_width)
-    embedding = IdentityEmbedding(np.asarray(row["face"], np.float32), clip, "training")
-    prompts = (
-        "a person wearing a red shirt, in the snow, raw photo",
-        "a person wearing a blue shirt, on a beach, raw photo",
-        "a person wearing a purple dress, on a beach, sunset, comic book style",
-        "a person wearing a green sweater, in a forest, raw photo",
-    )
-    requests = [
-        GenerationRequest(
-            f"sample-{number}",
-            "person",
-            "infinite_id",
-            prompt,
-            "",
-            "",
-            number,
-            family.height,
-            family.width,
-            family.sampler.num_inference_steps,
-            family.sampler.guidance_scale,
-        )
-        for number, prompt in enumerate(prompts)
-    ]
-    person = Identity("person", (), embedding)
-    pictures = load_generator("infinite_id", family).generate(requests, {"person": person})
-    mlflow.log_image(np.concatenate([one.image for one in pictures], axis=1), "samples.png")
+    step = int(Path(name).stem.rpartition("-")[2])
+    with Image.open(io.BytesIO(store.read_bytes(f"{SAMPLES}/{name}"))) as grid:
+        client.log_image(run_id, grid.copy(), key=SAMPLES, step=step)

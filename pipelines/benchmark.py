@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -80,9 +81,10 @@ def run_benchmark(
     with open_run(config, family, digests=digests, command=command) as run:
         people, slices = people_stages(config, family, manifests, run.store)
         check_stages(people, ["unit"], run.cluster)
-        check_stages(
-            picture_stages(config, family, None, run.store, config.metrics), ["unit"], run.cluster
+        pictures = partial(
+            picture_stages, config, family, metrics=config.metrics, cluster=run.cluster
         )
+        check_stages(pictures(plan=None, store=run.store), ["unit"], run.cluster)
 
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, "embeddings", range(len(slices))):
@@ -95,7 +97,7 @@ def run_benchmark(
         run.folder.update(plan={"requests": len(plan), "units": plan.units})
         write_requests(run.store, plan)
 
-        stages = picture_stages(config, family, plan, run.store, config.metrics)
+        stages = pictures(plan=plan, store=run.store)
         committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
         finished = sum(plan.unit_rows(int(unit)) for unit in committed)
         with run.timings.measure("images and scores") as phase:

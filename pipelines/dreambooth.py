@@ -19,7 +19,12 @@ from PIL import Image
 
 from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.config import Preset
-from pipelines.inputs import generation_gpus, load_manifests, model_family
+from pipelines.inputs import (
+    generation_gpus,
+    generation_pool,
+    load_manifests,
+    model_family,
+)
 from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
 from pipelines.stage import Stage, apply_stage, check_stages
@@ -65,27 +70,28 @@ def fit_people(
 
     begin = time.perf_counter()
     family, identities = model_family(config), load_manifests(config).identities
-    stage = Stage(
-        "dreambooth",
-        DreamBoothActor,
-        {
-            "identities": identities,
-            "folder": folder,
-            "preset": family,
-            "fit": fit,
-            "largest": config.largest_face,
-            "held_out": config.held_out_photos,
-            "options": config.storage_options,
-            "threads": config.resources.threads,
-        },
-        needs={"unit": "number of the person"},
-        gives=("identity_id", "state", "message"),
-        concurrency=config.resources.generation_actors,
-        num_cpus=config.resources.generation_cpus,
-        num_gpus=generation_gpus(config, family),
-    )
     states: list[dict[str, Any]] = []
     with ray_session(config.address) as cluster:
+        actors, threads = generation_pool(config, family, identities.num_rows, cluster)
+        stage = Stage(
+            "dreambooth",
+            DreamBoothActor,
+            {
+                "identities": identities,
+                "folder": folder,
+                "preset": family,
+                "fit": fit,
+                "largest": config.largest_face,
+                "held_out": config.held_out_photos,
+                "options": config.storage_options,
+                "threads": threads,
+            },
+            needs={"unit": "number of the person"},
+            gives=("identity_id", "state", "message"),
+            concurrency=actors,
+            num_cpus=config.resources.generation_cpus,
+            num_gpus=generation_gpus(config, family),
+        )
         check_stages([stage], ["unit"], cluster)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from infinite_id.config import Preset
 from infinite_id.methods import METHODS
 from pipelines.actors import GenerationActor, ScoringActor
-from pipelines.inputs import generation_gpus
+from pipelines.inputs import generation_gpus, generation_pool
 from pipelines.manifest import Manifests
 from pipelines.people_actors import EmbeddingActor, FaceActor
 from pipelines.plan import UnitPlan
@@ -77,12 +77,14 @@ def generation_stage(
     family: Preset,
     plan: UnitPlan | None,
     store: Store,
+    cluster: Mapping[str, float],
     *,
     watermark: str | None = None,
 ) -> Stage:
-    """The stage that makes pictures; the plan may be None to check it."""
-    resources = config.resources
+    """The stage that makes pictures, see `picture_stages`."""
     gpus = generation_gpus(config, family)
+    units = 0 if plan is None else len(plan) // config.batch_size
+    actors, threads = generation_pool(config, family, units, cluster)
     needs_base = any(METHODS[name].needs_base for name in config.method_names)
     return Stage(
         "images",
@@ -93,13 +95,13 @@ def generation_stage(
             "preset": family,
             "image_format": config.image_format,
             "watermark": watermark,
-            "threads": resources.threads,
+            "threads": threads,
             "options": config.storage_options,
         },
         needs={"unit": "number of the unit"},
         gives=(*IMAGES.names, "unit"),
-        concurrency=resources.generation_actors,
-        num_cpus=resources.generation_cpus,
+        concurrency=actors,
+        num_cpus=config.resources.generation_cpus,
         num_gpus=gpus,
         # On a CPU the generator takes every core, and encoding beside it only slows it.
         calls=2 if gpus or not needs_base else 1,
@@ -112,19 +114,21 @@ def picture_stages(
     plan: UnitPlan | None,
     store: Store,
     metrics: Sequence[str] | None,
+    cluster: Mapping[str, float],
 ) -> list[Stage]:
-    """The generation and scoring stages; the plan may be None to check them.
+    """The generation and scoring stages.
 
     Args:
         config: of the run.
         family: model family.
-        plan: of the requests.
+        plan: of the requests; None to check the stages, with the fewest actors.
         store: the run folder.
         metrics: names, see `eval.suite`; None for the default ones.
+        cluster: resources as `ray.cluster_resources()` gives them.
     """
     resources = config.resources
     return [
-        generation_stage(config, family, plan, store),
+        generation_stage(config, family, plan, store, cluster),
         Stage(
             "scores",
             ScoringActor,

@@ -131,6 +131,10 @@ class UnitPlan(Protocol):
     texts: list[Text]
     subjects: list[Subject]
 
+    def __len__(self) -> int:
+        """Requests."""
+        ...
+
     def table(self, unit: int) -> pa.Table:
         """The requests of a unit, schema REQUESTS."""
         ...

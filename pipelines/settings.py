@@ -35,11 +35,15 @@ class Strict(BaseModel):
 
 
 class Resources(Strict):
-    """Actors of each stage, and what one takes. The defaults fit two cores."""
+    """Actors of each stage, and what one takes. The defaults fit two cores.
+
+    `generation_actors` and `threads` (of torch in one of them, on a CPU) are fitted to the run and
+    the cluster where they are None: see `pipelines.inputs.generation_pool`.
+    """
 
     face_actors: int = Field(1, ge=1)
     embedding_actors: int = Field(1, ge=1)
-    generation_actors: int = Field(1, ge=1)
+    generation_actors: int | None = Field(None, ge=1)
     scoring_actors: int = Field(1, ge=1)
     face_cpus: float = Field(0.5, gt=0)
     embedding_cpus: float = Field(0.5, gt=0)
@@ -47,7 +51,7 @@ class Resources(Strict):
     generation_gpus: float | None = Field(None, ge=0)  # None: 1 for sdxl, 0 for pocket
     scoring_cpus: float = Field(1.0, gt=0)
     scoring_gpus: float = Field(0.0, ge=0)
-    threads: int = Field(2, ge=1)  # of torch in a generation actor on a CPU
+    threads: int | None = Field(None, ge=1)
 
 
 class Requirement(Strict):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 __all__ = [
+    "SPARE_CPUS",
     "Progress",
     "Stage",
     "Step",
@@ -31,6 +32,9 @@ __all__ = [
     "report_stages",
     "stream_units",
 ]
+
+SPARE_CPUS = 0.5
+"""Kept free of actors, for reading and writing; a pool that takes every CPU never moves."""
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total), after every unit."""
@@ -86,7 +90,7 @@ def check_stages(
     first_columns: Sequence[str],
     cluster: Mapping[str, float],
     *,
-    spare_cpus: float = 0.5,
+    spare_cpus: float = SPARE_CPUS,
 ) -> None:
     """Checks names, columns and resources of a chain of stages.
 
@@ -94,7 +98,7 @@ def check_stages(
         stages: in their order.
         first_columns: of the data that enters the first stage.
         cluster: resources as `ray.cluster_resources()` gives them: "CPU", "GPU".
-        spare_cpus: kept free for reading and writing; a pool that takes every CPU never moves.
+        spare_cpus: kept free of actors.
 
     Raises:
         ValueError: a name that stands twice, a column that no earlier stage gives, fewer than one

@@ -90,7 +90,7 @@ def run_synthesis(
             people.append(_reference_stage(config, run.store))
             last = "references"
         check_stages(people, ["unit"], run.cluster)
-        check_stages(_picture_stages(config, family, None, run.store, []), ["unit"], run.cluster)
+        check_stages(_picture_stages(config, family, None, run, []), ["unit"], run.cluster)
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, last, range(len(slices))):
                 run.lease.check()
@@ -147,7 +147,7 @@ def _draw(
     progress: Progress,
 ) -> None:
     """Makes and measures the pictures of a round."""
-    stages = _picture_stages(config, family, plan, run.store, places)
+    stages = _picture_stages(config, family, plan, run, places)
     there = committed_units(run.store, "scores")
     finished = sum(plan.unit_rows(unit) for unit in plan.units if unit in there)
     with run.timings.measure("images and scores") as phase:
@@ -185,17 +185,17 @@ def _picture_stages(
     config: SynthesisConfig,
     family: Preset,
     plan: RoundPlan | None,
-    store: Store,
+    run: OpenRun,
     places: Places,
 ) -> list[Stage]:
     resources = config.resources
     return [
-        generation_stage(config, family, plan, store, watermark=config.watermark),
+        generation_stage(config, family, plan, run.store, run.cluster, watermark=config.watermark),
         Stage(
             "scores",
             MeasuringActor,
             {
-                "store": store,
+                "store": run.store,
                 "plan": plan,
                 "gates": config.gates,
                 "preset_name": family.name,

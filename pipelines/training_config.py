@@ -18,6 +18,8 @@ class TrainingConfig(BaseModel):
 
     `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
     caption. `output` is a folder at any fsspec address; a second run with the same one resumes.
+    `sample_steps`: a grid of sample pictures at the first checkpoint after every so many steps and
+    at the end; 0 for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +45,7 @@ class TrainingConfig(BaseModel):
     shuffle_rows: int = Field(256, ge=1)
     seed: int = Field(0, ge=0)
     checkpoint_steps: int = Field(100, ge=1)
+    sample_steps: int = Field(500, ge=0)
     workers: int = Field(1, ge=1, le=4096)
     use_gpu: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)

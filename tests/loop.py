@@ -21,9 +21,9 @@ def undisturbed(config: BenchmarkConfig, *, scores: bool = False) -> None:
     plan = request_plan(config, family, manifests, store)
     write_requests(store, plan)
     stages = (
-        picture_stages(config, family, plan, store, config.metrics)
+        picture_stages(config, family, plan, store, config.metrics, {})
         if scores
-        else [generation_stage(config, family, plan, store)]
+        else [generation_stage(config, family, plan, store, {})]
     )
     _in_a_loop(stages, plan.units)
 

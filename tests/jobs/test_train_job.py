@@ -60,9 +60,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
     output = tmp_path / "run"
     options = ["--data", str(photos), "--output", str(output), "--batch-size", "2"]
-    options += ["--address", "local", "--tracking-uri", "none", "--set", "checkpoint_steps=2"]
+    options += ["--address", "local", "--set", "checkpoint_steps=2"]
     first = subprocess.Popen(
-        command(*options, "--steps", "4000"),
+        command(*options, "--steps", "4000", "--tracking-uri", "none"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -80,7 +80,8 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     state = torch.load(output / "checkpoint.pt", weights_only=True)
     reached = int(state["step"])
     assert reached >= 4
-    resumed = run(*options, "--steps", str(reached + 4))
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    resumed = run(*options, "--steps", str(reached + 4), "--tracking-uri", tracking)
     assert resumed.returncode == 0, resumed.stderr
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [row["step"] for row in rows]
@@ -93,6 +94,11 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     assert metadata.step == reached + 4
     assert not metadata.text_active
     assert json.loads((output / "pairs" / "_done.json").read_text())["rejects/not_an_image"] == 1
+    with Image.open(output / "samples" / f"step-{reached + 4:09d}.png") as grid:
+        assert grid.size == (4 * 64, 64)
+        assert np.asarray(grid).std() > 5
+    logged = {path.name for path in (tmp_path / "mlruns").rglob("samples*") if path.is_file()}
+    assert any(f"step%{reached + 4}" in name for name in logged), logged
 
 
 @pytest.mark.ray

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from infinite_id.config import preset
+from pipelines.inputs import generation_pool
 from pipelines.settings import load_config
+from pipelines.stage import Stage, check_stages
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
@@ -41,3 +44,45 @@ def test_faults_are_one_sentence(tmp_path, text, message):
 def test_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"config file none\.yaml does not exist"):
         load_config("none.yaml")
+
+
+CORES = {1: 4.0, 2: 4.0, 4: 4.0, 8: 8.0, 16: 16.0}
+"""Cores of a machine -> logical CPUs of the Ray that starts there by itself."""
+
+
+@pytest.mark.parametrize(
+    ("cores", "units", "actors", "threads"),
+    [
+        (2, 8, 1, 2),  # the demo: loading a second actor would take as long as it saves
+        (2, 12, 2, 1),
+        (2, 10_000, 2, 1),
+        (1, 10_000, 1, 1),
+        (4, 10_000, 2, 2),  # a scoring actor and half a CPU are kept free
+        (8, 10_000, 6, 1),
+        (16, 8, 1, 4),
+    ],
+)
+def test_long_runs_on_a_cpu_get_an_actor_a_core(monkeypatch, cores, units, actors, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    config = load_config()
+    found = generation_pool(config, preset("pocket"), units, {"CPU": CORES[cores]})
+    assert found == (actors, threads)
+    stage = Stage("images", object, concurrency=found[0], num_cpus=1.0)
+    scores = Stage("scores", object, concurrency=1, num_cpus=config.resources.scoring_cpus)
+    check_stages([stage, scores], ["unit"], {"CPU": CORES[cores]})
+
+
+@pytest.mark.parametrize(
+    ("values", "family"),
+    [
+        ({"preset": "sdxl"}, "sdxl"),
+        ({"methods": ["timed"]}, "pocket"),
+        ({"resources": {"generation_gpus": 1}}, "pocket"),
+    ],
+)
+def test_others_get_one_actor_unless_told(values, family):
+    plenty = {"CPU": 64.0, "GPU": 8.0}
+    assert generation_pool(load_config(**values), preset(family), 10_000, plenty)[0] == 1
+    resources = values.get("resources", {}) | {"generation_actors": 5, "threads": 3}
+    told = load_config(**(values | {"resources": resources}))
+    assert generation_pool(told, preset(family), 1, plenty) == (5, 3)
