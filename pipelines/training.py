@@ -89,6 +89,7 @@ def train(config: TrainingConfig) -> dict[str, Any]:
         ValueError: fewer training pairs than one batch of all workers.
     """
     import ray
+    from ray.data.expressions import col
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -102,11 +103,12 @@ def train(config: TrainingConfig) -> dict[str, Any]:
     dataset = ray.data.read_parquet(
         store.path("pairs"), filesystem=store.fs, file_extensions=["parquet"]
     )
+    usable = (col("split") == "train") & col("latents").is_not_null()
     with tempfile.TemporaryDirectory() as scratch:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"config": config.model_dump()},
-            datasets={"train": dataset.filter(_is_train)},
+            datasets={"train": dataset.filter(expr=usable)},
             torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=config.workers,
@@ -126,7 +128,3 @@ def train(config: TrainingConfig) -> dict[str, Any]:
         trainer.fit()
     metrics = read_metrics(store)
     return metrics[-1] if metrics else {}
-
-
-def _is_train(row: dict[str, Any]) -> bool:
-    return row["split"] == "train" and row["latents"] is not None

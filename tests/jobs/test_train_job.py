@@ -98,7 +98,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
         assert grid.size == (4 * 64, 64)
         assert np.asarray(grid).std() > 5
     logged = {path.name for path in (tmp_path / "mlruns").rglob("samples*") if path.is_file()}
-    assert any(f"step%{reached + 4}" in name for name in logged), logged
+    assert any(f"+step+{reached + 4}+" in name for name in logged), logged
 
 
 @pytest.mark.ray
