@@ -128,9 +128,11 @@ def generation_pool(
 ) -> tuple[int, int]:
     """Generation actors, and torch's threads in one of them: what was asked for, else a fit.
 
-    A small model gains little from a second thread (1.45 times on two cores) and loses it to
-    whatever else runs, so a long run on a CPU gets an actor of one thread a core. Each loads for
-    as long as a unit or two take, so a short run gets fewer actors of more threads.
+    Where actors take GPUs, all that the cluster has now get one. On a CPU a small model gains
+    little from a second thread (1.45 times on two cores) and loses it to whatever else runs, so a
+    long run gets an actor of one thread a core. Each loads for as long as a unit or two take, so a
+    short run gets fewer actors of more threads. A large model on a CPU, and a generator without a
+    model, get one actor.
 
     Args:
         config: of the run.
@@ -142,11 +144,16 @@ def generation_pool(
     actors = resources.generation_actors
     if actors is None:
         beside = resources.scoring_actors * resources.scoring_cpus + SPARE_CPUS
-        free = (cluster.get("CPU", 0.0) - beside) / resources.generation_cpus
-        small = family.base == "pocket" and not generation_gpus(config, family)
-        needed = any(METHODS[name].needs_base for name in config.method_names)
-        fit = min(cores, int(free), units // _UNITS_AN_ACTOR) if small and needed else 1
-        actors = max(1, fit)
+        most = int((cluster.get("CPU", 0.0) - beside) / resources.generation_cpus)
+        gpus = generation_gpus(config, family)
+        if gpus:
+            beside = resources.scoring_actors * resources.scoring_gpus
+            fit = min(units, int((cluster.get("GPU", 0.0) - beside) / gpus + 1e-6))
+        elif family.base == "pocket" and any(METHODS[m].needs_base for m in config.method_names):
+            fit = min(cores, units // _UNITS_AN_ACTOR)
+        else:
+            fit = 1
+        actors = max(1, min(most, fit))
     return actors, resources.threads or max(1, min(_MOST_THREADS, cores // actors))
 
 

@@ -6,7 +6,7 @@ block that comes in is one unit, and so is the block that goes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,7 +186,7 @@ def _counted(store: Store, stage: str, actor: type) -> type:
 
 def stream_units(
     stages: Sequence[Stage], store: Store, folder: str, units: Sequence[int]
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Runs a chain of stages over the units whose results are not in `folder` yet."""
     wanted = np.asarray(units, dtype=np.int64)
     committed = unit_flags(store, folder, int(wanted.max(initial=-1)) + 1)

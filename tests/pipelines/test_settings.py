@@ -73,16 +73,20 @@ def test_long_runs_on_a_cpu_get_an_actor_a_core(monkeypatch, cores, units, actor
 
 
 @pytest.mark.parametrize(
-    ("values", "family"),
+    ("values", "family", "actors"),
     [
-        ({"preset": "sdxl"}, "sdxl"),
-        ({"methods": ["timed"]}, "pocket"),
-        ({"resources": {"generation_gpus": 1}}, "pocket"),
+        ({"preset": "sdxl"}, "sdxl", 8),
+        ({"preset": "sdxl", "resources": {"scoring_actors": 4, "scoring_gpus": 0.25}}, "sdxl", 7),
+        ({"preset": "sdxl", "resources": {"generation_gpus": 0.2}}, "sdxl", 40),
+        ({"preset": "sdxl", "resources": {"generation_gpus": 0}}, "sdxl", 1),
+        ({"resources": {"generation_gpus": 1, "generation_cpus": 20}}, "pocket", 3),
+        ({"methods": ["timed"]}, "pocket", 1),
     ],
 )
-def test_others_get_one_actor_unless_told(values, family):
+def test_every_gpu_gets_an_actor_unless_told_otherwise(values, family, actors):
     plenty = {"CPU": 64.0, "GPU": 8.0}
-    assert generation_pool(load_config(**values), preset(family), 10_000, plenty)[0] == 1
+    assert generation_pool(load_config(**values), preset(family), 10_000, plenty)[0] == actors
+    assert generation_pool(load_config(**values), preset(family), 1, plenty)[0] == 1
     resources = values.get("resources", {}) | {"generation_actors": 5, "threads": 3}
     told = load_config(**(values | {"resources": resources}))
     assert generation_pool(told, preset(family), 1, plenty) == (5, 3)
