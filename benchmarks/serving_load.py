@@ -202,7 +202,7 @@ def _generate(pipe: Connection, arguments: dict[str, Any]) -> None:
     from infinite_id.methods import load_generator
     from infinite_id.photos import PhotoLimits
     from infinite_id.types import GenerationRequest
-    from pipelines.serving.people import FaceStage
+    from pipelines.serving.faces import FaceStage
     from pipelines.serving.samples import sample_names, sample_photo
 
     torch.set_num_threads(arguments["threads"])

@@ -3,23 +3,29 @@
     serve run pipelines.serve:build          # Ray Serve, see cluster/serve.yaml
     infinite-id serve                        # one process, loopback
 
-On Ray the ingress holds face and scoring networks and embedded people on CPUs; generation
-replicas scale apart from it. There is one ingress replica, because people live in its memory.
+On Ray the ingress replicas hold face and scoring networks on CPUs, and the generation replicas
+scale apart from them. One small replica without networks keeps embedded people and the rates of
+keys for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import copy
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from infinite_id.types import GenerationRequest, Identity
 from pipelines.serving.config import ServiceConfig
+from pipelines.serving.errors import ServiceError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application
 
 __all__ = ["build", "local_app"]
+
+# Each takes well under a millisecond: more wait only while there is no state replica.
+_STATE_CALLS = 1000
 
 
 def local_app(config: ServiceConfig) -> FastAPI:
@@ -32,9 +38,43 @@ def local_app(config: ServiceConfig) -> FastAPI:
     from pipelines.serving.backends import LocalBackend, load_batcher
     from pipelines.serving.safety import load_safety_check
     from pipelines.serving.service import Service
+    from pipelines.serving.state import LocalState
 
     load_safety_check(config.safety_check)
-    return create_app(config, lambda: Service(config, LocalBackend(load_batcher(config))))
+
+    def service() -> Service:
+        return Service(config, LocalBackend(load_batcher(config)), LocalState(config))
+
+    return create_app(config, service)
+
+
+class SharedState:
+    """People and rates of all ingress replicas; loads no network."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        from pipelines.serving.state import LocalState
+
+        own = LocalState(ServiceConfig(**settings))
+        self._known: dict[str, Callable[..., Any]] = {
+            "add": own.people.add,
+            "get": own.people.get,
+            "remove": own.people.remove,
+            "take": own.rates.take,
+        }
+
+    async def ask(self, what: str, *values: Any) -> Any:
+        """What `People` or `RateLimit` answers, or its ServiceError: Ray would wrap one that is
+        raised.
+
+        Args:
+            what: "add", "get", "remove" or "take".
+            values: its arguments.
+        """
+        try:
+            # Arrays come as views of Ray's object store, where kept people would hold their place.
+            return self._known[what](*copy.deepcopy(values))
+        except ServiceError as error:
+            return error
 
 
 class Generation:
@@ -91,31 +131,50 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         graceful_shutdown_timeout_s=config.request_timeout_seconds,
         max_surge_percent=config.surge_percent,
     ).bind(settings)
+    state = deployment(
+        SharedState,
+        name="SharedState",
+        # Two would each know half of the people.
+        num_replicas=1,
+        max_ongoing_requests=_STATE_CALLS,
+        max_queued_requests=_STATE_CALLS,
+        # It starts in seconds: so the time without one is short.
+        health_check_period_s=2,
+        ray_actor_options={"num_cpus": 0.1},
+    ).bind(settings)
 
     def app() -> FastAPI:
         from pipelines.serving.app import create_app
         from pipelines.serving.backends import RayBackend
         from pipelines.serving.service import Service
+        from pipelines.serving.state import RayState
 
-        handle = serve.get_deployment_handle("Generation")
         own = ServiceConfig(**settings)
-        return create_app(own, lambda: Service(own, RayBackend(handle)))
+        backend = RayBackend(serve.get_deployment_handle("Generation"))
+        limited = own.requests_per_minute is not None
+        shared = RayState(serve.get_deployment_handle("SharedState"), limited)
+        return create_app(own, lambda: Service(own, backend, shared))
 
     @serve.ingress(app)
     class Ingress:
-        """Keeps a reference to the deployment that it calls, so that Serve starts that one."""
+        """Keeps references to the deployments that it calls, so that Serve starts them."""
 
-        def __init__(self, generation: Any) -> None:
-            self._generation = generation
+        def __init__(self, generation: Any, state: Any) -> None:
+            self._called = generation, state
 
     return deployment(
         Ingress,
         name="Ingress",
-        num_replicas=1,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": config.ingress_replicas,
+            # More photos than that are refused by one alone.
+            "target_ongoing_requests": config.max_face_queue,
+        },
         max_ongoing_requests=4 * config.max_queue,
         max_queued_requests=4 * config.max_queue,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=2),
         max_surge_percent=config.surge_percent,
         ray_actor_options={"num_cpus": 0.5},
         graceful_shutdown_timeout_s=config.request_timeout_seconds,
-    ).bind(generation)
+    ).bind(generation, state)

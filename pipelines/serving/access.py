@@ -16,13 +16,6 @@ def _service(request: Request) -> Service:
     return request.app.state.service
 
 
-def _owner(request: Request, service: Annotated[Service, Depends(_service)]) -> str:
-    # A plain function: scrypt would hold the event loop.
-    owner = service.keys.owner(request.headers.get("authorization"))
-    service.rates.take(owner)
-    return owner
-
-
 def _deadline(request: Request) -> Deadline:
     return request.scope["deadline"]
 
@@ -30,8 +23,19 @@ def _deadline(request: Request) -> Deadline:
 Served = Annotated[Service, Depends(_service)]
 """The service of this application."""
 
-Owner = Annotated[str, Depends(_owner)]
-"""The name of the caller's key, which is let in and has not used up its rate."""
-
 Until = Annotated[Deadline, Depends(_deadline)]
 """The time that the request has; it began with its first byte."""
+
+
+def _key(request: Request, service: Served) -> str:
+    # A plain function: scrypt would hold the event loop.
+    return service.keys.owner(request.headers.get("authorization"))
+
+
+async def _owner(service: Served, deadline: Until, key: Annotated[str, Depends(_key)]) -> str:
+    await service.state.take(deadline, key)
+    return key
+
+
+Owner = Annotated[str, Depends(_owner)]
+"""The name of the caller's key, which is let in and has not used up its rate."""

@@ -32,15 +32,18 @@ class ServiceConfig(BaseModel):
         max_previews: unfinished pictures of one picture.
         max_side: largest height or width in pixels; None for twice the preset's.
         identity_ttl_seconds, max_identities, max_identity_bytes: of embedded people kept in
-            memory.
+            memory; of all ingress replicas together.
         key_hashes: scrypt hashes of API keys (`pipelines.serving.keys.hash_key`); empty: open,
             which only a loopback address should be.
-        requests_per_minute: of one key, or of all callers together without keys; None: any.
+        requests_per_minute: of one key, or of all callers together without keys, over all ingress
+            replicas; None: any.
         blocked_words: prompts that hold one of them as a whole word are refused.
         safety_check: "module:function" that sees every finished picture
             (`pipelines.serving.safety`); None for none. With one there are no previews.
         cors_origins: of pages on other hosts that may call the service; none by default.
         audit_path: SQLite file with one row a picture; None for none.
+        ingress_replicas: most ingress replicas on Ray, each with face and scoring networks;
+            max_face_queue and max_inflight_bytes are of one.
         generator_replicas: most generation replicas on Ray.
         generator_gpus: of one generation replica on Ray.
         surge_percent: extra replicas on Ray while a new version is rolled out, of those there
@@ -80,6 +83,7 @@ class ServiceConfig(BaseModel):
     safety_check: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     cors_origins: tuple[str, ...] = ()
     audit_path: str | None = None
+    ingress_replicas: int = Field(1, ge=1)
     generator_replicas: int = Field(1, ge=1)
     generator_gpus: float = Field(0.0, ge=0)
     surge_percent: int = Field(0, ge=0, le=100)

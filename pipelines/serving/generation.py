@@ -68,7 +68,7 @@ class Job:
         inline = None
         if photos is not None:
             inline = await service.embed(deadline, photos, body.face, "person", owner)
-        order = service.order(body, owner, inline)
+        order = await service.order(deadline, body, owner, inline)
         # Pictures that nobody could encode and score in time are not begun.
         service.worker.check()
         previews = min(body.previews, service.most_previews) if body.stream else 0

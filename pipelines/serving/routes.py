@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
+from numpy.typing import NDArray
 
 from infinite_id.photos import PhotoError, decode_photo
 from pipelines.images import encode_image
@@ -49,7 +52,7 @@ async def add_identity(
     else:
         data = [await photo.read() for photo in photos or ()]
     person = await service.embed(deadline, data, _face(face), class_word, owner)
-    service.people.add(person)
+    await service.state.add(deadline, person)
     return {
         "identity_id": person.identity.identity_id,
         "expires_in_seconds": service.config.identity_ttl_seconds,
@@ -65,9 +68,9 @@ async def add_identity(
 
 
 @router.delete("/v1/identities/{identity_id}", status_code=204)
-async def remove_identity(service: Served, owner: Owner, identity_id: str) -> None:
+async def remove_identity(service: Served, owner: Owner, deadline: Until, identity_id: str) -> None:
     """Forgets a person at once."""
-    service.people.remove(identity_id, owner)
+    await service.state.remove(deadline, identity_id, owner)
 
 
 @router.get("/v1/styles")
@@ -104,7 +107,9 @@ async def score(
     identity_id: Annotated[str | None, Form()] = None,
 ) -> dict[str, float | None]:
     """Scores of a picture against a prompt and, where given, a person."""
-    references = service.people.get(identity_id, owner).identity.images if identity_id else ()
+    references: Sequence[NDArray[np.uint8]] = ()
+    if identity_id:
+        references = (await service.state.get(deadline, identity_id, owner)).identity.images
     data = await image.read()
 
     def work() -> dict[str, float | None]:

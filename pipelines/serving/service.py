@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import math
@@ -26,10 +27,12 @@ from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.keys import KeyRing, RateLimit
-from pipelines.serving.people import FaceStage, People, Person
+from pipelines.serving.faces import FaceStage
+from pipelines.serving.keys import KeyRing
+from pipelines.serving.people import Person
 from pipelines.serving.safety import load_safety_check
 from pipelines.serving.schemas import GenerateBody
+from pipelines.serving.state import State
 from pipelines.serving.worker import Deadline, Worker
 
 __all__ = ["Order", "Service"]
@@ -47,21 +50,18 @@ class Order:
 
 
 class Service:
-    """The state of one ingress: people, keys, scorers, and the backend that makes pictures.
+    """One ingress: keys, face and scoring networks, and where pictures and people are.
 
     Args:
         config: settings.
         backend: where pictures are made.
+        state: where people and rates are kept.
     """
 
-    def __init__(self, config: ServiceConfig, backend: Backend) -> None:
-        self.config, self.backend = config, backend
+    def __init__(self, config: ServiceConfig, backend: Backend, state: State) -> None:
+        self.config, self.backend, self.state = config, backend, state
         self.preset = preset(config.preset)
-        self.people = People(
-            config.identity_ttl_seconds, config.max_identities, config.max_identity_bytes
-        )
         self.keys = KeyRing(config.key_hashes)
-        self.rates = RateLimit(config.requests_per_minute)
         self.audit = AuditLog(config.audit_path)
         self.styles = {row["style"]: row for row in default_styles().to_pylist()}
         weights, self.untrained = weights_revision(self.preset)
@@ -105,16 +105,20 @@ class Service:
         except (binascii.Error, ValueError):
             raise ServiceError(422, "not_base64", "A photo is not valid base64.") from None
 
-    def order(self, body: GenerateBody, owner: str, inline: Person | None) -> Order:
+    async def order(
+        self, deadline: Deadline, body: GenerateBody, owner: str, inline: Person | None
+    ) -> Order:
         """The requests of a body.
 
         Args:
+            deadline: of the request.
             body: as it came.
             owner: of the key.
             inline: the person of `body.photos`.
 
         Raises:
-            ServiceError: 4xx, a value is out of range or unknown.
+            ServiceError: 4xx, a value is out of range or unknown; 503 or 504, people cannot be
+                asked for.
         """
         ways = [body.identity_id is not None, body.mix is not None, body.photos is not None]
         if sum(ways) != 1:
@@ -122,7 +126,7 @@ class Service:
                 422, "who", "Exactly one of identity_id, mix and photos must be given."
             )
         text, words = self._text(body)
-        subject, people = self._subject(body, owner, inline)
+        subject, people = await self._subject(deadline, body, owner, inline)
         # With the class word in place: that comes from the caller too.
         prompt = text.prompt(subject.class_word)
         if self.config.blocked_words and self._blocked.search(prompt):
@@ -176,17 +180,19 @@ class Service:
             negative = body.negative_prompt
         return Text("api", name, body.prompt, suffix, negative), suffix
 
-    def _subject(
-        self, body: GenerateBody, owner: str, inline: Person | None
+    async def _subject(
+        self, deadline: Deadline, body: GenerateBody, owner: str, inline: Person | None
     ) -> tuple[Subject, dict[str, Identity]]:
         if body.mix is None:
-            person = inline or self.people.get(str(body.identity_id), owner)
+            person = inline or await self.state.get(deadline, str(body.identity_id), owner)
             one = person.identity
             return Subject(one.identity_id, one.class_word, person.digest), {one.identity_id: one}
         total = sum(part.weight for part in body.mix)
         if body.mix_mode == "interpolate" and not math.isclose(total, 1.0, abs_tol=1e-6):
             raise _wrong("mix", f"weights that sum to {total:g}", "weights that sum to 1")
-        persons = [self.people.get(part.identity_id, owner) for part in body.mix]
+        persons = await asyncio.gather(
+            *(self.state.get(deadline, part.identity_id, owner) for part in body.mix)
+        )
         parts = tuple({"identity_id": p.identity_id, "weight": p.weight} for p in body.mix)
         people = {person.identity.identity_id: person.identity for person in persons}
         digest = "+".join(person.digest for person in persons)

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from infinite_id.types import Identity, IdentityEmbedding
+from jobs.serving import serve
 from pipelines.serving.app import create_app
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.config import ServiceConfig
@@ -67,6 +68,15 @@ def test_a_person_belongs_to_the_key_that_uploaded_them(keyed):
     assert keyed.post("/v1/generate", json=body, headers=bearer("right")).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "::", "example.org"])
+def test_only_loopback_is_served_without_keys(capsys, host):
+    with pytest.raises(SystemExit) as left:
+        serve(host=host)
+    assert left.value.code == 2
+    sentence = f"error: host is {host}, allowed without key_hashes: 127.0.0.1, ::1, localhost"
+    assert capsys.readouterr().err.strip() == sentence
+
+
 def test_hashes_are_salted_and_hold_no_key():
     first, second = hash_key("right"), hash_key("right")
     assert first != second
@@ -78,7 +88,7 @@ def test_hashes_are_salted_and_hold_no_key():
 
 
 def test_the_rate_of_a_key_is_limited(keyed, monkeypatch):
-    monkeypatch.setattr(keyed.app.state.service, "rates", RateLimit(2))
+    monkeypatch.setattr(keyed.app.state.service.state, "rates", RateLimit(2))
     codes = [keyed.get("/v1/styles", headers=bearer("right")).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
     refused = keyed.get("/v1/styles", headers=bearer("right"))

@@ -311,7 +311,7 @@ def test_a_service_with_keys_asks_for_one(opened, client, monkeypatch):
 def test_a_person_whom_the_service_forgot_is_embedded_again(opened, client, monkeypatch):
     page = opened()
     choose(page, "person-1")
-    monkeypatch.setattr(client.app.state.service, "people", People(3600, 10))
+    monkeypatch.setattr(client.app.state.service.state, "people", People(3600, 10))
     make(page, 1)
 
 

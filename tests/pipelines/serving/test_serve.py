@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,25 +14,41 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.client import Client, Generation, Retry, Step
+from pipelines.client import Client, Generation, Retry, ServiceError, Step
 from pipelines.session import ray_session
 from tests.pipelines.serving.conftest import portrait
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
-SETTINGS = {"max_queue": 8, "key_hashes": []}
+SETTINGS = {
+    "max_queue": 8,
+    "key_hashes": [],
+    "ingress_replicas": 2,
+    # More than all other tests of this file ask together.
+    "requests_per_minute": 240,
+}
+
+
+def deploy(**changes) -> None:
+    """Runs the application with both ingress replicas from the start."""
+    from ray import serve
+
+    from pipelines.serve import build
+
+    application = build({**SETTINGS, **changes})
+    # In a Serve config: deployments: [{name: Ingress, autoscaling_config: {min_replicas: 2}}].
+    ingress = application._bound_deployment.options(autoscaling_config=None, num_replicas=2)
+    serve.run(serve.Application(ingress))
 
 
 @pytest.fixture(scope="module")
 def address():
     from ray import serve
 
-    from pipelines.serve import build
-
     with ray_session("local", num_cpus=4):
         serve.start(http_options={"host": "127.0.0.1", "port": 8765})
-        serve.run(build(SETTINGS))
+        deploy()
         yield "http://127.0.0.1:8765"
         serve.shutdown()
 
@@ -72,18 +90,25 @@ def test_progress_streams_through(address):
     assert names == ["queued", "step", "step", "result"]
 
 
-def kill_generation() -> None:
-    """Ends every generation replica without a word."""
+def replicas(deployment: str) -> list:
+    """The actors of a deployment."""
     import ray
 
     names = [
         entry["name"]
         for entry in ray.util.list_named_actors(all_namespaces=True)
-        if entry["namespace"] == "serve" and "#Generation#" in entry["name"]
+        if entry["namespace"] == "serve" and f"#{deployment}#" in entry["name"]
     ]
     assert names
-    for name in names:
-        ray.kill(ray.get_actor(name, namespace="serve"))
+    return [ray.get_actor(name, namespace="serve") for name in names]
+
+
+def kill(deployment: str) -> None:
+    """Ends every replica without a word."""
+    import ray
+
+    for actor in replicas(deployment):
+        ray.kill(actor)
 
 
 def test_a_picture_survives_the_death_of_its_replica(address):
@@ -95,17 +120,13 @@ def test_a_picture_survives_the_death_of_its_replica(address):
             last = event
             if isinstance(event, Step) and not killed:
                 killed = True
-                kill_generation()
+                kill("Generation")
     assert killed
     assert isinstance(last, Generation)
 
 
 @pytest.mark.slow
 def test_no_request_is_lost_while_a_new_version_is_rolled_out(address):
-    from ray import serve
-
-    from pipelines.serve import build
-
     photo = base64.b64encode(portrait(0)).decode()
     body = {"prompt": "a person", "photos": [photo], "steps": 2, "response": "image"}
     rolled_out = threading.Event()
@@ -123,10 +144,67 @@ def test_no_request_is_lost_while_a_new_version_is_rolled_out(address):
     with ThreadPoolExecutor(2) as pool:
         callers = [pool.submit(ask) for _ in range(2)]
         try:
-            serve.run(build({**SETTINGS, "max_prompt_chars": 77}))
+            deploy(max_prompt_chars=77)
         finally:
             rolled_out.set()
         answers = [code for caller in callers for code in caller.result()]
     assert answers == [200] * len(answers)
     assert len(answers) >= 4
     assert httpx.get(f"{address}/v1/settings").json()["max_prompt_chars"] == 77
+
+
+def counted(address: str, sample: str) -> list[float]:
+    """A sample of /metrics by replica; one more request shows one of the replicas."""
+    found = {}
+    for _ in range(100):
+        text = httpx.get(f"{address}/metrics").text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        values = {name: float(value) for name, value in lines}
+        # When its counter was made names the replica.
+        found[values["pictures_created"]] = values.get(sample, 0.0)
+        if len(found) == 2:
+            return list(found.values())
+    raise AssertionError("one of two ingress replicas never answers")
+
+
+def test_a_person_is_known_to_every_ingress_until_the_state_dies(address):
+    import ray
+
+    with Client(address, retry=Retry(attempts=1)) as api:
+        who = api.add_identity(portrait(0))
+        made = 0
+        while made < 4 or min(counted(address, "pictures_total")) < 1:
+            assert made < 40
+            with ThreadPoolExecutor(2) as pool:
+                for one in [pool.submit(api.generate, "a", identity=who, steps=1) for _ in "ab"]:
+                    score = api.score(one.result().pictures[0].data, identity=who)
+                    assert "identity_facenet" in score
+            made += 2
+        (state,) = replicas("SharedState")
+        assert not ray.get(state.__ray_call__.remote(lambda _: "torch" in sys.modules))
+        kill("SharedState")
+        with pytest.raises(ServiceError) as error:
+            api.generate("a", identity=who, steps=1)
+        assert (error.value.status, error.value.code) == (404, "unknown_identity")
+        api.remove_identity(api.add_identity(portrait(0)))
+
+
+def test_a_rate_holds_over_all_ingresses(address):
+    from ray import serve
+
+    # What a flood through other replicas would take; it would last longer by HTTP.
+    state = serve.get_deployment_handle("SharedState", "default")
+    last = None
+    while not isinstance(last, ServiceError):
+        begin = time.monotonic()
+        asked = [state.ask.remote("take", "anonymous") for _ in range(60)]
+        last = [one.result(timeout_s=60) for one in asked][-1]
+    with ThreadPoolExecutor(2) as pool, httpx.Client(timeout=60) as http:
+        answers = list(pool.map(lambda _: http.get(f"{address}/v1/methods"), range(60)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    # Four come back each second.
+    assert len(answers) - len(refused) <= 4 * (time.monotonic() - begin) + 1
+    assert {answer.status_code for answer in refused} == {429}
+    assert refused[0].json()["error"]["code"] == "rate_limited"
+    assert int(refused[0].headers["retry-after"]) >= 1
+    assert min(counted(address, 'errors_total{code="rate_limited"}')) >= 1

@@ -1,0 +1,65 @@
+"""Photos in, an embedded person out. The photos themselves are not kept."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from infinite_id.config import Preset
+from infinite_id.faces import FaceError, find_faces
+from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.types import FaceRecord, Identity
+from pipelines.digests import embedding_digest
+from pipelines.serving.errors import ServiceError
+from pipelines.serving.people import Person
+
+__all__ = ["FaceStage"]
+
+
+class FaceStage:
+    """Photos -> person, by the networks of the offline pipeline. One thread at a time."""
+
+    def __init__(self, preset: Preset, limits: PhotoLimits, min_face: float) -> None:
+        from infinite_id.encoders import load_identity_encoder
+
+        self._encoder = load_identity_encoder(preset.encoders)
+        self._limits, self._min_face = limits, min_face
+
+    def embed(self, photos: Sequence[bytes], face: Any, class_word: str, owner: str) -> Person:
+        """One person of one or more photos.
+
+        Args:
+            photos: bytes of image files.
+            face: "single", "largest", or the face's number from left to right.
+            class_word: what {subject} becomes.
+            owner: the key that may use the person.
+
+        Raises:
+            ServiceError: 422, a photo or its face cannot be used.
+        """
+        key = f"id_{secrets.token_hex(16)}"
+        records = []
+        for number, photo in enumerate(photos):
+            try:
+                image = decode_photo(photo, self._limits)
+                found, aligned = find_faces(
+                    image, self._encoder.faces, select=face, min_face=self._min_face
+                )[0]
+            except (PhotoError, FaceError) as error:
+                message = f"Photo number {number}: {error}."
+                raise ServiceError(422, error.reason, message) from None
+            records.append(
+                FaceRecord(
+                    key,
+                    f"{key}/{number}",
+                    found.bbox,
+                    found.landmarks,
+                    found.det_score,
+                    aligned,
+                )
+            )
+        aligned_faces = tuple(record.aligned for record in records)
+        embedding = self._encoder.embed(aligned_faces)
+        identity = Identity(key, aligned_faces, embedding, class_word)
+        return Person(identity, tuple(records), embedding_digest(embedding), owner)
