@@ -36,6 +36,25 @@ WATCH = """() => {
     { subtree: true, childList: true, characterData: true });
 }"""
 
+# What each preview looked like when it came, and the addresses that were let go.
+WATCH_PREVIEWS = """() => {
+  Object.assign(window, { previews: [], freed: [] });
+  const free = URL.revokeObjectURL.bind(URL);
+  URL.revokeObjectURL = (url) => { freed.push(url); free(url); };
+  new MutationObserver((changes) => changes.forEach(({ target }) => {
+    const frame = target.closest(".frame.unfinished");
+    if (!frame) return;
+    const line = frame.querySelector(".wait");
+    const [whole, part] = [frame, line].map((node) => node.getBoundingClientRect());
+    const { value, max } = line.querySelector("progress");
+    const seen = { src: target.src, alt: target.alt, words: line.textContent, share: value / max,
+      low: part.top > whole.top + whole.height / 2 && part.bottom < whole.bottom + 0.5 };
+    previews.push(seen);
+    const probe = Object.assign(new Image(), { src: target.src });
+    probe.decode().then(() => { seen.width = probe.naturalWidth; });
+  })).observe(document.body, { subtree: true, attributes: true, attributeFilter: ["src"] });
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -142,6 +161,27 @@ def test_a_photo_becomes_pictures_side_by_side_with_scores(opened):
     with page.expect_download() as saved:
         page.get_by_text("Save picture").first.click()
     assert b"trainedAlgorithmicMedia" in Path(saved.value.path()).read_bytes()
+
+
+def test_previews_show_above_their_step_until_the_picture_is_there(opened):
+    page = opened()
+    choose(page, "person-1")
+    page.evaluate(WATCH_PREVIEWS)
+    make(page, 1, steps=10)
+    page.wait_for_function("previews.every((one) => one.width)")
+    seen = page.evaluate("previews")
+    # Those of steps 2, 4, 6 and 8; each comes just before its step is told.
+    assert [one["words"] for one in seen] == [f"Step {step} of 10" for step in (1, 3, 5, 7)]
+    assert [one["share"] for one in seen] == [0.1, 0.3, 0.5, 0.7]
+    assert all(one["low"] and one["width"] == 64 and one["alt"] == "" for one in seen)
+    # Another one each time; the one before is let go.
+    addresses = {one["src"] for one in seen}
+    assert len(addresses) == 4
+    assert set(page.evaluate("freed")) == addresses
+    assert page.locator(".frame.unfinished, .frame .wait").count() == 0
+    image = page.locator(".frame img")
+    assert image.get_attribute("alt") == "Infinite-ID, AI-generated"
+    assert image.get_attribute("src") not in addresses
 
 
 def test_a_dropped_file_is_taken(opened):
@@ -338,9 +378,12 @@ def test_work_can_be_stopped(opened):
     choose(page, "person-1")
     page.locator("#steps").fill("100")
     page.locator("#make").click()
-    page.get_by_text(re.compile("Step .* of 100")).wait_for()
+    page.locator(".frame.unfinished img").wait_for()
+    expect(page.locator(".step")).to_have_text(re.compile("^Step .* of 100$"))
     page.locator("#stop").click()
     expect(page.locator(".run .error")).to_have_text("Stopped.")
+    # An unfinished picture is not left behind as if it were one.
+    expect(page.locator(".frame img")).to_be_hidden()
     expect(page.locator("#make")).to_be_focused()
 
 
