@@ -19,7 +19,7 @@ from pipelines.client.calls import (
     access,
     generate_body,
     identity_form,
-    photo_bytes,
+    score_form,
     who_id,
 )
 from pipelines.client.results import Event, Generation, Identity, Method, Sample, Settings, Style
@@ -52,14 +52,9 @@ class AsyncClient:
         retry: Retry | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.server, headers = access(server, api_key)
+        self.server, options = access(server, api_key, timeout)
         self._retry = retry or Retry()
-        self._http = httpx.AsyncClient(
-            base_url=self.server,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            transport=transport,
-        )
+        self._http = httpx.AsyncClient(**options, transport=transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -165,11 +160,7 @@ class AsyncClient:
         self, image: Photo, *, prompt: str = "", identity: Who | None = None
     ) -> dict[str, float | None]:
         """Scores of a picture by metric, None where it cannot be scored."""
-        data = {"prompt": prompt}
-        if identity is not None:
-            data["identity_id"] = who_id(identity)
-        files = {"image": ("image", photo_bytes(image))}
-        return await self._json("POST", "/v1/score", data=data, files=files)
+        return await self._json("POST", "/v1/score", **score_form(image, prompt, identity))
 
     async def styles(self) -> list[Style]:
         """Styles and the words that they add."""

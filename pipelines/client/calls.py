@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import httpx
+
 from pipelines.client.results import Event, Generation, Identity, Preview, Queued, Step
 from pipelines.serving.errors import ServiceError
 
@@ -20,7 +22,7 @@ __all__ = [
     "access",
     "generate_body",
     "identity_form",
-    "photo_bytes",
+    "score_form",
     "who_id",
 ]
 
@@ -50,8 +52,8 @@ class GenerateOptions(TypedDict, total=False):
     face: int | Literal["single", "largest"]
 
 
-def access(server: str | None, api_key: str | None) -> tuple[str, dict[str, str]]:
-    """The address without a slash at its end, and the headers that let the caller in.
+def access(server: str | None, api_key: str | None, timeout: float) -> tuple[str, dict[str, Any]]:
+    """The address without a slash at its end, and arguments of httpx's clients for it.
 
     Raises:
         ValueError: the address is not http or https.
@@ -60,10 +62,15 @@ def access(server: str | None, api_key: str | None) -> tuple[str, dict[str, str]
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"server is {address!r}, allowed: http://HOST:PORT or https://HOST")
     key = api_key or os.environ.get("INFINITE_ID_API_KEY")
-    return address.rstrip("/"), {"Authorization": f"Bearer {key}"} if key else {}
+    address = address.rstrip("/")
+    return address, {
+        "base_url": address,
+        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+    }
 
 
-def photo_bytes(photo: Photo) -> bytes:
+def _photo_bytes(photo: Photo) -> bytes:
     """The file's bytes. Raises OSError where the path cannot be read."""
     return photo if isinstance(photo, bytes) else Path(photo).read_bytes()
 
@@ -77,10 +84,18 @@ def identity_form(
         form["data"]["sample"] = sample
     if photos:
         form["files"] = [
-            ("photos", (f"photo-{number}", photo_bytes(photo)))
+            ("photos", (f"photo-{number}", _photo_bytes(photo)))
             for number, photo in enumerate(photos)
         ]
     return form
+
+
+def score_form(image: Photo, prompt: str, identity: Who | None) -> dict[str, Any]:
+    """Arguments of httpx for /v1/score."""
+    data = {"prompt": prompt}
+    if identity is not None:
+        data["identity_id"] = who_id(identity)
+    return {"data": data, "files": {"image": ("image", _photo_bytes(image))}}
 
 
 def generate_body(
@@ -99,7 +114,7 @@ def generate_body(
             {"identity_id": who_id(who), "weight": weight} for who, weight in mix.items()
         ]
     if photos is not None:
-        body["photos"] = [base64.b64encode(photo_bytes(photo)).decode() for photo in photos]
+        body["photos"] = [base64.b64encode(_photo_bytes(photo)).decode() for photo in photos]
     return body
 
 

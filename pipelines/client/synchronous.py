@@ -18,7 +18,7 @@ from pipelines.client.calls import (
     access,
     generate_body,
     identity_form,
-    photo_bytes,
+    score_form,
     who_id,
 )
 from pipelines.client.results import Event, Generation, Identity, Method, Sample, Settings, Style
@@ -51,14 +51,9 @@ class Client:
         retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.server, headers = access(server, api_key)
+        self.server, options = access(server, api_key, timeout)
         self._retry = retry or Retry()
-        self._http = httpx.Client(
-            base_url=self.server,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            transport=transport,
-        )
+        self._http = httpx.Client(**options, transport=transport)
 
     def __enter__(self) -> Client:
         return self
@@ -162,11 +157,7 @@ class Client:
         self, image: Photo, *, prompt: str = "", identity: Who | None = None
     ) -> dict[str, float | None]:
         """Scores of a picture by metric, None where it cannot be scored."""
-        data = {"prompt": prompt}
-        if identity is not None:
-            data["identity_id"] = who_id(identity)
-        files = {"image": ("image", photo_bytes(image))}
-        return self._json("POST", "/v1/score", data=data, files=files)
+        return self._json("POST", "/v1/score", **score_form(image, prompt, identity))
 
     def styles(self) -> list[Style]:
         """Styles and the words that they add."""
