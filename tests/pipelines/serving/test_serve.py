@@ -90,6 +90,20 @@ def test_progress_streams_through(address):
     assert names == ["queued", "step", "step", "result"]
 
 
+def test_work_on_a_replica_ends_when_the_caller_leaves(address):
+    steps: list[float] = []
+    with Client(address, retry=Retry(attempts=1)) as api:
+        for event in api.stream("a person", photos=[portrait(0)], n=2, steps=100):
+            if isinstance(event, Step):
+                steps.append(time.monotonic())
+            if len(steps) == 11:
+                break
+        left = time.monotonic()
+        api.generate("a person", photos=[portrait(0)], steps=1)
+    # The other 89 steps would have come first.
+    assert time.monotonic() - left < 45 * (steps[-1] - steps[0]) / 10
+
+
 def replicas(deployment: str) -> list:
     """The actors of a deployment."""
     import ray
