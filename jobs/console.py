@@ -72,15 +72,30 @@ def user_errors(command: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+class _Restarts:
+    """Tells where a phase begins anew, as it does in each run of several in one command."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def __call__(self, phase: str, done: int, total: int) -> bool:
+        before, wanted = self._last.get(phase, (done, total))
+        self._last[phase] = done, total
+        return done < before or total != wanted
+
+
 class _Lines:
     """Progress as plain lines every ten seconds, for logs."""
 
     def __init__(self) -> None:
         self._begin: dict[str, tuple[float, int]] = {}
         self._last: dict[str, tuple[float, int]] = {}
+        self._restarts = _Restarts()
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if self._restarts(phase, done, total):
+            del self._begin[phase], self._last[phase]
         begin, first = self._begin.setdefault(phase, (now, done))
         when, said = self._last.get(phase, (0.0, -1))
         if done == said or (done < total and now - when < _LOG_SECONDS):
@@ -114,11 +129,14 @@ def progress_display() -> Iterator[Callable[[str, int, int], None]]:
         console=console,
     )
     tasks: dict[str, TaskID] = {}
+    restarts = _Restarts()
     with bar:
 
         def update(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = bar.add_task(phase, total=total)
+            if restarts(phase, done, total):
+                bar.reset(tasks[phase], total=total, completed=done)
             bar.update(tasks[phase], completed=done, total=total)
 
         yield update
