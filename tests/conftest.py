@@ -8,6 +8,8 @@ from collections.abc import Callable
 # Before torch is imported: threads of small tensors wait for each other more than they compute,
 # and beside another busy process that takes twenty times as long. Jobs set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's processes would stand behind the tests that run beside them, at a niceness of 15.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # That torchvision is not installed is meant so.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
