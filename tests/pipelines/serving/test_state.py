@@ -52,6 +52,11 @@ def shared(*before: Exception | None, patience: float = 20.0, **settings) -> Ray
     return RayState(Handle(SharedState(settings), *before), limited, patience)
 
 
+def soon() -> Deadline:
+    """Of a request that has just begun."""
+    return Deadline(60)
+
+
 @pytest.fixture(params=["local", "shared"])
 def state_of(request):
     """`state_of(**settings)`: either of the two."""
@@ -79,7 +84,6 @@ def answers(work) -> list:
     return asyncio.run(run())
 
 
-SOON = Deadline(60)
 UNKNOWN = (404, "unknown_identity")
 
 
@@ -87,12 +91,12 @@ def test_people_come_back_to_their_own_key_only(state_of):
     state = state_of()
     added, found, other, foreign, removed, gone = answers(
         [
-            state.add(SOON, person("one")),
-            state.get(SOON, "one", "a"),
-            state.get(SOON, "one", "b"),
-            state.remove(SOON, "one", "b"),
-            state.remove(SOON, "one", "a"),
-            state.get(SOON, "one", "a"),
+            state.add(soon(), person("one")),
+            state.get(soon(), "one", "a"),
+            state.get(soon(), "one", "b"),
+            state.remove(soon(), "one", "b"),
+            state.remove(soon(), "one", "a"),
+            state.get(soon(), "one", "a"),
         ]
     )
     assert (added, removed) == (None, None)
@@ -105,22 +109,22 @@ def test_people_are_bounded_in_number_bytes_and_time(state_of):
     size = person("x").nbytes
     for bound in ({"max_identities": 2}, {"max_identity_bytes": 2 * size + 1}):
         state = state_of(**bound)
-        answers([state.add(SOON, person(name)) for name in "abc"])
-        kept = answers([state.get(SOON, name, "a") for name in "abc"])
+        answers([state.add(soon(), person(name)) for name in "abc"])
+        kept = answers([state.get(soon(), name, "a") for name in "abc"])
         assert kept[0] == UNKNOWN
         assert [one.identity.identity_id for one in kept[1:]] == ["b", "c"]
     state = state_of(identity_ttl_seconds=0.01)
-    answers([state.add(SOON, person("a"))])
+    answers([state.add(soon(), person("a"))])
     time.sleep(0.02)
-    assert answers([state.get(SOON, "a", "a")]) == [UNKNOWN]
+    assert answers([state.get(soon(), "a", "a")]) == [UNKNOWN]
 
 
 def test_each_key_has_its_rate(state_of):
     state = state_of(requests_per_minute=2)
-    taken = answers([state.take(SOON, key) for key in ("a", "a", "a", "b")])
+    taken = answers([state.take(soon(), key) for key in ("a", "a", "a", "b")])
     assert taken == [None, None, (429, "rate_limited"), None]
     with pytest.raises(ServiceError) as refused:
-        asyncio.run(state.take(SOON, "a"))
+        asyncio.run(state.take(soon(), "a"))
     assert refused.value.retry_after in range(1, 32)
 
 
@@ -130,25 +134,26 @@ def test_without_a_rate_no_replica_is_asked():
 
 def test_one_death_costs_another_attempt():
     state = shared(RayActorError())
-    assert answers([state.add(SOON, person("a")), state.get(SOON, "b", "a")]) == [None, UNKNOWN]
+    assert answers([state.add(soon(), person("a")), state.get(soon(), "b", "a")]) == [None, UNKNOWN]
 
 
 @pytest.mark.parametrize(
-    ("before", "deadline", "told"),
+    ("before", "seconds", "told"),
     [
-        ((RayActorError(), RayActorError()), SOON, (503, "state_lost")),
+        ((RayActorError(), RayActorError()), 60, (503, "state_lost")),
         (
             (BackPressureError(num_queued_requests=9, max_queued_requests=9),),
-            SOON,
+            60,
             (503, "overloaded"),
         ),
-        ((None,), SOON, (503, "state_lost")),
-        ((None,), Deadline(0.01), (504, "deadline")),
+        ((None,), 60, (503, "state_lost")),
+        ((None,), 0.01, (504, "deadline")),
     ],
     ids=["dead twice", "full", "silent", "late"],
 )
-def test_a_replica_that_cannot_be_asked_is_a_refusal(before, deadline, told):
-    assert answers([shared(*before, patience=0.05).get(deadline, "a", "a")]) == [told]
+def test_a_replica_that_cannot_be_asked_is_a_refusal(before, seconds, told):
+    state = shared(*before, patience=0.05)
+    assert answers([state.get(Deadline(seconds), "a", "a")]) == [told]
 
 
 def test_the_endpoints_say_so(client, monkeypatch):
