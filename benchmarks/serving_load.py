@@ -54,6 +54,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         rounds); ratio_to_bare (median of the rounds' ratios to the loops before and after);
         p50_ms, p95_ms, p99_ms, requests, errors by locust; memory_mb at the end and
         memory_growth_mb since the first round.
+
+    Raises:
+        RuntimeError: the service, its generator or locust did not start.
     """
     seconds = arguments["seconds"] / arguments["rounds"]
     answers: Counter[int] = Counter()
@@ -130,6 +133,10 @@ class _Service:
                     changes.append((time.monotonic(), count))
                 time.sleep(_POLL_SECONDS)
         output, _ = locust.communicate()
+        if locust.returncode != 0:
+            raise RuntimeError(
+                f"locust ended with code {locust.returncode}; pip install -e '.[load]' installs it"
+            )
         if len(changes) < 3:
             return float("nan"), json.loads(output)
         # The first one is the state at the start, when nothing has been asked for.
