@@ -46,7 +46,7 @@ def write_collection(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "interval": _interval}
     page = environment.get_template("collection.html.j2").render(sections=sections, failed=failed)
     fs, root = fsspec.core.url_to_fs(address, **dict(options or {}))
     with fs.open(f"{root}/report.html", "wb") as stream:
@@ -80,7 +80,10 @@ def _section(address: str, name: str, options: Mapping[str, Any] | None) -> dict
 def _number(cell: Mapping[str, Any] | None) -> str:
     if not cell or cell["mean"] is None:
         return "–"
-    text = f"{cell['mean']:.3f}"
-    if cell["low"] is not None:
-        text += f" [{cell['low']:.3f}, {cell['high']:.3f}]"
-    return text.replace("-", "−")
+    return f"{cell['mean']:.3f}".replace("-", "−")
+
+
+def _interval(cell: Mapping[str, Any] | None) -> str:
+    if not cell or cell["mean"] is None or cell["low"] is None:
+        return ""
+    return f"[{cell['low']:.3f}, {cell['high']:.3f}]".replace("-", "−")
