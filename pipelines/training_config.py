@@ -64,6 +64,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
         return value
 
+    def samples_due(self, before: int, now: int) -> bool:
+        """Whether a multiple of `sample_steps`, or the last step, lies in (before, now]."""
+        every = self.sample_steps
+        return every > 0 and (now == self.steps or before // every != now // every)
+
     def signature(self) -> dict[str, Any]:
         """What a checkpoint must agree with; the number of steps may grow."""
         kept = (

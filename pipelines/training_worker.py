@@ -131,7 +131,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         before = loop.step
         # Steps, not seconds: every worker must leave the loop at the same one.
         loop.run(steps=min(config.steps, loop.step + config.checkpoint_steps))
-        if person is not None and _due(before, loop.step, config):
+        if person is not None and config.samples_due(before, loop.step):
             mixed = torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16)
             with loop.averaged(), mixed:
                 grid = sample_grid(base, adapter, family, person)
@@ -141,12 +141,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
     if rank == 0:
         with loop.averaged():
             _write_adapter(store, adapter, config, base.revision, loop.step)
-
-
-def _due(before: int, now: int, config: TrainingConfig) -> bool:
-    """Whether a multiple of `sample_steps` or the last step lies in (before, now]."""
-    every = config.sample_steps
-    return now == config.steps or before // every != now // every
 
 
 def _batches(

@@ -24,6 +24,21 @@ def test_overrides_win_over_the_file():
     assert config.output == "runs/train_pocket"
 
 
+@pytest.mark.parametrize(
+    ("every", "checkpoints", "drawn"),
+    [
+        (500, 100, [500, 1000, 1100]),
+        (150, 100, [200, 300, 500, 600, 800, 900, 1100]),
+        (5000, 100, [1100]),
+        (0, 100, []),
+    ],
+)
+def test_samples_are_drawn_at_the_first_checkpoint_after_so_many_steps(every, checkpoints, drawn):
+    config = TrainingConfig(data="x", steps=1100, sample_steps=every)
+    steps = range(checkpoints, 1101, checkpoints)
+    assert [now for now in steps if config.samples_due(now - checkpoints, now)] == drawn
+
+
 def test_more_steps_do_not_make_a_checkpoint_foreign():
     short, long = TrainingConfig(data="x", steps=5), TrainingConfig(data="x", steps=50)
     assert short.signature() == long.signature()
