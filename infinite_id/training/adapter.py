@@ -8,6 +8,7 @@ part as it does in IP-Adapter's training: the paper's ablation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,14 @@ from infinite_id.attention import StreamContext, cross_attention_layers, stream_
 from infinite_id.config import FusionConfig
 from infinite_id.fusion import KeyValue
 
-__all__ = ["AdapterBatch", "AdapterTraining", "diffusion_loss", "noisy_and_target", "snr_weights"]
+__all__ = [
+    "AdapterBatch",
+    "AdapterTraining",
+    "clean_latents",
+    "diffusion_loss",
+    "noisy_and_target",
+    "snr_weights",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +100,15 @@ class AdapterTraining(nn.Module):
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         self.pooled_width = int(pooled)
 
-    def forward(self, batch: AdapterBatch) -> Tensor:
+    def forward(
+        self, batch: AdapterBatch, on_clean: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """The mean loss of the batch, a scalar.
+
+        Args:
+            batch: pairs.
+            on_clean: of the clean latents (B, 4, h, w) that the prediction stands for; what it
+                gives is added to the loss. None: the paper's loss alone.
 
         Raises:
             ValueError: text is active and the batch has none.
@@ -134,7 +149,12 @@ class AdapterTraining(nn.Module):
             batch.latents, batch.noise, batch.timesteps, self.alphas, self.prediction
         )
         weights = snr_weights(self.alphas[batch.timesteps], self.prediction, self.snr_gamma)
-        return diffusion_loss(predict(noisy, batch.timesteps), target, weights, self.region)
+        predicted = predict(noisy, batch.timesteps)
+        loss = diffusion_loss(predicted, target, weights, self.region)
+        if on_clean is None:
+            return loss
+        alpha = self.alphas[batch.timesteps]
+        return loss + on_clean(clean_latents(noisy, predicted.float(), alpha, self.prediction))
 
     def _text_key_values(self, hidden: Tensor) -> list[KeyValue]:
         layers = [self.unet.get_submodule(name) for name in self.layers]
@@ -156,6 +176,21 @@ def noisy_and_target(
     signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
     noisy = signal * latents + sigma * noise
     return noisy, noise if prediction == "epsilon" else signal * noise - sigma * latents
+
+
+def clean_latents(noisy: Tensor, predicted: Tensor, alpha: Tensor, prediction: str) -> Tensor:
+    """The `z` that a prediction stands for: the inverse of `noisy_and_target`.
+
+    Args:
+        noisy, predicted: (B, C, h, w).
+        alpha: (B,), cumulative products at the timesteps.
+        prediction: "epsilon" or "v_prediction".
+    """
+    alpha = alpha.view(-1, 1, 1, 1).to(noisy.dtype)
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    if prediction == "epsilon":
+        return (noisy - sigma * predicted) / signal
+    return signal * noisy - sigma * predicted
 
 
 def snr_weights(alpha: Tensor, prediction: str, gamma: float | None) -> Tensor:

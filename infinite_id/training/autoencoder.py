@@ -1,7 +1,13 @@
-"""The stage "vae": 64 px pictures to latents 4 x 16 x 16 and back."""
+"""The stages "vae" and "decoder": 64 px pictures to latents 4 x 16 x 16 and back.
+
+"vae" trains both halves. "decoder" goes on with the second half alone, so that base and adapters,
+which know the latents, need no training afterwards; it also asks a face network whether the decoded
+face is still the same person's, because the pixels that tell people apart are few.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +23,23 @@ from infinite_id.training.context import (
     load_stage,
     on_device,
     pixels_of,
+    stage_file,
+    stage_weights,
 )
+from infinite_id.training.identity_loss import face_latents, unlike_faces
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.world import FACE_WINDOW
 
-__all__ = ["build_vae_stage", "latents_of"]
+__all__ = [
+    "build_decoder_stage",
+    "build_vae_stage",
+    "decoder_alone",
+    "latents_of",
+    "load_autoencoder",
+]
+
+# Of `1 - cosine` in the decoder's loss; pixels and edges start near 0.06 together.
+IDENTITY_WEIGHT = 0.1
 
 
 def build_vae_stage(context: Context) -> Stage:
@@ -37,14 +55,68 @@ def build_vae_stage(context: Context) -> Stage:
         pixels = pixels_of(chosen, context.device) * 2 - 1
         posterior = vae.encode(pixels).latent_dist
         difference = vae.decode(posterior.sample()).sample - pixels
-        # Differences of neighbours weigh edges, which eyes and mouths are made of.
-        edges = (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
-        return difference.abs().mean() + edges + 2e-6 * posterior.kl().mean()
+        return _reconstruction(difference) + 2e-6 * posterior.kl().mean()
 
     config = LoopConfig(
         learning_rate=1e-3, weight_decay=0.0, ema_decay=0.995, precision=context.precision
     )
     return vae, loss, config
+
+
+def build_decoder_stage(context: Context) -> Stage:
+    vae = decoder_alone(on_device(context, load_autoencoder(context.state)))
+    latents, mean, deviation = latents_of(context, context.pictures.images)
+    latents = latents * deviation.to(latents).view(1, -1, 1, 1) + mean.to(latents).view(1, -1, 1, 1)
+    images, size = context.pictures.images, 16 * context.batch_scale
+    unlike = unlike_faces(context.device)
+    rows, columns = FACE_WINDOW
+
+    def loss(step: int, part: int) -> Tensor:
+        rng = np.random.default_rng((2, step, part))
+        chosen = rng.integers(len(images), size=size)
+        own = latents[torch.from_numpy(chosen).to(latents.device)]
+        if step % 4 == 0:
+            pixels = pixels_of(images[chosen], context.device) * 2 - 1
+            return _reconstruction(vae.decode(own).sample - pixels)
+        pixels = pixels_of(images[chosen][:, rows, columns], context.device) * 2 - 1
+        made = vae.decode(face_latents(own)).sample
+        loss = _reconstruction(made - pixels)
+        if unlike is not None:
+            landmarks = context.pictures.landmarks[chosen]
+            loss = loss + IDENTITY_WEIGHT * unlike(made, landmarks, like=pixels)
+        return loss
+
+    config = LoopConfig(
+        learning_rate=5e-4, weight_decay=0.0, ema_decay=0.995, precision=context.precision
+    )
+    return vae, loss, config
+
+
+def decoder_alone(vae: Any) -> Any:
+    """The autoencoder with gradients for its second half alone."""
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    return vae
+
+
+def load_autoencoder(state: Path) -> Any:
+    """The autoencoder of a state folder, with the decoder of the stage "decoder" where it was
+    trained, frozen.
+
+    Raises:
+        FileNotFoundError: the stage "vae" was not trained yet.
+    """
+    vae = load_stage(state, "vae", pocket.build_vae())
+    if (state / f"{stage_file('decoder')}.safetensors").is_file():
+        vae.load_state_dict(stage_weights(state, "decoder")[0], strict=False)
+    return vae
+
+
+def _reconstruction(difference: Tensor) -> Tensor:
+    """Mean absolute error; differences of neighbours weigh edges, which eyes and mouths are."""
+    edges = (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
+    return difference.abs().mean() + edges
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 light=lights[(row + column) % len(lights)],
                 style=style,
             )
-            tiles.append(compose(person.portraits[row % 2], description, rng))
+            tiles.append(compose(person.portraits[row % 2], description, rng).image)
         rows.append(np.concatenate(tiles, axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
     sheet = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.BICUBIC)

@@ -42,6 +42,7 @@ class Context:
         scorer_pictures: of the split "scorer".
         report: called as report(stage, progress).
         should_stop: asked between steps; True ends the stage in good order.
+        identity_weight: of `identity_loss` in the training of adapters; 0: the paper's loss.
     """
 
     state: Path
@@ -53,6 +54,7 @@ class Context:
     scorer_pictures: Pictures
     report: Callable[[str, Progress], None]
     should_stop: Callable[[], bool] | None = None
+    identity_weight: float = 0.0
 
 
 Stage = tuple[nn.Module, Callable[[int, int], Tensor], LoopConfig]

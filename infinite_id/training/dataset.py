@@ -39,6 +39,8 @@ __all__ = [
 PEOPLE_CHUNK = 100
 """Indices a people chunk; about five in six are accepted."""
 PICTURE_CHUNK = 1000
+PICTURES_FORM = 2
+"""Of the files of pictures: those of another form are made anew."""
 PORTRAITS = 3
 
 SPLITS: dict[str, range] = {
@@ -91,6 +93,7 @@ class Pictures:
         portrait: int64 (M,), which of the person's pictures was used.
         captions: M texts.
         style: M keys of `captions.STYLES`.
+        landmarks: float32 (M, 5, 2), x y of the face in pixels, in the order of `Detection`.
     """
 
     images: NDArray[np.uint8]
@@ -98,6 +101,7 @@ class Pictures:
     portrait: NDArray[np.int64]
     captions: NDArray[np.str_]
     style: NDArray[np.str_]
+    landmarks: NDArray[np.float32]
 
 
 def people_path(folder: Path, number: int) -> Path:
@@ -106,9 +110,9 @@ def people_path(folder: Path, number: int) -> Path:
 
 
 def pictures_path(folder: Path, people: People, split: str, number: int) -> Path:
-    """The file of one picture chunk; other people give other pictures."""
+    """The file of one picture chunk; other people give other pictures, and so does another form."""
     who = hashlib.sha256(people.face.tobytes()).hexdigest()[:8]
-    return folder / f"pictures-{split}-{who}-{number:05d}.npz"
+    return folder / f"pictures-{PICTURES_FORM}-{split}-{who}-{number:05d}.npz"
 
 
 def photos_path(folder: Path, digest: str) -> Path:
@@ -198,12 +202,14 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
     rng = np.random.default_rng((11, list(SPLITS).index(split), number))
     person = rng.integers(len(people.index), size=PICTURE_CHUNK)
     portrait = rng.integers(PORTRAITS, size=PICTURE_CHUNK)
-    images, captions, styles = [], [], []
+    images, captions, styles, landmarks = [], [], [], []
     for i, k in zip(person, portrait, strict=True):
         description = draw_description(rng)
         detection = Detection(people.bbox[i, k], people.landmarks[i, k], float(people.score[i, k]))
         face = Portrait(people.images[i, k], detection, people.aligned[i, k], people.face[i, k])
-        images.append(compose(face, description, rng))
+        made = compose(face, description, rng)
+        images.append(made.image)
+        landmarks.append(made.landmarks)
         captions.append(caption(description, rng))
         styles.append(description.style)
     _save(
@@ -213,6 +219,7 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
         portrait=portrait,
         captions=np.array(captions),
         style=np.array(styles),
+        landmarks=np.stack(landmarks),
     )
 
 

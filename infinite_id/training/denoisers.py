@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,13 +17,14 @@ from infinite_id.training.adapter import (
     diffusion_loss,
     noisy_and_target,
 )
-from infinite_id.training.autoencoder import latents_of
+from infinite_id.training.autoencoder import latents_of, load_autoencoder
 from infinite_id.training.context import (
     Context,
     Stage,
     load_stage,
     on_device,
 )
+from infinite_id.training.identity_loss import clean_identity_loss, unlike_faces
 from infinite_id.training.image_text import clip_tokens_of, texts_of
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.text import tokenize
@@ -87,6 +90,8 @@ def build_adapter(context: Context, name: str) -> Stage:
     faces = torch.from_numpy(context.people.face)
     clip = clip_tokens_of(context, context.people.aligned)
     texts = texts_of(context, context.pictures.captions) if text_active else None
+    unlike = _identity_loss(context) if context.identity_weight else None
+    people = torch.nn.functional.normalize(faces.mean(dim=1), dim=-1)
     size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
@@ -114,12 +119,34 @@ def build_adapter(context: Context, name: str) -> Stage:
             text=text,
             pooled=pooled,
         )
-        return model(batch)
+        if unlike is None:
+            return model(batch)
+        landmarks = context.pictures.landmarks[chosen.numpy()]
+        wanted = people[person[chosen]].to(context.device)
+        return model(
+            batch,
+            lambda clean: unlike(clean, batch.timesteps, batch.keep, landmarks, wanted),
+        )
 
     config = LoopConfig(
         learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
     )
     return model, loss, config
+
+
+def _identity_loss(context: Context) -> Any:
+    """`clean_identity_loss` over the frozen autoencoder; None where the face network is missing."""
+    unlike = unlike_faces(context.device)
+    if unlike is None:
+        return None
+    vae = load_autoencoder(context.state).to(context.device)
+    _, mean, deviation = latents_of(context, context.pictures.images)
+    mean, deviation = (part.to(context.device).view(1, -1, 1, 1) for part in (mean, deviation))
+
+    def decode(latents: Tensor) -> Tensor:
+        return vae.decode(latents * deviation + mean).sample
+
+    return clean_identity_loss(decode, unlike, context.identity_weight)
 
 
 def build_photomaker(context: Context) -> Stage:

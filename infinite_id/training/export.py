@@ -23,7 +23,8 @@ from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
 from infinite_id.pocket_clip import no_bars
 from infinite_id.training.adapter import AdapterTraining
-from infinite_id.training.context import load_stage
+from infinite_id.training.autoencoder import decoder_alone, load_autoencoder
+from infinite_id.training.context import load_stage, stage_file
 from infinite_id.training.image_text import ImageText
 from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
 from infinite_id.weights import AdapterMetadata, load_adapter, save_adapter
@@ -37,7 +38,7 @@ _BASE_STAGES = ("vae", "clip", "scorer", "base")
 def export(state: Path, folder: Path) -> dict[str, int]:
     """Writes all that is trained under `folder`, in `infinite_id/assets/pocket`'s layout.
 
-    The stages vae, clip, scorer and base must be there; adapters that are not are left out.
+    The stages vae, clip, scorer and base must be there; others that are not are left out.
 
     Args:
         state: of the training program.
@@ -49,7 +50,7 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     Raises:
         FileNotFoundError: an indispensable stage was not trained yet.
     """
-    vae: Any = load_stage(state, "vae", pocket.build_vae())
+    vae: Any = load_autoencoder(state)
     latents = load_file(state / "latents.safetensors")
     vae.register_to_config(
         latents_mean=latents["mean"].tolist(), latents_std=latents["std"].tolist()
@@ -78,6 +79,8 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     pocket.vision_tower(clip.model).half().save_pretrained(folder / "clip", max_shard_size=SHARD)
     scorer.half().save_pretrained(folder / "scorer", max_shard_size=SHARD)
     steps = {stage: _step(state, stage) for stage in _BASE_STAGES}
+    if (state / f"{stage_file('decoder')}.safetensors").is_file():
+        steps["decoder"] = _step(state, "decoder")
     (folder / "adapters").mkdir(parents=True)
     for name in pocket.ADAPTERS:
         if (state / f"adapter-{name}.safetensors").is_file():
@@ -118,7 +121,7 @@ def _export_adapter(state: Path, folder: Path, name: str) -> int:
 
 
 def _step(state: Path, stage: str) -> int:
-    with safe_open(state / f"{stage.replace(':', '-')}.safetensors", framework="pt") as file:
+    with safe_open(state / f"{stage_file(stage)}.safetensors", framework="pt") as file:
         return int((file.metadata() or {})["step"])
 
 
@@ -163,10 +166,12 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
     written = {}
     state.mkdir(parents=True, exist_ok=True)
     for stage, step in steps.items():
-        target = state / f"{stage.replace(':', '-')}.safetensors"
+        target = state / f"{stage_file(stage)}.safetensors"
         if target.is_file():
             continue
-        if stage not in modules:
+        if stage == "decoder":
+            modules[stage] = decoder_alone(pipeline.vae)
+        elif stage not in modules:
             name = stage.removeprefix("adapter:")
             modules[stage] = _trained_adapter(folder / "adapters" / f"{name}.safetensors", name)
         tensors = {

@@ -52,6 +52,7 @@ def write_pack(path: Path, faces: Faces, train: Pictures, scorer: Pictures) -> i
             "\n".join(pictures.captions).encode(), dtype=np.uint8
         )
         arrays[f"{name}/style"] = pictures.style
+        arrays[f"{name}/landmarks"] = pictures.landmarks
     with path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
     return path.stat().st_size
@@ -76,6 +77,7 @@ def read_pack(path: Path) -> tuple[Faces, Pictures, Pictures]:
                 portrait=arrays[f"{name}/portrait"],
                 captions=np.array(arrays[f"{name}/captions"].tobytes().decode().split("\n")),
                 style=arrays[f"{name}/style"],
+                landmarks=arrays[f"{name}/landmarks"],
             )
             for name in ("train", "scorer")
         )

@@ -40,7 +40,7 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 # Shares of the minutes; what is left over by a stage that is skipped goes to the others.
-SHARES = {"vae": 0.12, "clip": 0.07, "scorer": 0.05, "base": 0.55}
+SHARES = {"vae": 0.12, "decoder": 0.05, "clip": 0.07, "scorer": 0.05, "base": 0.55}
 ADAPTER_SHARE = 0.07
 
 
@@ -67,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--photos", type=Path, help="folder of photos whose people are mixed in, a sub-folder each"
     )
+    parser.add_argument(
+        "--identity-loss",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of 1 - cosine of face embeddings, added in the training of adapters; 0: as the paper",
+    )
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--data", type=Path, help="data pack to train on, nothing is made")
     parser.add_argument(
@@ -77,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     stages = list(STAGES) if options.stage == "all" else options.stage.split(",")
+    if not 0 <= options.identity_loss < float("inf"):
+        logger.error("identity-loss is %s, allowed: 0 or more", options.identity_loss)
+        return 2
     unknown = [stage for stage in stages if stage and stage not in STAGES]
     if unknown:
         logger.error("stage is %r, allowed: all, %s", unknown[0], ", ".join(STAGES))
@@ -147,6 +157,7 @@ def make_context(options: argparse.Namespace) -> Context:
         scorer_pictures=scorer,
         report=report,
         should_stop=_told_to_stop(),
+        identity_weight=options.identity_loss,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from safetensors.torch import save_file
 
 from infinite_id import pocket
-from infinite_id.training.autoencoder import build_vae_stage
+from infinite_id.training.autoencoder import build_decoder_stage, build_vae_stage
 from infinite_id.training.context import (
     Context,
     stage_file,
@@ -22,7 +22,14 @@ from infinite_id.training.loop import LocalStore, TrainingLoop
 
 __all__ = ["STAGES", "train_stage"]
 
-STAGES = ("vae", "clip", "scorer", "base", *(f"adapter:{name}" for name in pocket.ADAPTERS))
+STAGES = (
+    "vae",
+    "decoder",
+    "clip",
+    "scorer",
+    "base",
+    *(f"adapter:{name}" for name in pocket.ADAPTERS),
+)
 
 
 def train_stage(
@@ -39,6 +46,8 @@ def train_stage(
     kind, _, name = stage.partition(":")
     if kind == "vae":
         model, loss, config = build_vae_stage(context)
+    elif kind == "decoder":
+        model, loss, config = build_decoder_stage(context)
     elif kind in ("clip", "scorer"):
         model, loss, config = build_image_text(context, stage)
     elif kind == "base":

@@ -7,6 +7,8 @@ construction. Pictures are 64 px, drawn at twice the size and scaled down.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from infinite_id.training.faces_gan import Portrait
 from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
 from infinite_id.training.styles import apply_style
 
-__all__ = ["FACE_WINDOW", "PICTURE_SIZE", "compose"]
+__all__ = ["FACE_WINDOW", "PICTURE_SIZE", "Composition", "compose"]
 
 PICTURE_SIZE = 64
 SCALE = CANVAS // PICTURE_SIZE
@@ -28,10 +30,20 @@ FACE_WINDOW = (slice(8, 48), slice(12, 52))
 Canvas = NDArray[np.float32]
 
 
-def compose(
-    portrait: Portrait, description: Description, rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """uint8 (64, 64, 3) RGB of that face under that description.
+class Composition(NamedTuple):
+    """A picture and where its face is.
+
+    Attributes:
+        image: uint8 (64, 64, 3) RGB.
+        landmarks: float32 (5, 2), x y in pixels of `image`, in the order of `Detection`.
+    """
+
+    image: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+
+
+def compose(portrait: Portrait, description: Description, rng: np.random.Generator) -> Composition:
+    """That face under that description.
 
     Args:
         portrait: whose face; mirrored in half of the calls would change the person, so it is not.
@@ -39,19 +51,20 @@ def compose(
         rng: of placement, shades and textures.
     """
     canvas = apply_light(paint_scene(description.scene, rng), description.light, rng)
-    head, mask, skin = _head(portrait, rng)
+    head, mask, skin, landmarks = _head(portrait, rng)
     canvas = _body(canvas, description, skin, rng)
     canvas = canvas * (1 - mask) + head * mask
     canvas = _grade(canvas, description.light)
     small = cv2.resize(canvas, (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_AREA)
     picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
-    return apply_style(picture, description.style, rng)
+    return Composition(apply_style(picture, description.style, rng), landmarks)
 
 
 def _head(
     portrait: Portrait, rng: np.random.Generator
-) -> tuple[Canvas, Canvas, NDArray[np.float32]]:
-    """The face on the canvas, its mask (128, 128, 1) in [0, 1], and the skin's RGB."""
+) -> tuple[Canvas, Canvas, NDArray[np.float32], NDArray[np.float32]]:
+    """The face on the canvas, its mask (128, 128, 1) in [0, 1], the skin's RGB, and landmarks in
+    pixels of the picture."""
     x0, y0, x1, y1 = portrait.detection.bbox
     scale = SCALE * rng.uniform(*FACE_WIDTH) / (x1 - x0)
     target = np.array([64 + rng.uniform(-3, 3), 53 + rng.uniform(-2.5, 2.5)])
@@ -73,7 +86,9 @@ def _head(
     nose, mouth = portrait.detection.landmarks[2], portrait.detection.landmarks[3:].mean(axis=0)
     cheeks = portrait.image[int((nose[1] + mouth[1]) / 2), int(nose[0]) - 9 : int(nose[0]) + 10]
     skin = np.median(cheeks.reshape(-1, 3), axis=0).astype(np.float32)
-    return head, feathered.astype(np.float32), skin
+    # Pixel centres: x of the canvas is (x + 1/2) / SCALE - 1/2 of the picture.
+    placed = (scale * portrait.detection.landmarks + shift + 0.5) / SCALE - 0.5
+    return head, feathered.astype(np.float32), skin, placed.astype(np.float32)
 
 
 def _cloth(color: str, rng: np.random.Generator) -> Canvas:

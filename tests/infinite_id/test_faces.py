@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
+from infinite_id.face_backends.embedded import sface_path
+from infinite_id.face_backends.onnx_files import onnx_session
 from infinite_id.faces import ARCFACE_TEMPLATE, FaceError, align_face, find_faces, load_face_backend
 from tests.infinite_id.face_photos import embedded, photo, portraits, resized, split
 
@@ -179,3 +181,29 @@ def test_error_survives_pickling() -> None:
 def test_unknown_provider() -> None:
     with pytest.raises(ValueError, match=r"provider is 'MagicExecutionProvider'.*CPUExecution"):
         load_face_backend("embedded", providers=["MagicExecutionProvider"])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_embedding_does_not_depend_on_threads(threads: int) -> None:
+    crops = np.stack([align_face(image, ARCFACE_TEMPLATE * 0.5) for image in portraits()[:7]])
+    several = load_face_backend("embedded", threads=threads).embed(crops)
+    np.testing.assert_allclose(several, embedded().embed(crops), atol=1e-6)
+
+
+def test_embedding_of_no_face() -> None:
+    assert embedded().embed(np.empty((0, 112, 112, 3), np.uint8)).shape == (0, 128)
+
+
+def test_no_threads() -> None:
+    with pytest.raises(ValueError, match="threads is 0, allowed: 1 or more"):
+        load_face_backend("embedded", threads=0)
+
+
+def test_the_form_for_cpus_gives_what_the_file_gives() -> None:
+    """`split_prelus` against the network as it was published."""
+    crops = np.stack([align_face(image, ARCFACE_TEMPLATE * 0.5) for image in portraits()[:4]])
+    session = onnx_session(sface_path())
+    pixels = crops.transpose(0, 3, 1, 2).astype(np.float32)
+    (wanted,) = session.run(None, {"data": pixels})
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedded().embed(crops), wanted, atol=1e-5)

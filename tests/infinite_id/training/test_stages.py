@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from infinite_id import pocket, pocket_weights
+from infinite_id.faces import ARCFACE_TEMPLATE
 from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import Pictures
@@ -29,6 +31,7 @@ def pictures(count: int, people: int) -> Pictures:
         portrait=rng.integers(3, size=count),
         captions=np.array([caption(draw_description(rng), rng) for _ in range(count)]),
         style=np.array(["photo"] * count),
+        landmarks=np.tile((ARCFACE_TEMPLATE * 0.3 + [15, 12]).astype(np.float32), (count, 1, 1)),
     )
 
 
@@ -136,3 +139,22 @@ def test_a_file_that_is_no_pack_is_named(tmp_path: Path):
     (tmp_path / "pack.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"pack\.npz cannot be read"):
         read_pack(tmp_path / "pack.npz")
+
+
+def test_adapters_may_be_trained_with_an_identity_loss(state: Path, tmp_path: Path):
+    shutil.copytree(state, tmp_path / "state", ignore=shutil.ignore_patterns("*.pt"))
+    losses = []
+    for weight in (0.0, 1.0):
+        context = Context(
+            tmp_path / "state", torch.device("cpu"), "float32", 1, faces(20), pictures(24, 20),
+            pictures(8, 20), lambda stage, progress: losses.append(progress.loss),
+            identity_weight=weight,
+        )  # fmt: skip
+        train_stage(context, "adapter:infinite_id", steps=2)
+        (tmp_path / "state/adapter-infinite_id.pt").unlink()
+        shutil.copy(state / "adapter-infinite_id.safetensors", tmp_path / "state")
+    assert losses[1] > losses[0] + 0.1
+
+
+def test_a_weight_below_zero_is_named(tmp_path: Path):
+    assert main(["--identity-loss", "-1", "--state", str(tmp_path)]) == 2
