@@ -58,6 +58,7 @@ class SharedState:
         self._known: dict[str, Callable[..., Any]] = {
             "add": own.people.add,
             "get": own.people.get,
+            "photo": own.people.photo,
             "remove": own.people.remove,
             "take": own.rates.take,
         }
@@ -67,7 +68,7 @@ class SharedState:
         raised.
 
         Args:
-            what: "add", "get", "remove" or "take".
+            what: "add", "get", "photo", "remove" or "take".
             values: its arguments.
         """
         try:

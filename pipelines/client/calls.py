@@ -76,10 +76,16 @@ def _photo_bytes(photo: Photo) -> bytes:
 
 
 def identity_form(
-    photos: Sequence[Photo], sample: str | None, face: int | str, class_word: str
+    photos: Sequence[Photo],
+    sample: str | None,
+    face: int | str,
+    class_word: str,
+    keep_photos: bool,
 ) -> dict[str, Any]:
     """Arguments of httpx for /v1/identities."""
     form: dict[str, Any] = {"data": {"face": str(face), "class_word": class_word}}
+    if keep_photos:
+        form["data"]["keep_photos"] = "true"
     if sample is not None:
         form["data"]["sample"] = sample
     if photos:

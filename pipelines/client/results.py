@@ -57,11 +57,13 @@ class Identity(_Result):
         identity_id: works like a password for this person: keep it out of logs.
         expires_in_seconds: counted from the answer.
         faces: one a photo.
+        photos_kept: by the service, numbered from 0.
     """
 
     identity_id: str = Field(repr=False)
     expires_in_seconds: float
     faces: tuple[Face, ...]
+    photos_kept: int = 0
 
 
 class Picture(_Result):

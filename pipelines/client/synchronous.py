@@ -91,17 +91,25 @@ class Client:
         sample: str | None = None,
         face: int | str = "single",
         class_word: str = "person",
+        keep_photos: bool = False,
     ) -> Identity:
         """Embeds one person.
 
         Args:
-            photos: of that person; paths or bytes of image files. The service does not keep them.
+            photos: of that person; paths or bytes of image files.
             sample: a sample person instead, of `samples`.
             face: "single", "largest", or a face's number from the left.
             class_word: what {subject} becomes in prompts.
+            keep_photos: the service keeps the photos as long as the person, see `photo`; else it
+                keeps none.
         """
-        form = identity_form(photos, sample, face, class_word)
+        form = identity_form(photos, sample, face, class_word, keep_photos)
         return Identity.model_validate(self._json("POST", "/v1/identities", **form))
+
+    def photo(self, identity: Who, number: int = 0) -> bytes:
+        """A photo that was kept: a JPEG file without metadata, upright."""
+        path = f"/v1/identities/{who_id(identity)}/photos/{number}"
+        return self._request("GET", path).content
 
     def remove_identity(self, identity: Who) -> None:
         """Makes the service forget a person at once."""

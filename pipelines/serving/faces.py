@@ -1,4 +1,4 @@
-"""Photos in, an embedded person out. The photos themselves are not kept."""
+"""Photos in, an embedded person out. The photos themselves are kept only where that is asked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from infinite_id.faces import FaceError, find_faces
 from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
 from infinite_id.types import FaceRecord, Identity
 from pipelines.digests import embedding_digest
+from pipelines.images import encode_image
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.people import Person
 
@@ -26,7 +27,14 @@ class FaceStage:
         self._encoder = load_identity_encoder(preset.encoders)
         self._limits, self._min_face = limits, min_face
 
-    def embed(self, photos: Sequence[bytes], face: Any, class_word: str, owner: str) -> Person:
+    def embed(
+        self,
+        photos: Sequence[bytes],
+        face: Any,
+        class_word: str,
+        owner: str,
+        keep_photos: bool = False,
+    ) -> Person:
         """One person of one or more photos.
 
         Args:
@@ -34,12 +42,13 @@ class FaceStage:
             face: "single", "largest", or the face's number from left to right.
             class_word: what {subject} becomes.
             owner: the key that may use the person.
+            keep_photos: the person carries the photos, upright and without their metadata.
 
         Raises:
             ServiceError: 422, a photo or its face cannot be used.
         """
         key = f"id_{secrets.token_hex(16)}"
-        records = []
+        records, kept = [], []
         for number, photo in enumerate(photos):
             try:
                 image = decode_photo(photo, self._limits)
@@ -49,6 +58,8 @@ class FaceStage:
             except (PhotoError, FaceError) as error:
                 message = f"Photo number {number}: {error}."
                 raise ServiceError(422, error.reason, message) from None
+            if keep_photos:
+                kept.append(encode_image(image, "jpeg", generated=False))
             records.append(
                 FaceRecord(
                     key,
@@ -62,4 +73,5 @@ class FaceStage:
         aligned_faces = tuple(record.aligned for record in records)
         embedding = self._encoder.embed(aligned_faces)
         identity = Identity(key, aligned_faces, embedding, class_word)
-        return Person(identity, tuple(records), embedding_digest(embedding), owner)
+        digest = embedding_digest(embedding)
+        return Person(identity, tuple(records), digest, owner, tuple(kept))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infinite_id.types import FaceRecord, Identity
 from pipelines.serving.errors import ServiceError
@@ -16,19 +16,24 @@ __all__ = ["People", "Person"]
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Someone embedded: the identity, the faces found, the embedding's digest, whose it is."""
+    """Someone embedded: the identity, the faces found, the embedding's digest, whose it is.
+
+    `photos` are JPEG files without metadata, where the caller asked that they be kept.
+    """
 
     identity: Identity
     faces: tuple[FaceRecord, ...]
     digest: str
     owner: str
+    photos: tuple[bytes, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Of the arrays that are kept."""
+        """Of the arrays and photos that are kept."""
         embedding = self.identity.embedding
         crops = sum(image.nbytes for image in self.identity.images)
-        return embedding.face.nbytes + embedding.clip.nbytes + crops
+        photos = sum(len(photo) for photo in self.photos)
+        return embedding.face.nbytes + embedding.clip.nbytes + crops + photos
 
 
 class People:
@@ -74,11 +79,25 @@ class People:
         return self._people.pop(key)[1]
 
     def get(self, identity_id: str, owner: str) -> Person:
-        """The person of that id, if it is the owner's.
+        """The person of that id, if it is the owner's, without photos: few requests need them.
 
         Raises:
             ServiceError: 404, unknown, expired, or another key's.
         """
+        return replace(self._find(identity_id, owner), photos=())
+
+    def photo(self, identity_id: str, owner: str, number: int) -> bytes:
+        """A photo that was kept, a JPEG file.
+
+        Raises:
+            ServiceError: as `get`; 404, there is no photo of that number.
+        """
+        photos = self._find(identity_id, owner).photos
+        if not 0 <= number < len(photos):
+            raise ServiceError(404, "no_photo", "There is no such photo, or it was not kept.")
+        return photos[number]
+
+    def _find(self, identity_id: str, owner: str) -> Person:
         with self._lock:
             self._drop_old()
             found = self._people.get(identity_id)
@@ -90,7 +109,7 @@ class People:
 
     def remove(self, identity_id: str, owner: str) -> None:
         """Forgets a person; raises as `get`."""
-        self.get(identity_id, owner)
+        self._find(identity_id, owner)
         with self._lock:
             self._people.pop(identity_id, None)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Path, Request, UploadFile
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
@@ -43,19 +43,25 @@ async def add_identity(
     sample: Annotated[str | None, Form(description="instead of photos: of /v1/samples")] = None,
     face: Annotated[str, Form(description="single, largest, or a number from the left")] = "single",
     class_word: Annotated[str, Form(min_length=1, max_length=40)] = "person",
+    keep_photos: Annotated[bool, Form(description="as long as the embedding")] = False,
 ) -> dict[str, Any]:
-    """Embeds a person from photos and keeps the embedding for a while, not the photos."""
+    """Embeds a person from photos and keeps the embedding for a while, not the photos.
+
+    With `keep_photos` they are kept as well, as JPEG without metadata, for whoever shows later whom
+    a picture was made of.
+    """
     if (photos is None) == (sample is None):
         raise ServiceError(422, "who", "Exactly one of photos and sample must be given.")
     if sample is not None:
         data = [sample_photo(sample)]
     else:
         data = [await photo.read() for photo in photos or ()]
-    person = await service.embed(deadline, data, _face(face), class_word, owner)
+    person = await service.embed(deadline, data, _face(face), class_word, owner, keep_photos)
     await service.state.add(deadline, person)
     return {
         "identity_id": person.identity.identity_id,
         "expires_in_seconds": service.config.identity_ttl_seconds,
+        "photos_kept": len(person.photos),
         "faces": [
             {
                 "bbox": [round(float(value), 1) for value in found.bbox],
@@ -65,6 +71,19 @@ async def add_identity(
             for found in person.faces
         ],
     }
+
+
+@router.get("/v1/identities/{identity_id}/photos/{number}", response_class=Response)
+async def kept_photo(
+    service: Served,
+    owner: Owner,
+    deadline: Until,
+    identity_id: str,
+    number: Annotated[int, Path(ge=0, lt=1000)],
+) -> Response:
+    """A photo that was kept at its uploader's wish, by its number from 0."""
+    photo = await service.state.photo(deadline, identity_id, owner, number)
+    return Response(photo, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/v1/identities/{identity_id}", status_code=204)

@@ -88,12 +88,15 @@ class Service:
         face: int | str,
         class_word: str,
         owner: str,
+        keep_photos: bool = False,
     ) -> Person:
         """Someone embedded, not yet kept. Raises ServiceError."""
         if not 1 <= len(photos) <= self.config.max_photos:
             raise _wrong("photos", f"{len(photos)} photos", f"1 to {self.config.max_photos}")
         self.worker.check()
-        return await self.worker.run(deadline, self._faces.embed, photos, face, class_word, owner)
+        return await self.worker.run(
+            deadline, self._faces.embed, photos, face, class_word, owner, keep_photos
+        )
 
     def photos(self, texts: Sequence[str]) -> list[bytes]:
         """The bytes of base64 photos, with or without a data: prefix. Raises ServiceError."""

@@ -32,6 +32,10 @@ class State(Protocol):
 
     async def get(self, deadline: Deadline, identity_id: str, owner: str) -> Person: ...
 
+    async def photo(
+        self, deadline: Deadline, identity_id: str, owner: str, number: int
+    ) -> bytes: ...
+
     async def remove(self, deadline: Deadline, identity_id: str, owner: str) -> None: ...
 
     async def take(self, deadline: Deadline, owner: str) -> None: ...
@@ -57,6 +61,10 @@ class LocalState:
     async def get(self, deadline: Deadline, identity_id: str, owner: str) -> Person:
         """See `People.get`."""
         return self.people.get(identity_id, owner)
+
+    async def photo(self, deadline: Deadline, identity_id: str, owner: str, number: int) -> bytes:
+        """See `People.photo`."""
+        return self.people.photo(identity_id, owner, number)
 
     async def remove(self, deadline: Deadline, identity_id: str, owner: str) -> None:
         """See `People.remove`."""
@@ -86,6 +94,10 @@ class RayState:
     async def get(self, deadline: Deadline, identity_id: str, owner: str) -> Person:
         """See `People.get`."""
         return await self._ask(deadline, "get", identity_id, owner)
+
+    async def photo(self, deadline: Deadline, identity_id: str, owner: str, number: int) -> bytes:
+        """See `People.photo`."""
+        return await self._ask(deadline, "photo", identity_id, owner, number)
 
     async def remove(self, deadline: Deadline, identity_id: str, owner: str) -> None:
         """See `People.remove`."""

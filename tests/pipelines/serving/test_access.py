@@ -68,6 +68,24 @@ def test_a_person_belongs_to_the_key_that_uploaded_them(keyed):
     assert keyed.post("/v1/generate", json=body, headers=bearer("right")).status_code == 200
 
 
+def test_a_photo_is_shown_to_its_uploader_and_only_where_it_was_kept(keyed):
+    sent = {"photos": ("p.png", portrait(0))}
+    keys = [
+        keyed.post("/v1/identities", files=sent, data=data, headers=bearer("right")).json()
+        for data in ({"keep_photos": "true"}, {})
+    ]
+    kept, not_kept = (f"/v1/identities/{key['identity_id']}/photos/" for key in keys)
+    for path, who, wanted in (
+        (kept + "0", "right", (200, None)),
+        (kept + "0", "other", (404, "unknown_identity")),
+        (kept + "1", "right", (404, "no_photo")),
+        (not_kept + "0", "right", (404, "no_photo")),
+    ):
+        answer = keyed.get(path, headers=bearer(who))
+        code = answer.json()["error"]["code"] if answer.is_error else None
+        assert (answer.status_code, code) == wanted
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "::", "example.org"])
 def test_only_loopback_is_served_without_keys(capsys, host):
     with pytest.raises(SystemExit) as left:
@@ -196,3 +214,13 @@ def test_gps_and_rotation_of_a_photo(client):
     plain = client.post("/v1/identities", files={"photos": ("p.png", portrait(0))}).json()
     np.testing.assert_allclose(turned["faces"][0]["bbox"], plain["faces"][0]["bbox"], atol=2)
     assert b"GPS" not in base64.b64decode(turned["faces"][0]["crop_png"])
+    kept = client.post(
+        "/v1/identities", files={"photos": ("p.png", buffer.getvalue())}, data={"keep_photos": "1"}
+    ).json()
+    assert (turned["photos_kept"], kept["photos_kept"]) == (0, 1)
+    answer = client.get(f"/v1/identities/{kept['identity_id']}/photos/0")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"] == "no-store"
+    photo = Image.open(io.BytesIO(answer.content))
+    assert not photo.getexif()
+    assert np.abs(np.asarray(photo).astype(int) - np.asarray(upright)).mean() < 6

@@ -60,6 +60,22 @@ def test_pictures_are_saved_as_delivered_beside_what_made_them(api, tmp_path):
     assert person.identity_id not in text + repr(person) + repr(made)
 
 
+def test_photos_are_kept_where_that_is_asked(api):
+    person = api.add_identity(portrait(0), portrait(0), keep_photos=True)
+    assert person.photos_kept == 2
+    assert api.photo(person, 1).startswith(b"\xff\xd8")
+    api.remove_identity(person)
+    with pytest.raises(ServiceError, match="unknown or has expired"):
+        api.photo(person)
+
+    async def ask() -> bytes:
+        async with AsyncClient(api.server) as other:
+            kept = await other.add_identity(portrait(0), keep_photos=True)
+            return await other.photo(kept)
+
+    assert asyncio.run(ask()).startswith(b"\xff\xd8")
+
+
 def test_events_of_a_mix_end_with_the_pictures(api):
     mix = {api.add_identity(sample="person-1"): 0.25, api.add_identity(sample="person-2"): 0.75}
     seen: list = []

@@ -7,6 +7,7 @@ import copy
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,24 @@ def test_people_come_back_to_their_own_key_only(state_of):
     assert (other, foreign, gone) == (UNKNOWN, UNKNOWN, UNKNOWN)
     assert (found.identity.identity_id, found.owner) == ("one", "a")
     np.testing.assert_array_equal(found.identity.images, person("one").identity.images)
+
+
+def test_photos_are_kept_apart_from_what_requests_fetch(state_of):
+    state = state_of()
+    kept = replace(person("one"), photos=(b"first", b"second"))
+    assert kept.nbytes == person("one").nbytes + 11
+    _, found, photo, missing, foreign = answers(
+        [
+            state.add(soon(), kept),
+            state.get(soon(), "one", "a"),
+            state.photo(soon(), "one", "a", 1),
+            state.photo(soon(), "one", "a", 2),
+            state.photo(soon(), "one", "b", 0),
+        ]
+    )
+    assert found.photos == ()
+    assert photo == b"second"
+    assert (missing, foreign) == ((404, "no_photo"), UNKNOWN)
 
 
 def test_people_are_bounded_in_number_bytes_and_time(state_of):
