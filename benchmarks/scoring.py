@@ -45,7 +45,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     references = [[crop] for _, crop in rows]
 
     def score(names: list[str] | None) -> tuple[float, list[dict[str, NDArray[np.float32]]]]:
-        chosen = suite if names is None else load_suite(names, arguments["preset"])
+        chosen = suite
+        if names is not None:
+            chosen = load_suite(names, arguments["preset"], threads=arguments["threads"])
         step = arguments["batch"]
         results, seconds = [], 0.0
         # The first batch warms up: it loads code and embeds the references once.
