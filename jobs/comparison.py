@@ -13,6 +13,7 @@ import typer
 
 from infinite_id.baselines.config import DreamBoothConfig
 from jobs.console import console, progress_display, show_table, user_errors
+from jobs.options import Address, Identities, LargestFace, Preset, names_of
 from pipelines.settings import load_config
 
 __all__ = ["compare", "dreambooth"]
@@ -23,11 +24,9 @@ Optional = str | None
 @user_errors
 def dreambooth(
     output: Annotated[str, typer.Option(help="Folder of the LoRAs; all machines must share it.")],
-    identities: Annotated[
-        Optional, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
-    ] = None,
+    identities: Identities = None,
     config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
-    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    preset: Preset = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps a person.")] = 200,
     rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 8,
     prior_weight: Annotated[
@@ -37,10 +36,8 @@ def dreambooth(
     held_out_photos: Annotated[
         int, typer.Option(help="Last photos of each person that are not trained on.")
     ] = 0,
-    largest_face: Annotated[
-        bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")
-    ] = False,
-    address: Annotated[Optional, typer.Option(help="Ray cluster; default: a local one.")] = None,
+    largest_face: LargestFace = False,
+    address: Address = None,
 ) -> None:
     """Fit one DreamBooth LoRA a person, in parallel; those that are there already are skipped."""
     settings = load_config(
@@ -91,7 +88,7 @@ def compare(
     if len(addresses) < 2:
         raise ValueError(f"got {len(addresses)} runs, allowed: 2 or more, or --log RUN_DIR")
     margins = dict(_margin(text) for text in fail or [])
-    names = [name.strip() for name in metrics.split(",")] if metrics else None
+    names = names_of(metrics)
     from eval.compare import failures
 
     fallen, record = [], []

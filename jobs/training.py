@@ -17,6 +17,7 @@ import yaml
 
 from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
+from jobs.options import Address, Config, Preset
 from jobs.tracking import check_tracking, tracking_address
 from pipelines.storage import Store
 from pipelines.training_config import TrainingConfig, load_training_config
@@ -30,12 +31,12 @@ _POLL_SECONDS = 5.0
 
 @user_errors
 def train(
-    config: Annotated[Optional, typer.Option(help="YAML file; options below override it.")] = None,
+    config: Config = None,
     data: Annotated[
         Optional, typer.Option(help="Parquet with identity_id, image, optional caption.")
     ] = None,
     output: Annotated[Optional, typer.Option(help="Folder of the run, any fsspec address.")] = None,
-    preset: Annotated[Optional, typer.Option(help="pocket or sdxl.")] = None,
+    preset: Preset = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs a worker and step.")] = None,
     workers: Annotated[int | None, typer.Option(help="Ray Train workers.")] = None,
@@ -45,9 +46,7 @@ def train(
     tracking_uri: Annotated[
         Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
     ] = None,
-    address: Annotated[
-        Optional, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
-    ] = None,
+    address: Address = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of any setting; may be repeated.")
     ] = None,
