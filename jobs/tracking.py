@@ -1,7 +1,8 @@
-"""Logging a finished run to MLflow. Results are on disk first; this only sends them."""
+"""Logging a finished run to MLflow. Results are on disk first; this only sends them, and once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -15,6 +16,8 @@ from urllib.parse import urlparse
 from pipelines.storage import Store
 
 __all__ = ["check_tracking", "log_run", "tracking_address"]
+
+_SENT = "mlflow.json"
 
 
 def tracking_address(uri: str | None, output: str) -> str | None:
@@ -67,7 +70,11 @@ def check_tracking(uri: str | None) -> None:
 def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | None = None) -> str:
     """Sends a run folder's record, metrics, tables, figures and report to MLflow.
 
-    One parent run, one nested run a method. Returns the parent's run id.
+    One parent run, one nested run a method. Results that were sent there before, and are there
+    still, are not sent again: a run that is resumed when all is done adds nothing.
+
+    Returns:
+        The parent's run id.
     """
     import mlflow
 
@@ -77,6 +84,10 @@ def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | No
     # Its first use of a database is told line by line.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
+    place = {"uri": uri, "experiment": experiment, "results": _digest(record, report)}
+    sent = _sent_before(mlflow, store, place)
+    if sent is not None:
+        return sent
     _experiment(mlflow, experiment, uri)
     with mlflow.start_run(run_name=store.url.rsplit("/", 1)[-1]) as parent:
         mlflow.log_params(_params(record))
@@ -100,7 +111,29 @@ def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | No
                             {f"{style['style']}/{name}": value for name, value in _cells(style)}
                         )
                 mlflow.log_metrics(values)
+    store.write_bytes(_SENT, json.dumps({**place, "run_id": parent.info.run_id}).encode())
     return parent.info.run_id
+
+
+def _digest(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Of what a run found; the same after a resume that made nothing."""
+    found = json.dumps([record["counts"], _table(dict(report))], sort_keys=True)
+    return hashlib.sha256(found.encode()).hexdigest()
+
+
+def _sent_before(mlflow: Any, store: Store, place: Mapping[str, str]) -> str | None:
+    """The run that holds these results at that place."""
+    if not store.exists(_SENT):
+        return None
+    sent = json.loads(store.read_bytes(_SENT))
+    run_id = str(sent.pop("run_id"))
+    if sent != place:
+        return None
+    try:
+        found = mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException:
+        return None
+    return run_id if found.info.lifecycle_stage == "active" else None
 
 
 def _experiment(mlflow: Any, name: str, uri: str) -> None:

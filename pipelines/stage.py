@@ -36,6 +36,11 @@ __all__ = [
 SPARE_CPUS = 0.5
 """Kept free of actors, for reading and writing; a pool that takes every CPU never moves."""
 
+# Units that wait between two stages: enough that none of them runs dry, few enough that a run of
+# millions needs no more of the driver than one of thousands.
+_LEAST_WAITING = 64
+_WAITING_A_CALL = 4
+
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total), after every unit."""
 
@@ -69,6 +74,12 @@ class Stage:
     def least(self) -> int:
         """The fewest actors that the stage runs with."""
         return self.concurrency if isinstance(self.concurrency, int) else self.concurrency[0]
+
+    @property
+    def most_calls(self) -> int:
+        """The most units that its actors have in their hands."""
+        actors = self.concurrency if isinstance(self.concurrency, int) else self.concurrency[1]
+        return actors * self.calls
 
 
 class Step(NamedTuple):
@@ -194,6 +205,11 @@ def stream_units(
     if not remaining.size:
         return
     data = _units(remaining)
+    from pipelines.backpressure import bound_queues
+
+    bound_queues(
+        data.context, max(_LEAST_WAITING, *(_WAITING_A_CALL * s.most_calls for s in stages))
+    )
     given: dict[str, int] = {}
     data.context.custom_execution_callback_classes = [_counting([s.name for s in stages], given)]
     for stage in stages:
@@ -228,14 +244,17 @@ def report_stages(
 
 def _counting(stages: Sequence[str], given: dict[str, int]) -> type:
     """A class of callbacks of one execution that keep in `given` how many blocks, which are
-    units, each stage has given."""
+    units, each stage has given, and nothing else of them."""
     from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    from pipelines.backpressure import forget_blocks
 
     names = {f"MapBatches({stage})": stage for stage in stages}
 
     class Counting(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
             for operator in executor._topology:
+                forget_blocks(operator)
                 if operator.name in names:
                     given[names[operator.name]] = operator.metrics.num_task_outputs_generated
 

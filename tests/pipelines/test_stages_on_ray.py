@@ -102,6 +102,27 @@ def test_a_slow_writer_holds_the_maker_back(session, tmp_path):
     assert (step.done, step.given) == (_UNITS, {"maker": _UNITS, "writer": _UNITS})
 
 
+class TinyMaker:
+    """Units -> as they came, at once."""
+
+    def __init__(self, store: Store) -> None:
+        pass
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table
+
+
+def test_few_units_wait_between_stages_however_small_they_are(session, tmp_path, monkeypatch):
+    """The driver keeps books of each: millions of them would fill it before the store is full."""
+    monkeypatch.setattr("pipelines.stage._LEAST_WAITING", 10)
+    store = Store(tmp_path)
+    steps = stream_units(_stages(store, TinyMaker, 0.1), store, "written", range(80))
+    leads = [step.given["maker"] - step.given["writer"] for step in steps]
+    assert len(store.names("written")) == 80
+    # Ten wait, and each of the two actors has some in its hands.
+    assert 5 < max(leads) < 20
+
+
 def test_what_was_committed_before_counts_as_given(session, tmp_path):
     store = Store(tmp_path)
     for unit in (0, 2):
