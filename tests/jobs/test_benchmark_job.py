@@ -106,9 +106,12 @@ def test_a_finished_run_is_not_overwritten_and_resumes_to_nothing(finished):
     assert other.returncode == 2
     assert "belongs to a run with other inputs or settings" in other.stderr
     before = {path: path.stat().st_mtime_ns for path in folder.glob("images/*")}
-    again = run(*options, "--output", str(folder), "--resume", "--tracking-uri", "none")
+    logged = (folder / "mlflow.json").read_bytes()
+    again = run(*options, "--output", str(folder), "--resume")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*")} == before
+    # Nor is it logged twice.
+    assert (folder / "mlflow.json").read_bytes() == logged
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
