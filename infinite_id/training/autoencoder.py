@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,10 +35,13 @@ __all__ = [
     "build_decoder_stage",
     "build_vae_stage",
     "decoder_alone",
+    "keep_latent_scale",
+    "latent_scale",
     "latents_of",
     "load_autoencoder",
 ]
 
+_SCALE = "latent_scale.safetensors"
 # Of `1 - cosine` in the decoder's loss; pixels and edges start near 0.06 together.
 IDENTITY_WEIGHT = 0.1
 
@@ -125,7 +129,8 @@ def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Ten
     path = context.state / "latents.safetensors"
     vae: Any = load_stage(context.state, "vae", pocket.build_vae()).to(context.device)
     key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{len(images)}"
-    if path.is_file():
+    known = latent_scale(context.state)
+    if known is not None and path.is_file():
         cached = load_file(path)
         if bytes(cached["key"].tolist()).decode() == key:
             return cached["latents"].to(context.device).float(), cached["mean"], cached["std"]
@@ -134,9 +139,34 @@ def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Ten
         for i in range(0, len(images), 64)
     ]
     latents = torch.cat(parts).float()
-    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    scale = known or (latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
+    if known is None:
+        keep_latent_scale(context.state, *scale)
+    mean, deviation = (part.to(latents) for part in scale)
     latents = (latents - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)
     latents = latents.contiguous()
     stored = {"mean": mean.cpu(), "std": deviation.cpu(), "latents": latents.half().cpu()}
     save_file({**stored, "key": torch.tensor(list(key.encode()), dtype=torch.uint8)}, path)
     return latents, stored["mean"], stored["std"]
+
+
+def latent_scale(state: Path) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of the latents' channels, (4,) each; None where they are not known.
+
+    They are those of the pictures that were there first. What was trained on latents of that scale
+    would see them shifted if more pictures changed it; another autoencoder has a scale of its own.
+    """
+    path = state / _SCALE
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("step") != str(stage_weights(state, "vae")[1]):
+            return None
+        return file.get_tensor("mean"), file.get_tensor("std")
+
+
+def keep_latent_scale(state: Path, mean: Tensor, deviation: Tensor) -> None:
+    """Writes what `latent_scale` reads, for the autoencoder that the state folder has."""
+    tensors = {"mean": mean.float().cpu().contiguous(), "std": deviation.float().cpu().contiguous()}
+    step = stage_weights(state, "vae")[1]
+    save_file(tensors, state / _SCALE, metadata={"step": str(step)})

@@ -23,7 +23,12 @@ from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
 from infinite_id.pocket_clip import no_bars
 from infinite_id.training.adapter import AdapterTraining
-from infinite_id.training.autoencoder import decoder_alone, load_autoencoder
+from infinite_id.training.autoencoder import (
+    decoder_alone,
+    keep_latent_scale,
+    latent_scale,
+    load_autoencoder,
+)
 from infinite_id.training.context import load_stage, stage_file
 from infinite_id.training.image_text import ImageText
 from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
@@ -51,10 +56,10 @@ def export(state: Path, folder: Path) -> dict[str, int]:
         FileNotFoundError: an indispensable stage was not trained yet.
     """
     vae: Any = load_autoencoder(state)
-    latents = load_file(state / "latents.safetensors")
-    vae.register_to_config(
-        latents_mean=latents["mean"].tolist(), latents_std=latents["std"].tolist()
-    )
+    scale = latent_scale(state)
+    if scale is None:
+        raise FileNotFoundError(f"{state} knows no latents of its stage vae; train base first")
+    vae.register_to_config(latents_mean=scale[0].tolist(), latents_std=scale[1].tolist())
     clip = load_stage(
         state, "clip", ImageText(pocket.build_clip(), pocket.build_text_encoder(first=True))
     )
@@ -181,6 +186,10 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
         }
         save_file(tensors, target, metadata={"step": str(step)})
         written[stage] = step
+        if stage == "vae":
+            config = pipeline.vae.config
+            scale = (torch.tensor(config.latents_mean), torch.tensor(config.latents_std))
+            keep_latent_scale(state, *scale)
     return written
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from infinite_id import pocket, pocket_weights
 from infinite_id.faces import ARCFACE_TEMPLATE
+from infinite_id.training.autoencoder import latent_scale, latents_of
 from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import Pictures
@@ -104,6 +105,11 @@ def test_training_goes_on_from_an_export(state: Path, tmp_path: Path):
         pictures(8, 20), lambda stage, progress: None,
     )  # fmt: skip
     assert train_stage(context, "base", steps=2) == 2
+    # Other pictures do not move the latents that the exported base was trained on.
+    scales = [latent_scale(place) for place in (state, tmp_path / "state")]
+    _, *used = latents_of(context, context.pictures.images[:3])
+    for scale in (scales[1], used):
+        torch.testing.assert_close(scale, type(scale)(scales[0]))
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path: Path):
