@@ -1,4 +1,4 @@
-"""ONNX plumbing shared by the face networks: sessions with fixed thread counts, int8 folding."""
+"""ONNX plumbing shared by the face networks: sessions, rows shared out among threads, rewriting."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _check_threads(threads: int) -> None:
 
 
 def onnx_session(
-    path: Path, *, threads: int = 1, providers: Sequence[str] | None = None
+    path: Path, *, providers: Sequence[str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session over the file, on the CPU unless `providers` says otherwise.
+    """A session of one thread over the file, on the CPU unless `providers` says otherwise.
 
     Raises:
-        ValueError: a provider that this onnxruntime does not have, or threads < 1.
+        ValueError: a provider that this onnxruntime does not have.
     """
     chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
     available = onnxruntime.get_available_providers()
@@ -57,7 +57,7 @@ def onnx_session(
                 f"onnxruntime provider is {provider!r}, allowed here: {', '.join(available)}"
             )
     return onnxruntime.InferenceSession(
-        str(path), sess_options=session_options(threads), providers=chosen
+        str(path), sess_options=session_options(1), providers=chosen
     )
 
 
