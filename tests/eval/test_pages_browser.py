@@ -81,7 +81,9 @@ def test_a_comparison_of_runs_fits_the_page(tmp_path, browser, width):
     for name in ("one", "two"):
         write_run(tmp_path / name, untrained=name == "two")
         write_report(tmp_path / name)
-    page = Path(write_collection(tmp_path, ["one", "two", "three"], {"four": "nobody's photo"}))
+    # An address is one long word.
+    failed = {"four": f"nothing at s3://{'bucket' * 20}"}
+    page = Path(write_collection(tmp_path, ["one", "two", "three"], failed))
     found = look(page, "collection_probe.js", width)
     assert found["problems"] == []
     assert found["width"] == width
