@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,14 +23,11 @@ from numpy.typing import NDArray
 from eval.dataset_metrics import (
     class_structure,
     copy_paste_score,
-    frechet_distance,
-    kernel_distance,
     seed_diversity,
-    verification,
     verification_pairs,
 )
 from eval.metrics import PictureBatch
-from eval.networks import Networks
+from eval.networks import Need, Networks
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, summarise
 from eval.thumbnails import open_picture
@@ -62,11 +59,14 @@ class _People:
 
 @dataclass(frozen=True, slots=True)
 class _Pictures:
-    """Features of the pictures read: rows of `RunData.samples`, FaceNet's NaN without a face."""
+    """Features of the pictures read: rows of `RunData.samples`, FaceNet's NaN without a face.
+
+    `images` is None where no two pictures answer one request with different seeds.
+    """
 
     rows: NDArray[np.int64]
     faces: Features
-    images: Features
+    images: Features | None
 
 
 def measure_sets(
@@ -92,8 +92,12 @@ def measure_sets(
     if max_pictures < 1:
         raise ValueError(f"max_pictures is {max_pictures}, allowed: 1 or more")
     data = read_run(run_dir, options)
-    networks = Networks(("faces", "facenet", "image_text"), preset_name, threads)
-    pictures = _read_pictures(data, networks, _choose(data, max_pictures))
+    chosen = _choose(data, max_pictures)
+    needs: list[Need] = ["faces", "facenet"]
+    if _vary(data, chosen):
+        needs.append("image_text")
+    networks = Networks(needs, preset_name, threads)
+    pictures = _read_pictures(data, networks, chosen)
     targets = _targets(data)
     wanted = set(data.samples["identity_id"][pictures.rows].tolist())
     wanted |= {person for parts in targets.values() for _, _, person in parts}
@@ -126,6 +130,13 @@ def _choose(data: RunData, most: int) -> list[str]:
     return data.samples["sample_id"][rows[: most * methods]].tolist()
 
 
+def _vary(data: RunData, ids: Sequence[str]) -> bool:
+    """Whether some of these pictures differ in nothing but the seed."""
+    chosen = np.isin(data.samples["sample_id"].astype(str), np.array(ids, dtype=str))
+    columns = (data.samples[key][chosen].tolist() for key in ("method", *_GROUP))
+    return max(Counter(zip(*columns, strict=True)).values(), default=0) > 1
+
+
 def _read_pictures(data: RunData, networks: Networks, ids: Sequence[str]) -> _Pictures:
     row_of = {name: row for row, name in enumerate(data.samples["sample_id"].tolist())}
     rows: list[int] = []
@@ -147,12 +158,13 @@ def _read_pictures(data: RunData, networks: Networks, ids: Sequence[str]) -> _Pi
             )
         rows += [row for row, _ in whole]
         faces.append(own)
-        images.append(batch.image_features)
+        if networks.image_text is not None:
+            images.append(batch.image_features)
     empty = np.empty((0, _FACENET_WIDTH), dtype=np.float32)
     return _Pictures(
         np.array(rows, dtype=np.int64),
         np.concatenate(faces) if faces else empty,
-        np.concatenate(images) if images else empty,
+        np.concatenate(images) if images else None,
     )
 
 
@@ -241,7 +253,9 @@ def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> d
     person = data.samples["identity_id"][pictures.rows].astype(str)
     columns = [data.samples[k][pictures.rows[own]].astype(str) for k in _GROUP]
     groups = ["\x1f".join(parts) for parts in zip(*columns, strict=True)]
-    diversity = seed_diversity(pictures.images[own], groups) if own.any() else {}
+    diversity: dict[str, float] = {}
+    if pictures.images is not None and own.any():
+        diversity = seed_diversity(pictures.images[own], groups)
     with_face = own & ~np.isnan(pictures.faces[:, :1]).any(axis=1)
     features, who = pictures.faces[with_face], person[with_face]
     found: dict[str, Any] = {
@@ -272,6 +286,8 @@ def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> d
         labels, faces = real
         genuine, impostor = verification_pairs(features, who.tolist(), faces, labels)
         if len(genuine) and len(impostor):
+            from eval.distributions import verification
+
             result = asdict(verification(genuine, impostor))
             result["held_out"] = bool(targets)
             found["verification"] = result
@@ -286,6 +302,8 @@ def _distances(real: tuple[list[str], Features] | None, made: Features) -> dict[
     """Between FaceNet features of real and generated faces, on runs that are large enough."""
     if real is None or min(len(real[1]), len(made)) < _KERNEL_FROM:
         return {}
+    from eval.distributions import frechet_distance, kernel_distance
+
     mean, deviation = kernel_distance(real[1], made)
     found: dict[str, Any] = {"kernel_distance": {"mean": mean, "deviation": deviation}}
     if min(len(real[1]), len(made)) >= _FRECHET_FROM:

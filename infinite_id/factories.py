@@ -14,11 +14,10 @@ from infinite_id.encoders import load_clip_encoder
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.methods import MethodSpec
 from infinite_id.public_adapters import is_public_adapter, load_public_adapter
-from infinite_id.timed import TimedGenerator
 from infinite_id.types import Generator
 from infinite_id.weights import load_adapter, local_file
 
-__all__ = ["infinite_id", "text_only", "timed"]
+__all__ = ["infinite_id", "text_only"]
 
 _UNTRAINED_SEED = 20240318
 
@@ -105,8 +104,3 @@ def text_only(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gener
     base = _need(base, spec)
     revision = f"{base.revision}+{_digest(spec.config, preset.sampler)}"
     return TextOnlyGenerator(base, spec.config, preset.sampler, revision)
-
-
-def timed(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
-    """The timed stand-in; no base model."""
-    return TimedGenerator(spec.config)

@@ -98,7 +98,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(
-        "infinite_id.factories:timed",
+        "infinite_id.timed:timed",
         "Stand-in that costs a stated time",
         TimedConfig(),
         needs_base=False,

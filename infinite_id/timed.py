@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +20,17 @@ from infinite_id.types import (
     CancelledError,
     GeneratedImage,
     GenerationRequest,
+    Generator,
     Identity,
     PreviewHook,
 )
 
-__all__ = ["TimedGenerator"]
+if TYPE_CHECKING:
+    from infinite_id.base import BaseModel
+    from infinite_id.config import Preset
+    from infinite_id.methods import MethodSpec
+
+__all__ = ["TimedGenerator", "timed"]
 
 
 class TimedGenerator:
@@ -61,3 +68,8 @@ class TimedGenerator:
         squares = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
         whole = squares.repeat(block, axis=0).repeat(block, axis=1)
         return whole[: request.height, : request.width]
+
+
+def timed(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
+    """The factory of `METHODS`; no base model, and none of the libraries that one needs."""
+    return TimedGenerator(spec.config)

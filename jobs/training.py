@@ -76,10 +76,11 @@ def train(
     store = Store(settings.output, settings.storage_options)
     store.check_writable()
     from pipelines.session import ray_session
-    from pipelines.training import prepare_pairs
+    from pipelines.training import count_photos, prepare_pairs
     from pipelines.training import train as run_training
     from pipelines.training_worker import read_metrics
 
+    count_photos(settings)
     with ray_session(settings.address), _tracked(settings, tracking) as log:
         counts = prepare_pairs(settings)
         console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")

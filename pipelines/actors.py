@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -92,12 +93,17 @@ class GenerationActor:
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        import torch
+        from infinite_id.methods import METHODS, load_generators
 
-        from infinite_id.methods import load_generators
+        names = [name for name, _ in plan.methods]
+        start: Callable[[], None] | None = None
+        # A generator without a model spares the seconds that torch takes to import.
+        if any(METHODS[name].needs_base for name in names):
+            import torch
 
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            start = partial(torch.set_num_threads, threads)
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
         self._attempts = Attempts(store, "images")
@@ -105,10 +111,7 @@ class GenerationActor:
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
         # sleep between operations instead of spinning. Callers encode and commit beside it.
-        self._model = ThreadPoolExecutor(
-            1, "generate", initializer=torch.set_num_threads, initargs=(threads,)
-        )
-        names = [name for name, _ in plan.methods]
+        self._model = ThreadPoolExecutor(1, "generate", initializer=start)
         self._generators: dict[str, Generator] = self._model.submit(
             load_generators, names, local_preset(preset, options), device=device
         ).result()

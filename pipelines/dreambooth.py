@@ -27,9 +27,9 @@ from pipelines.inputs import (
 )
 from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
-from pipelines.stage import Stage, apply_stage, check_stages
+from pipelines.stage import Stage, apply_stage, check_stages, unit_blocks
 from pipelines.storage import StorageError, read_uri
-from pipelines.units import unit_of, unit_table
+from pipelines.units import unit_of
 
 __all__ = ["DreamBoothActor", "FitSummary", "fit_people", "portrait"]
 
@@ -66,8 +66,6 @@ def fit_people(
     Raises:
         ValueError: wrong input, or nobody's photos are usable.
     """
-    import ray
-
     begin = time.perf_counter()
     family, identities = model_family(config), load_manifests(config).identities
     states: list[dict[str, Any]] = []
@@ -93,11 +91,7 @@ def fit_people(
             num_gpus=generation_gpus(config, family),
         )
         check_stages([stage], ["unit"], cluster)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        units = ray.data.from_arrow(unit_table(range(identities.num_rows)))
-        data = apply_stage(units.repartition(target_num_rows_per_block=1), stage)
+        data = apply_stage(unit_blocks(np.arange(identities.num_rows)), stage)
         for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
             states.extend(rows.to_pylist())

@@ -23,6 +23,9 @@ WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore",
+    # By default Ray Data reads the footers of Parquet files, be it one, with 32 processes; each
+    # asks for 128 footers at once.
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",
 }
 
 

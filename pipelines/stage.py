@@ -31,6 +31,7 @@ __all__ = [
     "check_stages",
     "report_stages",
     "stream_units",
+    "unit_blocks",
 ]
 
 SPARE_CPUS = 0.5
@@ -40,6 +41,9 @@ SPARE_CPUS = 0.5
 # millions needs no more of the driver than one of thousands.
 _LEAST_WAITING = 64
 _WAITING_A_CALL = 4
+
+# As many are cut by the driver. For more a worker does it, which has to start and import first.
+_FEW_UNITS = 256
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total), after every unit."""
@@ -204,7 +208,7 @@ def stream_units(
     remaining = wanted[~committed[wanted]]
     if not remaining.size:
         return
-    data = _units(remaining)
+    data = unit_blocks(remaining)
     from pipelines.backpressure import bound_queues
 
     bound_queues(
@@ -261,7 +265,7 @@ def _counting(stages: Sequence[str], given: dict[str, int]) -> type:
     return Counting
 
 
-def _units(units: NDArray[np.int64]) -> Dataset:
+def unit_blocks(units: NDArray[np.int64]) -> Dataset:
     """A dataset of one block a unit: the block is the grain of scheduling and of loss."""
     import ray
 
@@ -270,4 +274,6 @@ def _units(units: NDArray[np.int64]) -> Dataset:
     context.print_on_execution_start = False
     # It reads the process's page tables every second of every task and holds up the actor.
     context.memory_usage_poll_interval_s = None
-    return ray.data.from_arrow(unit_table(units)).repartition(target_num_rows_per_block=1)
+    if units.size <= _FEW_UNITS:
+        return ray.data.from_blocks([unit_table([unit]) for unit in units.tolist()])
+    return ray.data.from_blocks([unit_table(units)]).repartition(target_num_rows_per_block=1)

@@ -14,15 +14,45 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow.dataset as ds
+
 from infinite_id.config import preset
 from pipelines.storage import Store
+from pipelines.storage_errors import StorageError, guarding
 from pipelines.training_config import TrainingConfig
 from pipelines.training_data import PAIRS, PairActor
 from pipelines.training_worker import read_metrics, train_worker
 
-__all__ = ["prepare_pairs", "train"]
+__all__ = ["count_photos", "prepare_pairs", "train"]
 
 _DONE = "pairs/_done.json"
+
+# A partition is held in memory as a whole. Ray's own number, 200, is many for a few people and
+# few for ten million photos.
+_PHOTOS_A_PARTITION = 500
+_MOST_PARTITIONS = 2000
+
+
+def count_photos(config: TrainingConfig) -> int:
+    """Photos of the data, 0 where the output folder has their pairs; needs no Ray.
+
+    Raises:
+        ValueError: the data lack a column. StorageError (a ValueError): they cannot be read.
+    """
+    if Store(config.output, config.storage_options).exists(_DONE):
+        return 0
+    source = Store(config.data, config.storage_options)
+    if not source.exists():
+        raise StorageError(f"data {config.data} does not exist")
+    with guarding("read", config.data):
+        photos = ds.dataset(source.root, filesystem=source.fs)
+        rows = int(photos.count_rows())
+    for name in ("identity_id", "image"):
+        if name not in photos.schema.names:
+            raise ValueError(
+                f"{config.data} has the columns {', '.join(photos.schema.names)}; {name} is missing"
+            )
+    return rows
 
 
 def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
@@ -32,28 +62,24 @@ def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
         Counts: pairs of each split, people, rejects by reason.
 
     Raises:
-        ValueError: the data lack a column, or no photo gave a pair; the message says why.
+        ValueError: as of `count_photos`, or no photo gave a pair; the message says why.
     """
     import ray
 
     store = Store(config.output, config.storage_options)
     if store.exists(_DONE):
         return dict(json.loads(store.read_bytes(_DONE)))
+    rows = count_photos(config)
     source = Store(config.data, config.storage_options)
     photos = ray.data.read_parquet(source.root, filesystem=source.fs)
-    columns = photos.schema().names if photos.schema() is not None else []
-    for name in ("identity_id", "image"):
-        if name not in columns:
-            raise ValueError(
-                f"{config.data} has the columns {', '.join(columns)}; {name} is missing"
-            )
     arguments = {
         "preset": preset(config.preset),
         "pairs_per_photo": config.pairs_per_photo,
         "largest": config.largest_face,
         "threads": config.threads,
     }
-    pairs = photos.groupby("identity_id").map_groups(
+    partitions = min(_MOST_PARTITIONS, max(config.workers, rows // _PHOTOS_A_PARTITION))
+    pairs = photos.groupby("identity_id", num_partitions=partitions).map_groups(
         PairActor,
         fn_constructor_kwargs=arguments,
         batch_format="pyarrow",

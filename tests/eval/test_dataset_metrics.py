@@ -13,12 +13,10 @@ from scipy.spatial.distance import cosine
 from eval.dataset_metrics import (
     class_structure,
     copy_paste_score,
-    frechet_distance,
-    kernel_distance,
     seed_diversity,
-    verification,
     verification_pairs,
 )
+from eval.distributions import frechet_distance, kernel_distance, verification
 
 RNG = np.random.default_rng(4)
 REAL = RNG.normal(size=(300, 6)) @ RNG.normal(size=(6, 6))

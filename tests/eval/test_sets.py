@@ -115,6 +115,14 @@ def test_equal_pictures_have_no_diversity(sets):
     assert values["copy_paste"]["n"] == 2 * 2 * SEEDS * PEOPLE
 
 
+def test_one_seed_needs_no_image_model(tmp_path, sets):
+    write_run(tmp_path / "run", people=2, seeds=1)
+    single = measure_sets(tmp_path / "run", threads=2)
+    assert single["methods"]["infinite_id"]["seed_diversity"]["n"] == 0
+    assert single["image_network"] == ""
+    assert sets["image_network"].startswith("pocket")
+
+
 @pytest.mark.parametrize("most", [5, 12])
 def test_the_cap_keeps_whole_people(run, most):
     capped = measure_sets(run, max_pictures=most, threads=2)

@@ -35,8 +35,13 @@ def picture(generator: Generator, people: dict[str, Identity], **values: Any) ->
     return generator.generate([tiny_request(**values)], people)[0].image.astype(int)
 
 
-def test_importing_methods_loads_no_torch() -> None:
-    program = "import infinite_id.methods, sys; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("used", ["", "load_generator('timed', preset('pocket'))"])
+def test_torch_is_loaded_by_methods_with_a_model_alone(used: str) -> None:
+    program = (
+        "import sys\nfrom infinite_id.config import preset\n"
+        f"from infinite_id.methods import load_generator\n{used}\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -101,17 +101,25 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     assert any(f"+step+{reached + 4}+" in name for name in logged), logged
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(200)
-def test_a_column_that_is_missing_is_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bad.parquet", "bad.parquet has the columns identity_id, picture; image is missing"),
+        ("text.parquet", "Parquet magic bytes not found in footer"),
+        ("nowhere", "nowhere does not exist"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_are_refused_before_ray_starts(
+    tmp_path: Path, name: str, message: str
+):
     pq.write_table(pa.table({"identity_id": ["a"], "picture": [b""]}), tmp_path / "bad.parquet")
-    done = run(
-        "--data", str(tmp_path / "bad.parquet"), "--output", str(tmp_path / "run"),
-        "--address", "local", "--tracking-uri", "none",
-    )  # fmt: skip
+    (tmp_path / "text.parquet").write_text("no table")
+    # Nothing answers there, which is what would be said if it were asked.
+    options = ["--address", "127.0.0.1:9", "--tracking-uri", "none"]
+    done = run("--data", str(tmp_path / name), "--output", str(tmp_path / "run"), *options)
     assert done.returncode == 2
-    assert "image is missing" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_sdxl_recipe_is_checked_without_a_weight():
