@@ -35,7 +35,7 @@ _SUMS = (
     "hangs",
     "runs_failed",
     "generation_actors_killed",
-    "units_begun_again",
+    "generation_batches_lost",
 )
 _LOOK_SECONDS = 0.02
 _LATER_SECONDS = 1.0
@@ -53,9 +53,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         trials; kills by kind; over all trials, those of earlier calls included: kills that met a
         run under way, rows lost, doubled and refused, files torn, runs unlike the undisturbed
-        one, starts of the driver, hangs, runs that never succeeded; units of pictures begun again,
-        in all and at most for one killed generation actor; seconds of an undisturbed and of a
-        disturbed run.
+        one, starts of the driver, hangs, runs that never succeeded; generation batches that were
+        begun and had to be generated again, in all and at most for one killed generation actor;
+        seconds of an undisturbed and of a disturbed run.
     """
     from benchmarks.crowd import crowd_config
     from pipelines.session import quiet
@@ -105,8 +105,8 @@ def _figures(trials: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, A
         "trials": len(trials),
         **{f"kills_of_{kind}": kinds[kind] for kind in KINDS},
         **{name: sum(found.get(name, 0) for found in trials) for name in _SUMS},
-        "most_units_begun_again_a_killed_actor": max(
-            (f["units_begun_again"] / max(f["generation_actors_killed"], 1) for f in trials),
+        "most_generation_batches_lost_a_killed_actor": max(
+            (f["generation_batches_lost"] / max(f["generation_actors_killed"], 1) for f in trials),
             default=0.0,
         ),
         "seconds_undisturbed": seconds,
@@ -234,7 +234,7 @@ def _compare(whole: Path, run: Path) -> Counter[str]:
     found["runs_unlike_the_undisturbed_one"] += not equal
     found["rows_refused"] += sum(pq.read_table(p).num_rows for p in run.glob("rejects/*.parquet"))
     lost = json.loads((run / "run.json").read_text()).get("lost_tries", {})
-    found["units_begun_again"] += lost.get("images", 0)
+    found["generation_batches_lost"] += lost.get("images", 0)
     return found
 
 

@@ -6,15 +6,19 @@ in a test. The model is loaded in the constructor, on the worker.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from infinite_id.config import Preset
 from infinite_id.types import (
@@ -23,13 +27,13 @@ from infinite_id.types import (
     GenerationRequest,
     Generator,
     Identity,
-    IdentityMix,
 )
 from pipelines.attempts import KILLED, Attempt, Attempts
 from pipelines.identities import IdentityStore
 from pipelines.images import Provenance, decode_image, encode_image
+from pipelines.made import Made, MadeUnits
 from pipelines.metrics import count, observe
-from pipelines.plan import UnitPlan
+from pipelines.plan import UnitPlan, people_of, request_from_row
 from pipelines.schemas import IMAGES, PROVENANCE, SAMPLE_KEYS, scores_schema
 from pipelines.storage import StorageError, Store
 from pipelines.units import commit_unit, read_unit, reject_row, unit_block, unit_of
@@ -39,36 +43,19 @@ from pipelines.weights_cache import local_preset
 if TYPE_CHECKING:
     from eval.metrics import PictureBatch
 
-__all__ = [
-    "GenerationActor",
-    "ScoringActor",
-    "request_from_row",
-]
+__all__ = ["GenerationActor", "ScoringActor"]
 
 _KEYS = [field.name for field in SAMPLE_KEYS]
 
-
-def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
-    """A `requests` row as the record that generators take."""
-    mix = None
-    if row["mix_parts"]:
-        parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
-        mix = IdentityMix(parts, row["mix_mode"])
-    names = GenerationRequest.__dataclass_fields__
-    return GenerationRequest(**{name: row[name] for name in names if name != "mix"}, mix=mix)
-
-
-def people_of(row: Mapping[str, Any]) -> list[str]:
-    """Keys of the people that a `requests` row shows: one, or a mix's parts."""
-    if row["mix_parts"]:
-        return [part["identity_id"] for part in row["mix_parts"]]
-    return [row["identity_id"]]
+_Row = Mapping[str, Any]
+_People = Mapping[str, Identity]
 
 
 class GenerationActor:
     """Units of the request plan -> pictures; commits `images`.
 
-    Two threads may call it at once: one generates while the other encodes and commits.
+    Two threads may call it at once: one generates while the other encodes and commits what it has
+    put aside, so that a kill loses one batch and not two (see `pipelines.made`).
 
     Args:
         store: the run folder.
@@ -106,7 +93,8 @@ class GenerationActor:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
-        self._attempts = Attempts(store, "images")
+        self._attempts, self._made = Attempts(store, "images"), MadeUnits(store)
+        self._turn = threading.Lock()
         self._people = IdentityStore(store)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
@@ -123,84 +111,105 @@ class GenerationActor:
         done = read_unit(self._store, "images", unit)
         if done is None:
             rows = self._plan.table(unit).to_pylist()
-            with self._attempts.unit(unit) as attempt:
-                pictures, rejects = self._make(rows, attempt)
+            people = self._people.get(key for row in rows for key in people_of(row))
+            with contextlib.ExitStack() as stack:
+                with self._turn:
+                    attempt = stack.enter_context(self._attempts.unit(unit))
+                    if attempt.alone:
+                        pictures, rejects = self._one_by_one(rows, people, attempt)
+                    else:
+                        made = self._generate_unit(unit, rows, people)
+                if not attempt.alone:
+                    attempt.made()
+                    pictures, rejects = self._encode(rows, made)
                 done = commit_unit(
                     self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64
                 )
+            self._made.drop(unit)
             if rows:
-                for status, made in (("ok", pictures), ("rejected", rejects)):
+                for status, number in (("ok", len(pictures)), ("rejected", len(rejects))):
                     labels = {"method": rows[0]["method"], "status": status}
-                    count("infinite_id_pictures_total", len(made), **labels)
+                    count("infinite_id_pictures_total", number, **labels)
         return unit_block(done, unit)
 
-    def _make(
-        self, rows: list[dict[str, Any]], attempt: Attempt
+    def _generate_unit(self, unit: int, rows: Sequence[_Row], people: _People) -> Made:
+        made = self._made.find(unit)
+        if made is None:
+            made = self._generate(rows, people, range(len(rows)))
+            self._made.keep(unit, made)
+        return made
+
+    def _one_by_one(
+        self, rows: Sequence[_Row], people: _People, attempt: Attempt
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        if not attempt.alone:
-            return self._generate(rows)
         pictures: list[dict[str, Any]] = []
         rejects: list[dict[str, Any]] = []
-        for row, allowed in attempt.rows(rows):
+        for number, (row, allowed) in enumerate(attempt.rows(rows)):
             if allowed:
-                made, refused = self._generate([row])
-                pictures, rejects = pictures + made, rejects + refused
+                made = self._generate(rows, people, range(number, number + 1))
+                one = self._encode(rows, made)
+                pictures, rejects = pictures + one[0], rejects + one[1]
             else:
                 rejects.append(reject_row("images", row["sample_id"], *KILLED))
         return pictures, rejects
 
-    def _generate(
-        self, rows: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        if not rows:
-            return [], []
-        people = self._people.get(key for row in rows for key in people_of(row))
-        generator = self._generators[rows[0]["method"]]
+    def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> Made:
+        if not numbers:
+            return Made()
+        asked = [rows[number] for number in numbers]
+        generator = self._generators[asked[0]["method"]]
         try:
-            return self._batch(generator, rows, people), []
+            requests = [request_from_row(row) for row in asked]
+            images, seconds = self._model.submit(_timed, generator, requests, people).result()
         except CancelledError:
             raise
         except Exception as error:
-            if _is_fatal(error):
-                raise
-            if len(rows) == 1:
-                reason = "refused" if isinstance(error, ValueError) else "failed"
-                message = f"{type(error).__name__}: {error}"
-                return [], [reject_row("images", rows[0]["sample_id"], reason, message)]
+            if len(asked) == 1 or _is_fatal(error):
+                return Made(rejects=[_refusal(asked[0], error)])
+        else:
+            observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
+            arrays = [made.image for made in images]
+            return Made(list(numbers), arrays, [seconds / len(asked)] * len(asked))
         # One bad request must not cost its batch mates their pictures: halve until it is alone.
-        middle = len(rows) // 2
-        first, second = self._generate(rows[:middle]), self._generate(rows[middle:])
-        return first[0] + second[0], first[1] + second[1]
+        middle = len(asked) // 2
+        first, second = numbers[:middle], numbers[middle:]
+        return self._generate(rows, people, first) + self._generate(rows, people, second)
 
-    def _batch(
-        self,
-        generator: Generator,
-        rows: list[dict[str, Any]],
-        people: Mapping[str, Identity],
-    ) -> list[dict[str, Any]]:
-        requests = [request_from_row(row) for row in rows]
-        images, batch_seconds = self._model.submit(_timed, generator, requests, people).result()
-        observe("infinite_id_batch_seconds", batch_seconds, method=rows[0]["method"])
-        encoded = self._encoders.map(self._encode, rows, images)
-        out = []
-        for row, made, data in zip(rows, images, encoded, strict=True):
+    def _encode(
+        self, rows: Sequence[_Row], made: Made
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        asked = [rows[number] for number in made.numbers]
+        encoded = [
+            self._encoders.submit(self._encode_picture, row, image)
+            for row, image in zip(asked, made.images, strict=True)
+        ]
+        pictures, rejects = [], list(made.rejects)
+        for row, image, seconds, future in zip(
+            asked, made.images, made.seconds, encoded, strict=True
+        ):
+            try:
+                data = future.result()
+            except Exception as error:
+                rejects.append(_refusal(row, error))
+                continue
             travels = self._people.row(people_of(row)[0])
-            out.append(
+            pictures.append(
                 {
                     **{name: row[name] for name in (*_KEYS, "prompt")},
                     "image": data,
                     "format": self._format,
-                    "height": made.image.shape[0],
-                    "width": made.image.shape[1],
-                    "seconds": batch_seconds / len(rows),
+                    "height": image.shape[0],
+                    "width": image.shape[1],
+                    "seconds": seconds,
                     "model_revision": self._revisions[row["method"]],
                     **{name: travels[name] for name in PROVENANCE},
                 }
             )
-        return out
+        return pictures, rejects
 
-    def _encode(self, row: Mapping[str, Any], made: GeneratedImage) -> bytes:
-        image = made.image if self._watermark is None else self._watermark.embed(made.image)
+    def _encode_picture(self, row: _Row, image: NDArray[np.uint8]) -> bytes:
+        if self._watermark is not None:
+            image = self._watermark.embed(image)
         names = ("sample_id", "method", "prompt", "negative_prompt", "seed")
         provenance = Provenance(
             model_revision=self._revisions[row["method"]], **{name: row[name] for name in names}
@@ -209,10 +218,18 @@ class GenerationActor:
 
 
 def _timed(
-    generator: Generator, requests: Sequence[GenerationRequest], people: Mapping[str, Identity]
+    generator: Generator, requests: Sequence[GenerationRequest], people: _People
 ) -> tuple[list[GeneratedImage], float]:
     begin = time.perf_counter()
     return generator.generate(requests, people), time.perf_counter() - begin
+
+
+def _refusal(row: _Row, error: Exception) -> dict[str, Any]:
+    """The row of `rejects` for a request that raised; errors that are not its own are raised."""
+    if _is_fatal(error):
+        raise error
+    reason = "refused" if isinstance(error, ValueError) else "failed"
+    return reject_row("images", row["sample_id"], reason, f"{type(error).__name__}: {error}")
 
 
 def _is_fatal(error: Exception) -> bool:

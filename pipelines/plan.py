@@ -17,9 +17,20 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from infinite_id.types import GenerationRequest, IdentityMix
 from pipelines.schemas import REQUESTS
 
-__all__ = ["RequestPlan", "Settings", "Subject", "Text", "UnitPlan", "request_row", "sample_id"]
+__all__ = [
+    "RequestPlan",
+    "Settings",
+    "Subject",
+    "Text",
+    "UnitPlan",
+    "people_of",
+    "request_from_row",
+    "request_row",
+    "sample_id",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,23 @@ def request_row(
     }
     row["sample_id"] = sample_id(row, revision, subject.digest)
     return row
+
+
+def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
+    """A `requests` row as the record that generators take."""
+    mix = None
+    if row["mix_parts"]:
+        parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
+        mix = IdentityMix(parts, row["mix_mode"])
+    names = GenerationRequest.__dataclass_fields__
+    return GenerationRequest(**{name: row[name] for name in names if name != "mix"}, mix=mix)
+
+
+def people_of(row: Mapping[str, Any]) -> list[str]:
+    """Keys of the people that a `requests` row shows: one, or a mix's parts."""
+    if row["mix_parts"]:
+        return [part["identity_id"] for part in row["mix_parts"]]
+    return [row["identity_id"]]
 
 
 class UnitPlan(Protocol):

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipelines.attempts import clear_attempts
 from pipelines.failures import RunFailedError, root_cause
+from pipelines.made import clear_made
 from pipelines.storage import StorageError, Store
 
 __all__ = ["RESULT_FOLDERS", "RunFolder", "Timings", "environment"]
@@ -101,6 +102,7 @@ class RunFolder:
         try:
             yield
             self._count_lost()
+            clear_made(self.store)
         except BaseException as error:
             with contextlib.suppress(StorageError):
                 self._count_lost()

@@ -139,8 +139,14 @@ class Store:
         """The content of one file."""
         return self._guard("read", name, lambda: self.fs.cat_file(self.path(name)))
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Writes one file: whole or not at all, replacing an earlier one."""
+    def write_bytes(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Writes one file: whole or not at all, replacing an earlier one.
+
+        Args:
+            name: of the file.
+            data: all of it.
+            flush: to the disk, so that it outlives the machine and not just the process.
+        """
 
         def write() -> None:
             target = self.path(name)
@@ -153,8 +159,9 @@ class Store:
             try:
                 with temporary.open("wb") as file:
                     file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    if flush:
+                        file.flush()
+                        os.fsync(file.fileno())
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
