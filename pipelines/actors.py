@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +22,6 @@ from numpy.typing import NDArray
 from infinite_id.config import Preset
 from infinite_id.types import (
     CancelledError,
-    GeneratedImage,
-    GenerationRequest,
     Generator,
     Identity,
 )
@@ -94,11 +91,11 @@ class GenerationActor:
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
         self._attempts, self._made = Attempts(store, "images"), MadeUnits(store)
-        self._turn = threading.Lock()
         self._people = IdentityStore(store)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
-        # sleep between operations instead of spinning. Callers encode and commit beside it.
+        # sleep between operations instead of spinning. Callers encode and commit beside it. It
+        # puts pictures aside itself and takes the next unit at once, with no thread to wait for.
         self._model = ThreadPoolExecutor(1, "generate", initializer=start)
         self._generators: dict[str, Generator] = self._model.submit(
             load_generators, names, local_preset(preset, options), device=device
@@ -112,16 +109,11 @@ class GenerationActor:
         if done is None:
             rows = self._plan.table(unit).to_pylist()
             people = self._people.get(key for row in rows for key in people_of(row))
-            with contextlib.ExitStack() as stack:
-                with self._turn:
-                    attempt = stack.enter_context(self._attempts.unit(unit))
-                    if attempt.alone:
-                        pictures, rejects = self._one_by_one(rows, people, attempt)
-                    else:
-                        made = self._generate_unit(unit, rows, people)
-                if not attempt.alone:
-                    attempt.made()
-                    pictures, rejects = self._encode(rows, made)
+            with contextlib.ExitStack() as marks:
+                turn = self._model.submit(self._take_turn, unit, rows, people, marks)
+                attempt, made = turn.result()
+                attempt.made()
+                pictures, rejects = self._encode(rows, made)
                 done = commit_unit(
                     self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64
                 )
@@ -132,26 +124,30 @@ class GenerationActor:
                     count("infinite_id_pictures_total", number, **labels)
         return unit_block(done, unit)
 
-    def _generate_unit(self, unit: int, rows: Sequence[_Row], people: _People) -> Made:
-        made = self._made.find(unit)
+    def _take_turn(
+        self, unit: int, rows: Sequence[_Row], people: _People, marks: contextlib.ExitStack
+    ) -> tuple[Attempt, Made]:
+        attempt = marks.enter_context(self._attempts.unit(unit))
+        made = None if attempt.alone else self._made.find(unit)
         if made is None:
-            made = self._generate(rows, people, range(len(rows)))
+            if attempt.alone:
+                made = self._one_by_one(rows, people, attempt)
+            else:
+                made = self._generate(rows, people, range(len(rows)))
             self._made.keep(unit, made)
-        return made
+        return attempt, made
 
-    def _one_by_one(
-        self, rows: Sequence[_Row], people: _People, attempt: Attempt
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        pictures: list[dict[str, Any]] = []
-        rejects: list[dict[str, Any]] = []
+    def _one_by_one(self, rows: Sequence[_Row], people: _People, attempt: Attempt) -> Made:
+        made = Made()
         for number, (row, allowed) in enumerate(attempt.rows(rows)):
             if allowed:
-                made = self._generate(rows, people, range(number, number + 1))
-                one = self._encode(rows, made)
-                pictures, rejects = pictures + one[0], rejects + one[1]
+                one = self._generate(rows, people, range(number, number + 1))
+                # Once while the row's mark stands: it may be what kills.
+                self._encode(rows, one)
             else:
-                rejects.append(reject_row("images", row["sample_id"], *KILLED))
-        return pictures, rejects
+                one = Made(rejects=[reject_row("images", row["sample_id"], *KILLED)])
+            made = made + one
+        return made
 
     def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> Made:
         if not numbers:
@@ -160,7 +156,9 @@ class GenerationActor:
         generator = self._generators[asked[0]["method"]]
         try:
             requests = [request_from_row(row) for row in asked]
-            images, seconds = self._model.submit(_timed, generator, requests, people).result()
+            begin = time.perf_counter()
+            images = generator.generate(requests, people)
+            seconds = time.perf_counter() - begin
         except CancelledError:
             raise
         except Exception as error:
@@ -215,13 +213,6 @@ class GenerationActor:
             model_revision=self._revisions[row["method"]], **{name: row[name] for name in names}
         )
         return encode_image(image, self._format, provenance=provenance)
-
-
-def _timed(
-    generator: Generator, requests: Sequence[GenerationRequest], people: _People
-) -> tuple[list[GeneratedImage], float]:
-    begin = time.perf_counter()
-    return generator.generate(requests, people), time.perf_counter() - begin
 
 
 def _refusal(row: _Row, error: Exception) -> dict[str, Any]:
