@@ -34,7 +34,8 @@ __all__ = ["TimedGenerator", "timed"]
 
 
 class TimedGenerator:
-    """Sleeps, then returns one picture of coloured squares a request, drawn from its sample_id."""
+    """Makes a picture of coloured squares a request, drawn from its sample_id, and sleeps for what
+    is left of the stated time."""
 
     def __init__(self, config: TimedConfig | None = None) -> None:
         self.config = config or TimedConfig()
@@ -54,11 +55,13 @@ class TimedGenerator:
             raise CancelledError("stopped before the first step")
         if self.config.deadly and any(self.config.deadly in r.prompt for r in requests):
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self.config.seconds_per_batch)
+        end = time.monotonic() + self.config.seconds_per_batch
+        seconds = self.config.seconds_per_batch / max(len(requests), 1)
+        made = [GeneratedImage(r.sample_id, self._picture(r), seconds) for r in requests]
+        time.sleep(max(end - time.monotonic(), 0.0))
         if on_step is not None:
             on_step(1, 1)
-        seconds = self.config.seconds_per_batch / max(len(requests), 1)
-        return [GeneratedImage(r.sample_id, self._picture(r), seconds) for r in requests]
+        return made
 
     def _picture(self, request: GenerationRequest) -> np.ndarray:
         block = self.config.block

@@ -13,15 +13,15 @@ waits, costs more than the moment that it would cover.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
-import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from pipelines.storage import StorageError, Store
 
@@ -73,23 +73,21 @@ class MadeUnits:
         """
         if not self._store.is_local:
             return
-        buffer = io.BytesIO()
-        images: dict[str, Any] = {f"image_{n}": image for n, image in enumerate(made.images)}
+        images = {f"image_{number}": image for number, image in enumerate(made.images)}
         rest = {"numbers": made.numbers, "seconds": made.seconds, "rejects": made.rejects}
-        np.savez(buffer, rest=np.array(json.dumps(rest)), **images)
-        self._store.write_bytes(_name(unit), buffer.getvalue(), flush=False)
+        text = np.frombuffer(json.dumps(rest).encode(), dtype=np.uint8)
+        self._store.write_bytes(_name(unit), save({"rest": text, **images}), flush=False)
 
     def find(self, unit: int) -> Made | None:
         """A unit's pictures, None where they have to be made."""
         if not self._store.is_local or not self._store.exists(_name(unit)):
             return None
         # A machine that lost its power may leave a file with a name and without its bytes.
-        with contextlib.suppress(zipfile.BadZipFile, EOFError, KeyError, ValueError):
-            data = io.BytesIO(self._store.read_bytes(_name(unit)))
-            with np.load(data, allow_pickle=False) as arrays:
-                rest = json.loads(arrays["rest"].item())
-                images = [arrays[f"image_{number}"] for number in range(len(rest["numbers"]))]
-                return Made(images=images, **rest)
+        with contextlib.suppress(SafetensorError):
+            arrays = load(self._store.read_bytes(_name(unit)))
+            rest = json.loads(arrays["rest"].tobytes())
+            images = [arrays[f"image_{number}"] for number in range(len(rest["numbers"]))]
+            return Made(images=images, **rest)
         return None
 
     def drop(self, unit: int) -> None:
@@ -107,4 +105,4 @@ def clear_made(store: Store) -> None:
 
 
 def _name(unit: int) -> str:
-    return f"{_FOLDER}/unit-{unit:09d}.npz"
+    return f"{_FOLDER}/unit-{unit:09d}.safetensors"

@@ -42,7 +42,7 @@ def test_what_is_put_aside_comes_back_whole(tmp_path):
 def test_a_file_without_its_end_is_made_again(tmp_path, left):
     units = MadeUnits(Store(tmp_path))
     units.keep(3, _MADE)
-    path = tmp_path / "made/unit-000000003.npz"
+    path = tmp_path / "made/unit-000000003.safetensors"
     path.write_bytes(path.read_bytes()[:left])
     assert units.find(3) is None
 
@@ -97,7 +97,7 @@ def test_a_kill_between_generation_and_commit_loses_no_generation(run_store, mon
     calls = _generations(monkeypatch)
     GenerationActor(run_store, plan, preset("pocket"))(unit_table([0]))
     assert calls == []
-    assert not run_store.exists("made/unit-000000000.npz")
+    assert not run_store.exists("made/unit-000000000.safetensors")
     kept = run_store.read_folder("images", IMAGES)
     assert clear_attempts(run_store) == {}
     run_store.delete("images/part-000000000.parquet")
