@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["GenerationActor", "ScoringActor"]
 
 _KEYS = [field.name for field in SAMPLE_KEYS]
+
+_SWITCH_SECONDS = 0.0005
 
 _Row = Mapping[str, Any]
 _People = Mapping[str, Identity]
@@ -95,7 +98,9 @@ class GenerationActor:
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
         # sleep between operations instead of spinning. Callers encode and commit beside it. It
-        # puts pictures aside itself and takes the next unit at once, with no thread to wait for.
+        # puts pictures aside itself and takes the next unit at once, with no thread to wait for;
+        # by default one that encodes may keep the interpreter for ten times as long.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._model = ThreadPoolExecutor(1, "generate", initializer=start)
         self._generators: dict[str, Generator] = self._model.submit(
             load_generators, names, local_preset(preset, options), device=device
