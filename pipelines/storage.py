@@ -163,8 +163,9 @@ class Store:
                         file.flush()
                         os.fsync(file.fileno())
                 temporary.replace(target)
-            finally:
+            except BaseException:
                 temporary.unlink(missing_ok=True)
+                raise
 
         self._guard("write", name, write)
 

@@ -42,8 +42,9 @@ def need() -> Callable[[str, bool, str], None]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Where several processes run the tests: a file stays in one, and so do all that start Ray,
-    whose clusters would take each other's cores."""
-    item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else item.path.stem))
+    whose clusters would take each other's cores; unless a test says where it goes."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else item.path.stem))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

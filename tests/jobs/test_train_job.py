@@ -55,6 +55,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# The longest of all: with the others of Ray one process would have a third more than the rest.
+@pytest.mark.xdist_group("ray_training")
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
