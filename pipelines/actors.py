@@ -236,11 +236,15 @@ def _is_fatal(error: Exception) -> bool:
 class ScoringActor:
     """Pictures of a unit -> scores; commits `scores`.
 
+    Its networks are loaded when the first pictures come: until then a machine of few cores has
+    generation actors to load, and there is nothing to score.
+
     Args:
         store: the run folder.
         plan: the request plan, which knows the parts of a mix.
         metrics: names, see `eval.suite`; None for the default ones.
         preset_name: decides which text and image scorer is used.
+        threads: that find and embed faces.
     """
 
     def __init__(
@@ -252,26 +256,35 @@ class ScoringActor:
         *,
         threads: int = 1,
     ) -> None:
-        from eval.suite import load_suite
-
         self._store = store
         self._attempts = Attempts(store, "scores")
-        self._suite = load_suite(metrics, preset_name, threads=threads)
+        self._wanted = (metrics, preset_name, threads)
+        self._loaded = False
         self._people = IdentityStore(store)
         self._parts = {
             subject.identity_id: [part["identity_id"] for part in subject.mix_parts]
             for subject in plan.subjects
             if subject.mix_parts
         }
-        self._schema = scores_schema(list(self._suite.metrics))
         # The words that a style adds, which a style score reads; the prompt holds them too.
         self._style_words = {text.style: text.suffix or text.style for text in plan.texts}
+
+    def load(self) -> None:
+        """Loads the networks and writes down what their scores mean: before the first unit."""
+        from eval.suite import load_suite
+
+        metrics, preset_name, threads = self._wanted
+        self._suite = load_suite(metrics, preset_name, threads=threads)
+        self._schema = scores_schema(list(self._suite.metrics))
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
-        store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())
+        self._store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())
+        self._loaded = True
 
     def __call__(self, images: pa.Table) -> pa.Table:
         unit = unit_of(images, "scores")
         rows = [row for row in images.to_pylist() if row["sample_id"] is not None]
+        if not self._loaded:
+            self.load()
         begin = time.perf_counter()
         with self._attempts.unit(unit) as attempt:
             table, rejects = self._measure(rows, attempt)

@@ -41,7 +41,8 @@ class RunSummary:
         rejects: refused rows by reason.
         lost_tries: tries of units that ended with their process, by stage, over all resumes.
         seconds: of this invocation.
-        seconds_to_first_picture: from its start; None where nothing was left to make.
+        seconds_to_first_picture: from its start until one was committed; None where nothing was
+            left to make.
     """
 
     url: str
@@ -101,14 +102,15 @@ def run_benchmark(
         committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
         finished = sum(plan.unit_rows(int(unit)) for unit in committed)
         with run.timings.measure("images and scores") as phase:
-            for _, rows, given in stream_units(stages, run.store, "scores", range(plan.units)):
+            for step in stream_units(stages, run.store, "scores", range(plan.units)):
                 run.lease.check()
-                first = time.perf_counter() - begin if first is None else first
+                rows = step.rows
+                first = step.began.get("images", time.perf_counter()) - begin
                 phase.rows += sum(rows["pictures"].to_pylist())
                 run.timings.add("images, in the actors", rows, "generate_seconds")
                 run.timings.add("scores, in the actors", rows, "score_seconds")
                 finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
-                made = max(finished, len(plan) * given["images"] // plan.units)
+                made = max(finished, len(plan) * step.given["images"] // plan.units)
                 report_stages(progress, {"images": made, "scores": finished}, len(plan))
     # Every request is a picture or a reject; counting the rejects spares opening each unit's file.
     refused = run.store.read_folder("rejects", REJECTS, ["stage", "reason"])

@@ -6,7 +6,9 @@ block that comes in is one unit, and so is the block that goes out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,11 +95,13 @@ class Step(NamedTuple):
         done: units that every stage has given, those of earlier runs included.
         rows: what the last stage gave for this one.
         given: units that each stage has given, by name, those of earlier runs included.
+        began: `time.perf_counter` when a stage had given its first unit of this run, by name.
     """
 
     done: int
     rows: pa.Table
     given: Mapping[str, int]
+    began: Mapping[str, float]
 
 
 def check_stages(
@@ -187,16 +191,25 @@ def apply_stage(data: Dataset, stage: Stage, store: Store | None = None) -> Data
 
 
 def _counted(store: Store, stage: str, actor: type) -> type:
-    """A subclass of an actor that gives up when its process dies again and again as it loads."""
+    """A subclass of an actor that gives up when its process dies again and again as it loads: in
+    its constructor, or in `load`, which some call before their first unit."""
 
     class Counted(actor):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            import ray
-
-            with loading(store, stage, ray.get_runtime_context().get_actor_id() or "none"):
+            with _loading(store, stage):
                 super().__init__(*args, **kwargs)
 
+        def load(self) -> None:
+            with _loading(store, stage):
+                super().load()
+
     return Counted
+
+
+def _loading(store: Store, stage: str) -> AbstractContextManager[None]:
+    import ray
+
+    return loading(store, stage, ray.get_runtime_context().get_actor_id() or "none")
 
 
 def stream_units(
@@ -215,7 +228,9 @@ def stream_units(
         data.context, max(_LEAST_WAITING, *(_WAITING_A_CALL * s.most_calls for s in stages))
     )
     given: dict[str, int] = {}
-    data.context.custom_execution_callback_classes = [_counting([s.name for s in stages], given)]
+    began: dict[str, float] = {}
+    counting = _counting([stage.name for stage in stages], given, began)
+    data.context.custom_execution_callback_classes = [counting]
     for stage in stages:
         data = apply_stage(data, stage, store)
     before = number = wanted.size - remaining.size
@@ -225,7 +240,7 @@ def stream_units(
         # The last unit may be here before the count of it, and a unit done twice counts twice.
         counts = ((s.name, before + given.get(s.name, 0)) for s in stages)
         through = {name: min(max(count, number), wanted.size) for name, count in counts}
-        yield Step(number, rows, through)
+        yield Step(number, rows, through, began)
 
 
 def report_stages(
@@ -246,9 +261,9 @@ def report_stages(
         entered = number
 
 
-def _counting(stages: Sequence[str], given: dict[str, int]) -> type:
+def _counting(stages: Sequence[str], given: dict[str, int], began: dict[str, float]) -> type:
     """A class of callbacks of one execution that keep in `given` how many blocks, which are
-    units, each stage has given, and nothing else of them."""
+    units, each stage has given, in `began` when it gave the first, and nothing else of them."""
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
     from pipelines.backpressure import forget_blocks
@@ -260,7 +275,10 @@ def _counting(stages: Sequence[str], given: dict[str, int]) -> type:
             for operator in executor._topology:
                 forget_blocks(operator)
                 if operator.name in names:
-                    given[names[operator.name]] = operator.metrics.num_task_outputs_generated
+                    stage = names[operator.name]
+                    given[stage] = operator.metrics.num_task_outputs_generated
+                    if given[stage]:
+                        began.setdefault(stage, time.perf_counter())
 
     return Counting
 

@@ -151,13 +151,14 @@ def _draw(
     there = committed_units(run.store, "scores")
     finished = sum(plan.unit_rows(unit) for unit in plan.units if unit in there)
     with run.timings.measure("images and scores") as phase:
-        for _, rows, given in stream_units(stages, run.store, "scores", plan.units):
+        for step in stream_units(stages, run.store, "scores", plan.units):
             run.lease.check()
+            rows = step.rows
             phase.rows += sum(rows["pictures"].to_pylist())
             run.timings.add("images, in the actors", rows, "generate_seconds")
             run.timings.add("scores, in the actors", rows, "score_seconds")
             finished += sum(plan.unit_rows(unit) for unit in rows["unit"].to_pylist())
-            made = max(finished, len(plan) * given["images"] // len(plan.units))
+            made = max(finished, len(plan) * step.given["images"] // len(plan.units))
             done = {"images": made, "scores": finished}
             report_stages(progress, done, len(plan), suffix=f" {plan.number + 1}")
 

@@ -109,8 +109,12 @@ class MeasuringActor(ScoringActor):
         references: Sequence[tuple[Store, str]],
     ) -> None:
         super().__init__(store, plan, [*gates.metrics, *_judge(gates)], preset_name)
-        self._schema = measures_schema(list(self._suite.metrics))
         self._known = None if gates.other_identity is None else known_people(references)
+
+    def load(self) -> None:
+        """See `ScoringActor.load`."""
+        super().load()
+        self._schema = measures_schema(list(self._suite.metrics))
 
     def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
         batch = self._batch(rows)

@@ -58,7 +58,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The longest of all: with the others of Ray one process would have a third more than the rest.
 @pytest.mark.xdist_group("ray_training")
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
     output = tmp_path / "run"
     options = ["--data", str(photos), "--output", str(output), "--batch-size", "2"]
@@ -83,7 +83,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     reached = int(state["step"])
     assert reached >= 4
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
-    resumed = run(*options, "--steps", str(reached + 4), "--tracking-uri", tracking)
+    resumed = run(*options, "--steps", str(reached + 4), "--tracking-uri", tracking, timeout=500)
     assert resumed.returncode == 0, resumed.stderr
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [row["step"] for row in rows]

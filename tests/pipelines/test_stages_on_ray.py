@@ -71,6 +71,35 @@ class RefusesToLoad:
         raise ValueError("weights are 'none', allowed: some")
 
 
+class LoadsLater:
+    """Loads what it needs with its first unit."""
+
+    def __init__(self, store: Store) -> None:
+        self._loaded = False
+
+    def load(self) -> None:
+        self._loaded = True
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if not self._loaded:
+            self.load()
+        return table
+
+
+class NeverLoadsLater(LoadsLater):
+    """Dies as it does."""
+
+    def load(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RefusesToLoadLater(LoadsLater):
+    """Finds then what a user has to mend."""
+
+    def load(self) -> None:
+        raise ValueError("weights are 'none', allowed: some")
+
+
 def _stages(store: Store, first: type, seconds: float) -> list[Stage]:
     kwargs = {"store": store}
     return [
@@ -129,6 +158,7 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
         commit_unit(store, "written", unit, [{"unit": unit}], _SCHEMA)
     steps = list(stream_units(_stages(store, Maker, 0.0), store, "written", range(4)))
     assert [step.done for step in steps] == [3, 4]
+    assert 0 < steps[-1].began["maker"] < steps[-1].began["writer"] < time.perf_counter()
     assert steps[-1].given == {"maker": 4, "writer": 4}
 
 
@@ -136,7 +166,9 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
     ("first", "code", "sentence"),
     [
         (NeverLoads, 1, "failed: stage maker does not start: its process died 3 times while"),
+        (NeverLoadsLater, 1, "failed: stage maker does not start: its process died 3 times while"),
         (RefusesToLoad, 2, "error: weights are 'none', allowed: some\n"),
+        (RefusesToLoadLater, 2, "error: weights are 'none', allowed: some\n"),
     ],
 )
 def test_an_actor_that_cannot_load_ends_the_run(session, tmp_path, capfd, first, code, sentence):
