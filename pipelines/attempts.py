@@ -136,7 +136,7 @@ def loading(store: Store, stage: str, actor: str) -> Iterator[None]:
     Args:
         store: the run folder.
         stage: of the actor.
-        actor: names it; the same after a restart.
+        actor: names it, and what it loads; the same after a restart.
 
     Raises:
         RunFailedError: its process has died too often while it loaded.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipelines.storage_errors import StorageError
 
 __all__ = ["RunFailedError", "root_cause"]
@@ -11,11 +13,16 @@ class RunFailedError(RuntimeError):
     """A run that stopped in the middle; the message is one sentence. What is committed stays."""
 
 
+# How a traceback names an exception: its class, and the first line of its message.
+_NAMED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exception that an actor raised, out of Ray's wrapping.
 
-    What a constructor raised arrives as text alone; it is made again where its kind is one that
-    callers tell apart (RunFailedError, StorageError, ValueError).
+    Most arrive as text alone: what a constructor raised, and what a call of Ray Data's did. They
+    are made again where their kind is one that callers tell apart (RunFailedError, StorageError,
+    ValueError); another kind becomes a RunFailedError that names it.
     """
     seen = error
     while type(seen).__module__.split(".")[0] == "ray":
@@ -26,12 +33,16 @@ def root_cause(error: BaseException) -> BaseException:
         seen = inner
     if getattr(seen, "actor_init_failed", False):
         return _told(seen) or seen
+    if type(seen).__name__ == "UserCodeException":
+        return _told(error) or seen
     return seen
 
 
 def _told(error: BaseException) -> BaseException | None:
-    """The exception that the last line of a traceback's text names."""
-    name, _, message = str(error).rstrip().rpartition("\n")[2].partition(": ")
+    """The last exception that is not Ray's own in a traceback's text."""
     kinds = {kind.__name__: kind for kind in (RunFailedError, StorageError, ValueError)}
-    kind = kinds.get(name.rpartition(".")[2])
-    return kind(message) if kind is not None and message else None
+    for name, message in reversed(_NAMED.findall(str(error))):
+        if not name.startswith("ray."):
+            kind = kinds.get(name.rpartition(".")[2])
+            return kind(message) if kind else RunFailedError(f"{name}: {message}")
+    return None

@@ -196,20 +196,21 @@ def _counted(store: Store, stage: str, actor: type) -> type:
 
     class Counted(actor):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            with _loading(store, stage):
+            with _loading(store, stage, "constructor"):
                 super().__init__(*args, **kwargs)
 
         def load(self) -> None:
-            with _loading(store, stage):
+            # Counted apart: each restart begins with a constructor that succeeds.
+            with _loading(store, stage, "load"):
                 super().load()
 
     return Counted
 
 
-def _loading(store: Store, stage: str) -> AbstractContextManager[None]:
+def _loading(store: Store, stage: str, part: str) -> AbstractContextManager[None]:
     import ray
 
-    return loading(store, stage, ray.get_runtime_context().get_actor_id() or "none")
+    return loading(store, stage, f"{ray.get_runtime_context().get_actor_id()}_{part}")
 
 
 def stream_units(

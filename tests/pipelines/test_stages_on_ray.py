@@ -12,7 +12,7 @@ import pytest
 
 from jobs.console import user_errors
 from pipelines.stage import Stage, stream_units
-from pipelines.storage import Store
+from pipelines.storage import StorageError, Store
 from pipelines.units import commit_unit, unit_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
@@ -100,6 +100,23 @@ class RefusesToLoadLater(LoadsLater):
         raise ValueError("weights are 'none', allowed: some")
 
 
+class LosesItsDisk(LoadsLater):
+    """Works until the place fails."""
+
+    def load(self) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise StorageError("cannot write images/part-000000000.parquet: disk full") from error
+
+
+class HasAFault(LoadsLater):
+    """Raises what nobody foresaw."""
+
+    def load(self) -> None:
+        raise KeyError("prompt")
+
+
 def _stages(store: Store, first: type, seconds: float) -> list[Stage]:
     kwargs = {"store": store}
     return [
@@ -169,9 +186,13 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
         (NeverLoadsLater, 1, "failed: stage maker does not start: its process died 3 times while"),
         (RefusesToLoad, 2, "error: weights are 'none', allowed: some\n"),
         (RefusesToLoadLater, 2, "error: weights are 'none', allowed: some\n"),
+        (LosesItsDisk, 2, "error: cannot write images/part-000000000.parquet: disk full\n"),
+        (HasAFault, 1, "failed: KeyError: 'prompt'; what is committed stays, --resume goes on"),
     ],
 )
-def test_an_actor_that_cannot_load_ends_the_run(session, tmp_path, capfd, first, code, sentence):
+def test_an_actor_that_cannot_go_on_ends_the_run_with_a_sentence(
+    session, tmp_path, capfd, first, code, sentence
+):
     @user_errors
     def run() -> None:
         store = Store(tmp_path)
