@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from infinite_id.packages import PackageFileError
+
 __all__ = ["check", "load_scenario", "main", "scenario_names"]
 
 _FOLDER = Path(__file__).parent / "scenarios"
@@ -112,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"benchmarks.{scenario['module']}")
         record["figures"] = module.run(values)
         record["verdicts"] = check(record["figures"], scenario.get("requirements", []))
+    except PackageFileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     finally:
         record["machine"] = _machine()
         if given.json:

@@ -63,10 +63,17 @@ def test_a_holder_renews_and_notices_that_it_was_replaced(tmp_path):
         time.sleep(0.6)
         assert json.loads(store.read_bytes("lease.json"))["until"] > first
         lease.check()
-        _foreign(store, until=time.time() + 60)
-        time.sleep(0.5)
-        with pytest.raises(LeaseLostError, match="process 7 on elsewhere has taken over"):
-            lease.check()
+        lost = None
+        deadline = time.monotonic() + 30
+        while lost is None and time.monotonic() < deadline:
+            # Again and again: a renewal that has read already writes over it once.
+            _foreign(store, until=time.time() + 60)
+            time.sleep(0.2)
+            try:
+                lease.check()
+            except LeaseLostError as error:
+                lost = error
+    assert str(lost).startswith("process 7 on elsewhere has taken over")
     assert json.loads(store.read_bytes("lease.json"))["token"] == "t"
 
 
