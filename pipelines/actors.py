@@ -66,6 +66,7 @@ class GenerationActor:
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
         options: of the fsspec file system, should weights lie on one.
+        put_aside: also where the run folder is on an object store, see `pipelines.made`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class GenerationActor:
         device: str = "auto",
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
+        put_aside: bool = False,
     ) -> None:
         from infinite_id.methods import METHODS, load_generators
 
@@ -93,7 +95,8 @@ class GenerationActor:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
-        self._attempts, self._made = Attempts(store, "images"), MadeUnits(store)
+        self._attempts = Attempts(store, "images")
+        self._made = MadeUnits(store, anywhere=put_aside)
         self._people = IdentityStore(store)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both

@@ -6,16 +6,16 @@ and whoever gets the unit again takes them from there: at most one generation ba
 lost. Like marks of attempts these files are not flushed to the disk, outlive processes and not
 machines, and are removed once the unit is committed.
 
-On object stores nothing is put aside: an upload of raw pixels a batch, during which the model
-waits, costs more than the moment that it would cover.
+On object stores nothing is put aside unless it is asked for: an upload of raw pixels a batch,
+during which the model waits, costs more than the moment that it covers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,18 +60,20 @@ class MadeUnits:
 
     Args:
         store: the run folder.
+        anywhere: on object stores, too, and not just on disks.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, anywhere: bool = False) -> None:
         self._store = store
+        self._used = anywhere or store.is_local
 
     def keep(self, unit: int, made: Made) -> None:
-        """Puts a unit's pictures aside, where the run folder is on a disk.
+        """Puts a unit's pictures aside.
 
         Raises:
             StorageError: they cannot be written.
         """
-        if not self._store.is_local:
+        if not self._used:
             return
         images = {f"image_{number}": image for number, image in enumerate(made.images)}
         rest = {"numbers": made.numbers, "seconds": made.seconds, "rejects": made.rejects}
@@ -80,7 +82,7 @@ class MadeUnits:
 
     def find(self, unit: int) -> Made | None:
         """A unit's pictures, None where they have to be made."""
-        if not self._store.is_local or not self._store.exists(_name(unit)):
+        if not self._used or not self._store.exists(_name(unit)):
             return None
         # A machine that lost its power may leave a file with a name and without its bytes.
         with contextlib.suppress(SafetensorError):
@@ -92,7 +94,7 @@ class MadeUnits:
 
     def drop(self, unit: int) -> None:
         """Forgets a unit that is committed."""
-        if self._store.is_local:
+        if self._used:
             # What stays of a whole unit takes room until the run ends, and harms nothing.
             with contextlib.suppress(StorageError):
                 self._store.delete(_name(unit))
@@ -100,8 +102,11 @@ class MadeUnits:
 
 def clear_made(store: Store) -> None:
     """Removes all that was put aside: for a run that has ended well."""
+    for name in list(store.iter_names(_FOLDER)):
+        store.delete(f"{_FOLDER}/{name}")
     if store.is_local:
-        shutil.rmtree(store.path(_FOLDER), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path(store.path(_FOLDER)).rmdir()
 
 
 def _name(unit: int) -> str:

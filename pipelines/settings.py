@@ -110,6 +110,8 @@ class RunConfig(Strict):
     output: str = "runs/run"
     address: str | None = None
     resume: bool = False
+    # On a disk it always is: a batch's pixels until it is committed, docs/reliability.md.
+    put_aside_on_object_stores: bool = False
     resources: Resources = Resources()
 
     @property

@@ -47,14 +47,18 @@ def test_a_file_without_its_end_is_made_again(tmp_path, left):
     assert units.find(3) is None
 
 
-def test_nothing_is_put_aside_on_an_object_store():
+def test_on_an_object_store_nothing_is_put_aside_unless_asked_for():
     store = Store("memory://made-test/run")
     units = MadeUnits(store)
     units.keep(3, _MADE)
     units.drop(3)
-    clear_made(store)
     assert units.find(3) is None
     assert not store.exists("made")
+    asked = MadeUnits(store, anywhere=True)
+    asked.keep(3, _MADE)
+    assert asked.find(3).numbers == [0, 2]
+    clear_made(store)
+    assert asked.find(3) is None
 
 
 _KILLED_AS_IT_ENCODES = """
