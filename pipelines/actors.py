@@ -120,7 +120,8 @@ class GenerationActor:
             with contextlib.ExitStack() as marks:
                 turn = self._model.submit(self._take_turn, unit, rows, people, marks)
                 attempt, made = turn.result()
-                attempt.made()
+                if self._made.used:
+                    attempt.made()
                 pictures, rejects = self._encode(rows, made)
                 done = commit_unit(
                     self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64

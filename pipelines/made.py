@@ -61,11 +61,14 @@ class MadeUnits:
     Args:
         store: the run folder.
         anywhere: on object stores, too, and not just on disks.
+
+    Attributes:
+        used: whether anything is put aside in this folder.
     """
 
     def __init__(self, store: Store, *, anywhere: bool = False) -> None:
         self._store = store
-        self._used = anywhere or store.is_local
+        self.used = anywhere or store.is_local
 
     def keep(self, unit: int, made: Made) -> None:
         """Puts a unit's pictures aside.
@@ -73,7 +76,7 @@ class MadeUnits:
         Raises:
             StorageError: they cannot be written.
         """
-        if not self._used:
+        if not self.used:
             return
         images = {f"image_{number}": image for number, image in enumerate(made.images)}
         rest = {"numbers": made.numbers, "seconds": made.seconds, "rejects": made.rejects}
@@ -82,7 +85,7 @@ class MadeUnits:
 
     def find(self, unit: int) -> Made | None:
         """A unit's pictures, None where they have to be made."""
-        if not self._used or not self._store.exists(_name(unit)):
+        if not self.used or not self._store.exists(_name(unit)):
             return None
         # A machine that lost its power may leave a file with a name and without its bytes.
         with contextlib.suppress(SafetensorError):
@@ -94,7 +97,7 @@ class MadeUnits:
 
     def drop(self, unit: int) -> None:
         """Forgets a unit that is committed."""
-        if self._used:
+        if self.used:
             # What stays of a whole unit takes room until the run ends, and harms nothing.
             with contextlib.suppress(StorageError):
                 self._store.delete(_name(unit))

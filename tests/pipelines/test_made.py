@@ -17,7 +17,7 @@ from pipelines.made import Made, MadeUnits, clear_made
 from pipelines.schemas import IMAGES, REJECTS
 from pipelines.storage import StorageError, Store
 from pipelines.units import committed_units, reject_row, unit_table
-from tests.pipelines.conftest import small_plan
+from tests.pipelines.conftest import embeddings_table, small_plan
 
 _MADE = Made(
     [0, 2],
@@ -109,6 +109,24 @@ def test_a_kill_between_generation_and_commit_loses_no_generation(run_store, mon
     assert calls == [6]
     made = run_store.read_folder("images", IMAGES)
     assert made.drop_columns("seconds").equals(kept.drop_columns("seconds"))
+
+
+def test_a_batch_that_was_not_put_aside_counts_as_lost(monkeypatch):
+    store = Store("memory://made-test/lost")
+    store.write_table("embeddings/part-000000000.parquet", embeddings_table(3))
+    seen: list[list[str]] = []
+    encode = GenerationActor._encode_picture
+
+    def watched(self, row, image):
+        seen.append([name.partition(".")[0] for name in store.iter_names("attempts")])
+        return encode(self, row, image)
+
+    monkeypatch.setattr(GenerationActor, "_encode_picture", watched)
+    plan = small_plan("timed", ["a"])
+    for put_aside in (False, True):
+        GenerationActor(store, plan, preset("pocket"), put_aside=put_aside)(unit_table([0]))
+        store.delete("images/part-000000000.parquet")
+    assert seen == [["images-000000000"]] * 3 + [["images-000000000-made"]] * 3
 
 
 def test_a_unit_that_kills_as_it_is_encoded_is_not_tried_for_ever(run_store, monkeypatch):
