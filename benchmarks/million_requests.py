@@ -142,6 +142,7 @@ def _loop(config: Any, output: Path) -> float:
     store = Store(output)
     generate = GenerationActor(store, plan, family)
     score = ScoringActor(store, plan, config.metrics, family.name)
+    score.load()
     units = range(min(_LOOP_UNITS, plan.units))
     begin = time.process_time()
     for unit in units:

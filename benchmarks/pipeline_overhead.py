@@ -90,6 +90,7 @@ def _loop(arguments: Mapping[str, Any], run: Path, output: Path) -> float:
     store = Store(output)
     generate = GenerationActor(store, plan, family, threads=arguments["threads"])
     score = ScoringActor(store, plan, None, family.name)
+    score.load()
     # As in a scoring actor; two threads that compute with pools of their own slow each other.
     torch.set_num_threads(1)
     marks = []
