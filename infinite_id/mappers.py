@@ -16,14 +16,16 @@ __all__ = ["ClipMapper", "FaceMapper", "IdentityProjector", "interpolate", "stac
 
 
 class FaceMapper(nn.Module):
-    """`M_face`: a face embedding becomes a few tokens: MLP, then LayerNorm."""
+    """`M_face`: a face embedding of unit norm becomes a few tokens: MLP, then LayerNorm."""
 
     def __init__(self, face_width: int, tokens: int, width: int, hidden: int) -> None:
         super().__init__()
         self.tokens = tokens
-        self.mlp = nn.Sequential(
-            nn.Linear(face_width, hidden), nn.GELU(), nn.Linear(hidden, tokens * width)
-        )
+        first = nn.Linear(face_width, hidden)
+        # torch's own range supposes elements of variance 1; those of a unit vector are so small that
+        # the bias would drown the person.
+        nn.init.uniform_(first.weight, -1, 1)
+        self.mlp = nn.Sequential(first, nn.GELU(), nn.Linear(hidden, tokens * width))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, face: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 
 from pipelines.failures import RunFailedError
@@ -102,6 +104,21 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These environment variables inside, the former ones afterwards."""
+    former = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _session(
     address: str | None,
     num_cpus: int | None,
@@ -114,25 +131,29 @@ def _session(
     if not already:
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         _check_answers(address)
-        runtime_env = {"env_vars": dict(WORKER_ENVIRONMENT)}
+        # Takes a second, in which the driver would wait for Ray's own processes.
+        library = threading.Thread(target=importlib.import_module, args=("ray.data",))
+        library.start()
         try:
             if address == "local":
-                ray.init(
-                    address="local",
-                    num_cpus=num_cpus or max(4, os.cpu_count() or 1),
-                    num_gpus=num_gpus,
-                    object_store_memory=object_store_bytes,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env=runtime_env,
-                )
+                # Not as a runtime environment: workers that Ray starts in advance have none, so it
+                # would start others beside them.
+                with _environment(WORKER_ENVIRONMENT):
+                    ray.init(
+                        address="local",
+                        num_cpus=num_cpus or max(4, os.cpu_count() or 1),
+                        num_gpus=num_gpus,
+                        object_store_memory=object_store_bytes,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                    )
             else:
                 ray.init(
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env=runtime_env,
+                    runtime_env={"env_vars": dict(WORKER_ENVIRONMENT)},
                 )
         except Exception as error:  # a node that is too slow to start is a bare Exception
             lines = str(error).strip().splitlines()
@@ -140,6 +161,8 @@ def _session(
             if address == "local":
                 raise RunFailedError(f"Ray did not start on this machine: {reason}") from error
             raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
+        finally:
+            library.join()
     import ray.data  # its import sets its loggers' levels, so they are set after it
 
     for name in ("ray.data", "ray.data.dataset", "ray.data._internal"):

@@ -39,6 +39,8 @@ class TorchSFace(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*_read(path or sface_path()))
         self.requires_grad_(False).eval()
+        # In bfloat16 a fifth faster than torch's own order.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, faces: Tensor) -> Tensor:
         """Unit vectors (B, 128) of faces (B, 3, 112, 112)."""
