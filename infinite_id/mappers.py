@@ -22,8 +22,8 @@ class FaceMapper(nn.Module):
         super().__init__()
         self.tokens = tokens
         first = nn.Linear(face_width, hidden)
-        # torch's own range supposes elements of variance 1; those of a unit vector are so small that
-        # the bias would drown the person.
+        # torch's own range supposes elements of variance 1: those of a unit vector are so small
+        # that the bias would drown the person.
         nn.init.uniform_(first.weight, -1, 1)
         self.mlp = nn.Sequential(first, nn.GELU(), nn.Linear(hidden, tokens * width))
         self.norm = nn.LayerNorm(width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infinite_id.adapter import IdentityAdapter, request_tokens
 from infinite_id.base import BaseModel
-from infinite_id.mappers import IdentityProjector, interpolate, stack
+from infinite_id.mappers import FaceMapper, IdentityProjector, interpolate, stack
 from infinite_id.types import Identity, IdentityMix
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_identity, tiny_request
 
@@ -36,6 +36,15 @@ def test_image_tokens_come_first_then_face_tokens() -> None:
     other_face = projector(face + 1, clip)
     torch.testing.assert_close(other_face[:, :5], tokens[:, :5])
     assert (other_face[:, 5:] - tokens[:, 5:]).abs().max() > 1e-3
+
+
+def test_a_fresh_mapper_tells_unit_vectors_apart() -> None:
+    torch.manual_seed(0)
+    mapper = FaceMapper(128, tokens=4, width=64, hidden=256)
+    people = torch.nn.functional.normalize(torch.randn(50, 128), dim=-1)
+    tokens = mapper(people).flatten(1)
+    # What all of them share is the smaller part; with torch's own initialisation it is most.
+    assert tokens.var(dim=0).sum() > 0.5 * tokens.square().sum(dim=1).mean()
 
 
 def test_each_image_token_is_mapped_alone() -> None:

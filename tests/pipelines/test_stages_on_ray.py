@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -28,8 +29,44 @@ def session():
     from pipelines.session import quiet, ray_session
 
     quiet()
-    with ray_session("local", num_cpus=2, object_store_bytes=_STORE_BYTES):
-        yield ray
+    with pytest.MonkeyPatch.context() as own:
+        own.setenv("OMP_NUM_THREADS", "7")
+        with ray_session("local", num_cpus=2, object_store_bytes=_STORE_BYTES):
+            yield ray
+
+
+def test_workers_have_their_environment_and_the_driver_its_own(session):
+    from pipelines.session import WORKER_ENVIRONMENT
+
+    names = list(WORKER_ENVIRONMENT)
+    found = session.get(session.remote(lambda: {n: os.environ.get(n) for n in names}).remote())
+    assert found == WORKER_ENVIRONMENT
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+class TellsOfCollection:
+    """Units -> whether garbage was collected in the constructor and is now, and what is exempt."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._at_first = store, gc.isenabled()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        row = {
+            "unit": unit_of(table, "maker"),
+            "constructor": self._at_first,
+            "now": gc.isenabled(),
+            "exempt": gc.get_freeze_count(),
+        }
+        return pa.Table.from_pylist([row])
+
+
+def test_no_garbage_is_looked_for_while_an_actor_loads(session, tmp_path):
+    store = Store(tmp_path)
+    stages = [Stage("maker", TellsOfCollection, {"store": store})]
+    (step,) = stream_units(stages, store, "written", range(1))
+    (found,) = step.rows.to_pylist()
+    assert (found["constructor"], found["now"]) == (False, True)
+    assert found["exempt"] > 1000
 
 
 class Maker:
