@@ -80,9 +80,11 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     )
     for part in ("base", "clip", "scorer", "adapters"):
         shutil.rmtree(folder / part, ignore_errors=True)
-    pipeline.save_pretrained(folder / "base", max_shard_size=SHARD)
-    pocket.vision_tower(clip.model).half().save_pretrained(folder / "clip", max_shard_size=SHARD)
-    scorer.half().save_pretrained(folder / "scorer", max_shard_size=SHARD)
+    tower = pocket.vision_tower(clip.model).half()
+    with no_bars(diffusers.utils.logging):
+        pipeline.save_pretrained(folder / "base", max_shard_size=SHARD)
+        tower.save_pretrained(folder / "clip", max_shard_size=SHARD)
+        scorer.half().save_pretrained(folder / "scorer", max_shard_size=SHARD)
     steps = {stage: _step(state, stage) for stage in _BASE_STAGES}
     if (state / f"{stage_file('decoder')}.safetensors").is_file():
         steps["decoder"] = _step(state, "decoder")
