@@ -48,7 +48,7 @@ class TellsOfCollection:
     """Units -> whether garbage was collected in the constructor and is now, and what is exempt."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._at_first = store, gc.isenabled()
+        self._at_first = gc.isenabled()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = {
