@@ -38,6 +38,8 @@ COMPARISONS = {
     "mixed_minus_mutual_identity": ("infinite_id", "infinite_id_mutual", "identity"),
     "adain_mean_minus_none_style": ("infinite_id", "infinite_id_no_adain", "style"),
     "adain_mean_minus_adain_identity": ("infinite_id", "infinite_id_adain", "identity"),
+    "self_minus_both_norms_identity": ("infinite_id", "infinite_id_cross_adain_mean", "identity"),
+    "self_minus_both_norms_text": ("infinite_id", "infinite_id_cross_adain_mean", "text"),
     "ours_minus_ip_adapter_identity": ("infinite_id", "ip_adapter", "identity"),
     "ours_minus_photomaker_identity": ("infinite_id", "photomaker", "identity"),
     "ours_minus_ip_adapter_text": ("infinite_id", "ip_adapter", "text"),

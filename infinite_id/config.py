@@ -44,7 +44,10 @@ class FusionConfig:
         fusion: self-attention keys and values: "mixed" concatenates both streams', "mutual"
             replaces the identity stream's by the text stream's, "none" leaves them alone.
         self_norm: normalisation of K_id, V_id towards K_t, V_t in self-attention.
-        cross_norm: the same for K'_id, V'_id towards K'_t, V'_t in cross-attention.
+        cross_norm: the same for K'_id, V'_id towards K'_t, V'_t in cross-attention. The paper's
+            figure draws AdaIN-mean in self-attention only, its text can be read as both. By
+            default it is left out here: the token mean of V'_id, which it replaces by the text's,
+            carries most of the identity (docs/method.md has the figures).
         text_cross_attention: False switches `Attn(Q, K'_t, V'_t)` of the identity stream off
             (identity-enhanced training).
         identity_scale: factor of `Attn(Q, K'_id, V'_id)`; 0 switches the identity off.
@@ -56,7 +59,7 @@ class FusionConfig:
 
     fusion: FusionKind = "mixed"
     self_norm: NormKind = "adain_mean"
-    cross_norm: NormKind = "adain_mean"
+    cross_norm: NormKind = "none"
     text_cross_attention: bool = True
     identity_scale: float = 1.0
     layers: tuple[float, float] = (0.0, 1.0)

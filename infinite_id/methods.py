@@ -47,15 +47,15 @@ _OWN = "infinite_id"
 METHODS: dict[str, MethodSpec] = {
     "infinite_id": MethodSpec(_STREAMS, "Infinite-ID", FusionConfig(), _OWN),
     "infinite_id_no_adain": MethodSpec(
-        _STREAMS,
-        "Infinite-ID without AdaIN-mean",
-        FusionConfig(self_norm="none", cross_norm="none"),
-        _OWN,
+        _STREAMS, "Infinite-ID without AdaIN-mean", FusionConfig(self_norm="none"), _OWN
     ),
     "infinite_id_adain": MethodSpec(
+        _STREAMS, "Infinite-ID with AdaIN", FusionConfig(self_norm="adain"), _OWN
+    ),
+    "infinite_id_cross_adain_mean": MethodSpec(
         _STREAMS,
-        "Infinite-ID with AdaIN",
-        FusionConfig(self_norm="adain", cross_norm="adain"),
+        "Infinite-ID, AdaIN-mean in cross-attention too",
+        FusionConfig(cross_norm="adain_mean"),
         _OWN,
     ),
     "infinite_id_no_mixed": MethodSpec(
@@ -73,13 +73,13 @@ METHODS: dict[str, MethodSpec] = {
     "ip_adapter": MethodSpec(
         "infinite_id.baselines.ip_adapter:ip_adapter",
         "IP-Adapter, image tokens",
-        FusionConfig(fusion="none", self_norm="none", cross_norm="none"),
+        FusionConfig(fusion="none", self_norm="none"),
         "ip_adapter",
     ),
     "ip_adapter_face": MethodSpec(
         "infinite_id.baselines.ip_adapter:ip_adapter_face",
         "IP-Adapter-Face",
-        FusionConfig(fusion="none", self_norm="none", cross_norm="none"),
+        FusionConfig(fusion="none", self_norm="none"),
         "infinite_id_text_trained",
     ),
     "photomaker": MethodSpec(

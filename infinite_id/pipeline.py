@@ -218,7 +218,8 @@ def _with_identity(
 ) -> StreamContext:
     """`context` with K'_id and V'_id of every layer, normalised and padded to one length.
 
-    What is equal is made once: a row of `identity` is a distinct pair of identity and text.
+    What is equal is made once: a row of `identity` is a distinct identity, or, where they are
+    normalised towards texts, a distinct pair of identity and text.
     """
     fusion, texts = context.fusion, context.text
     if adapter.lora is not None:
@@ -227,7 +228,9 @@ def _with_identity(
     tokens = list(batch.tokens or ())
     if layout.guidance and batch.null_tokens is not None:
         tokens = [batch.null_tokens] * len(tokens) + tokens
-    pairs, numbers = group_texts(list(zip(map(id, tokens), layout.source.tolist(), strict=True)))
+    normed = fusion.text_cross_attention and fusion.cross_norm != "none"
+    texts_of = layout.source.tolist() if normed else [0] * len(tokens)
+    pairs, numbers = group_texts(list(zip(map(id, tokens), texts_of, strict=True)))
     by_id = {id(token): token for token in tokens}
     longest = max(token.shape[0] for token in tokens)
     # Tokens of one length are projected together; padded ones apart, because normalisation is a
@@ -243,7 +246,7 @@ def _with_identity(
         part = []
         for layer, made in enumerate(adapter.image(stacked)):
             keys = KeyValue(made.key[own], made.value[own])
-            if fusion.text_cross_attention and texts is not None:
+            if normed and texts is not None:
                 of_text = KeyValue(texts[layer].key[source], texts[layer].value[source])
                 keys = normalise(keys, of_text, fusion.cross_norm)
             part.append(KeyValue(*(F.pad(x, (0, 0, 0, longest - length)) for x in keys)))

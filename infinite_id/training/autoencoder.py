@@ -27,7 +27,7 @@ from infinite_id.training.context import (
     stage_file,
     stage_weights,
 )
-from infinite_id.training.identity_loss import face_latents, unlike_faces
+from infinite_id.training.identity_loss import face_embedder, face_latents, unlike
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.world import FACE_WINDOW
 
@@ -72,7 +72,7 @@ def build_decoder_stage(context: Context) -> Stage:
     latents, mean, deviation = latents_of(context, context.pictures.images)
     latents = latents * deviation.to(latents).view(1, -1, 1, 1) + mean.to(latents).view(1, -1, 1, 1)
     images, size = context.pictures.images, 16 * context.batch_scale
-    unlike = unlike_faces(context.device)
+    embed = face_embedder(context.device)
     rows, columns = FACE_WINDOW
 
     def loss(step: int, part: int) -> Tensor:
@@ -85,9 +85,11 @@ def build_decoder_stage(context: Context) -> Stage:
         pixels = pixels_of(images[chosen][:, rows, columns], context.device) * 2 - 1
         made = vae.decode(face_latents(own)).sample
         loss = _reconstruction(made - pixels)
-        if unlike is not None:
+        if embed is not None:
             landmarks = context.pictures.landmarks[chosen]
-            loss = loss + IDENTITY_WEIGHT * unlike(made, landmarks, like=pixels)
+            with torch.no_grad():
+                like = embed(pixels, landmarks)
+            loss = loss + IDENTITY_WEIGHT * unlike(embed(made, landmarks), like)
         return loss
 
     config = LoopConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from infinite_id.training.context import (
     load_stage,
     on_device,
 )
-from infinite_id.training.identity_loss import clean_identity_loss, unlike_faces
+from infinite_id.training.identity_loss import IdentityLoss, clean_identity_loss, face_embedder
 from infinite_id.training.image_text import clip_tokens_of, texts_of
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.text import tokenize
@@ -90,8 +90,7 @@ def build_adapter(context: Context, name: str) -> Stage:
     faces = torch.from_numpy(context.people.face)
     clip = clip_tokens_of(context, context.people.aligned)
     texts = texts_of(context, context.pictures.captions) if text_active else None
-    unlike = _identity_loss(context) if context.identity_weight else None
-    people = torch.nn.functional.normalize(faces.mean(dim=1), dim=-1)
+    mistaken = _identity_loss(context)
     size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
@@ -119,14 +118,7 @@ def build_adapter(context: Context, name: str) -> Stage:
             text=text,
             pooled=pooled,
         )
-        if unlike is None:
-            return model(batch)
-        landmarks = context.pictures.landmarks[chosen.numpy()]
-        wanted = people[person[chosen]].to(context.device)
-        return model(
-            batch,
-            lambda clean: unlike(clean, batch.timesteps, batch.keep, landmarks, wanted),
-        )
+        return model(batch, _on_clean(context, mistaken, chosen, batch.keep))
 
     config = LoopConfig(
         learning_rate=2e-3, warmup_steps=50, ema_decay=0.995, precision=context.precision
@@ -134,10 +126,10 @@ def build_adapter(context: Context, name: str) -> Stage:
     return model, loss, config
 
 
-def _identity_loss(context: Context) -> Any:
-    """`clean_identity_loss` over the frozen autoencoder; None where the face network is missing."""
-    unlike = unlike_faces(context.device)
-    if unlike is None:
+def _identity_loss(context: Context) -> IdentityLoss | None:
+    """`clean_identity_loss` over the frozen autoencoder; None without weight or face network."""
+    embed = face_embedder(context.device) if context.identity_weight else None
+    if embed is None:
         return None
     vae = load_autoencoder(context.state).to(context.device)
     _, mean, deviation = latents_of(context, context.pictures.images)
@@ -146,7 +138,20 @@ def _identity_loss(context: Context) -> Any:
     def decode(latents: Tensor) -> Tensor:
         return vae.decode(latents * deviation + mean).sample
 
-    return clean_identity_loss(decode, unlike, context.identity_weight)
+    faces = torch.from_numpy(context.people.face).to(context.device)
+    people = torch.nn.functional.normalize(faces.mean(dim=1), dim=-1)
+    return clean_identity_loss(decode, embed, people, context.identity_weight)
+
+
+def _on_clean(
+    context: Context, mistaken: IdentityLoss | None, chosen: Tensor, kept: Tensor
+) -> Callable[[Tensor], Tensor] | None:
+    """`mistaken` as a function of the clean latents predicted for the pictures `chosen`."""
+    if mistaken is None:
+        return None
+    landmarks = context.pictures.landmarks[chosen.numpy()]
+    person = torch.from_numpy(context.pictures.person[chosen.numpy()]).to(context.device)
+    return lambda clean: mistaken(clean, kept, landmarks, person)
 
 
 def build_photomaker(context: Context) -> Stage:
@@ -168,6 +173,7 @@ def build_photomaker(context: Context) -> Stage:
     clip = clip_tokens_of(context, context.people.aligned)[:, :, 0]
     hidden, pooled, rows = texts_of(context, context.pictures.captions)
     places = class_word_positions(tokenize(context.pictures.captions))
+    mistaken = _identity_loss(context)
     size = 16 * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
@@ -187,6 +193,7 @@ def build_photomaker(context: Context) -> Stage:
             pooled[row].float() * keep[:, None],
             torch.where(kept, places[chosen], -1).to(context.device),
             clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
+            _on_clean(context, mistaken, chosen, keep),
         )
 
     config = LoopConfig(

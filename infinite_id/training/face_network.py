@@ -87,6 +87,18 @@ class _Affine(nn.Module):
         return (x - self.shift) * self.scale
 
 
+class _FrozenPReLU(nn.Module):
+    """PReLU with slopes (C,) that get no gradient; torch's own takes time for it all the same."""
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__()
+        self.slopes: Tensor
+        self.register_buffer("slopes", (1 - slopes).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.slopes.to(x.dtype) * torch.relu(-x)
+
+
 def _read(path: Path) -> list[nn.Module]:
     graph = onnx.load(path).graph
     values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
@@ -141,9 +153,7 @@ def _norm(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
 
 
 def _prelu(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
-    layer = nn.PReLU(tensors[0].numel())
-    layer.load_state_dict({"weight": tensors[0].flatten()})
-    return layer
+    return _FrozenPReLU(tensors[0].flatten())
 
 
 def _linear(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:

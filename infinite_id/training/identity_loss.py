@@ -1,53 +1,57 @@
-"""How unlike a face is to whom it should be, as a loss: `1 - cosine` of SFace's embeddings.
+"""Whom a face shows, as a loss through SFace's embeddings.
 
 Not part of Infinite-ID's training, whose loss is that of diffusion alone (METHOD section 2). The
 decoder of the pocket model is trained with it, and its adapters may be (`--identity-loss`): a face
 is some hundred numbers of a picture's latents, and a squared error learns slowly what tells two
-people apart. PuLID (Guo et al. 2024) and PortraitBooth (Peng et al. 2024) train with such a term.
+people apart. PuLID (Guo et al. 2024) and PortraitBooth (Peng et al. 2024) train with `1 - cosine`
+to the right person. That is soon content with a face that is a little like everybody; so adapters
+have to be taken for the right one among all people of the training data, by a softmax over scaled
+cosines (NormFace, Wang et al. 2017).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.packages import PackageFileError
 from infinite_id.training.world import FACE_WINDOW
 
-__all__ = ["UnlikeFaces", "clean_identity_loss", "face_latents", "unlike_faces"]
+__all__ = [
+    "EmbedFaces",
+    "IdentityLoss",
+    "clean_identity_loss",
+    "face_embedder",
+    "face_latents",
+    "mistaken_identity",
+    "unlike",
+]
 
 logger = logging.getLogger(__name__)
 
-# Above it a prediction from almost pure noise shows an average face, whoever is wanted.
-LAST_TIMESTEP = 800
 # Decoded and embedded a step: more cost more than the UNet's own pass.
 MOST_ROWS = 8
 
+EmbedFaces = Callable[[Tensor, NDArray[np.float32]], Tensor]
+"""Windows (B, 3, 40, 40) in [-1, 1], as `FACE_WINDOW` cuts them, and landmarks (B, 5, 2), x y in
+pixels of the whole pictures -> unit vectors (B, 128), with gradients."""
 
-class UnlikeFaces(Protocol):
-    """Mean of `1 - cosine` over faces, a scalar with gradients."""
-
-    def __call__(self, made: Tensor, landmarks: NDArray[np.float32], *, like: Tensor) -> Tensor:
-        """Compares faces in windows (B, 3, 40, 40) of pictures, in [-1, 1].
-
-        Args:
-            made: windows as `FACE_WINDOW` cuts them.
-            landmarks: (B, 5, 2), x y in pixels of the whole pictures.
-            like: windows of the same faces, or unit vectors (B, 128) of SFace.
-        """
-        ...
+IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor], Tensor]
+"""Clean latents (B, 4, 16, 16), rows that kept their identity (bool, B), landmarks (B, 5, 2) of the
+targets, numbers of the people (int64, B) -> a scalar."""
 
 
-def unlike_faces(device: torch.device) -> UnlikeFaces | None:
-    """The loss, or None, and a line in the log, on a machine that lacks the face network.
+def face_embedder(device: torch.device) -> EmbedFaces | None:
+    """SFace, or None, and a line in the log, on a machine that lacks the face network.
 
-    Such a machine trains on a data pack; what is left of the loss is then pixels alone.
+    Such a machine trains on a data pack; what is left of its losses is pixels or latents alone.
     """
     try:
         from infinite_id.training.face_network import TorchSFace, align, align_matrices
@@ -58,15 +62,11 @@ def unlike_faces(device: torch.device) -> UnlikeFaces | None:
         return None
     corner = np.array([FACE_WINDOW[1].start, FACE_WINDOW[0].start], dtype=np.float32)
 
-    def unlike(made: Tensor, landmarks: NDArray[np.float32], *, like: Tensor) -> Tensor:
+    def embed(windows: Tensor, landmarks: NDArray[np.float32]) -> Tensor:
         matrices = align_matrices(landmarks - corner)
-        if like.ndim == 4:
-            with torch.no_grad():
-                like = network(align((like + 1) * 127.5, matrices))
-        seen = network(align((made.float() + 1) * 127.5, matrices))
-        return 1 - (seen * like).sum(dim=-1).mean()
+        return network(align((windows.float() + 1) * 127.5, matrices))
 
-    return unlike
+    return embed
 
 
 def face_latents(latents: Tensor) -> Tensor:
@@ -75,30 +75,42 @@ def face_latents(latents: Tensor) -> Tensor:
     return latents[:, :, rows, columns]
 
 
-def clean_identity_loss(
-    decode: Callable[[Tensor], Any], unlike: UnlikeFaces, weight: float
-) -> Callable[[Tensor, Tensor, Tensor, NDArray[np.float32], Tensor], Tensor]:
-    """(clean latents, timesteps, kept, landmarks, wanted) -> weighted mean of `1 - cosine`.
+def unlike(seen: Tensor, like: Tensor) -> Tensor:
+    """Mean of `1 - cosine` of unit vectors (B, D), a scalar."""
+    return 1 - (seen * like).sum(dim=-1).mean()
 
-    Rows with much noise, and those whose identity was dropped, take no part.
+
+def mistaken_identity(seen: Tensor, people: Tensor, person: Tensor, scale: float = 40.0) -> Tensor:
+    """Cross-entropy of the right person among all, over `scale`: a scalar of `unlike`'s size.
+
+    Args:
+        seen: unit vectors (B, D).
+        people: unit vectors (P, D), one a person.
+        person: int64 (B,), the right ones' numbers.
+        scale: of the cosines: what a person must stand out by is some `log(P) / scale`.
+    """
+    return F.cross_entropy(scale * (seen @ people.T), person) / scale
+
+
+def clean_identity_loss(
+    decode: Callable[[Tensor], Any], embed: EmbedFaces, people: Tensor, weight: float
+) -> IdentityLoss:
+    """`mistaken_identity` of the faces in the clean latents that a prediction stands for.
+
+    Rows whose identity was dropped take no part.
 
     Args:
         decode: (B, 4, 10, 10) as the UNet has them to windows (B, 3, 40, 40) in [-1, 1].
-        unlike: of `unlike_faces`.
+        embed: of `face_embedder`.
+        people: unit vectors (P, 128), one a person.
         weight: of the loss.
     """
 
-    def loss(
-        clean: Tensor,
-        timesteps: Tensor,
-        kept: Tensor,
-        landmarks: NDArray[np.float32],
-        wanted: Tensor,
-    ) -> Tensor:
-        rows = torch.nonzero(kept & (timesteps < LAST_TIMESTEP)).flatten()[:MOST_ROWS]
+    def loss(clean: Tensor, kept: Tensor, landmarks: NDArray[np.float32], person: Tensor) -> Tensor:
+        rows = torch.nonzero(kept).flatten()[:MOST_ROWS]
         if not len(rows):
             return clean.new_zeros(())
-        made = decode(face_latents(clean[rows]))
-        return weight * unlike(made, landmarks[rows.cpu().numpy()], like=wanted[rows])
+        seen = embed(decode(face_latents(clean[rows])), landmarks[rows.cpu().numpy()])
+        return weight * mistaken_identity(seen, people, person[rows])
 
     return loss

@@ -6,6 +6,7 @@ embedding alone (`infinite_id.baselines.photomaker`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from infinite_id import pocket
 from infinite_id.baselines.photomaker_weights import save_photomaker, untrained_encoder
 from infinite_id.config import preset
-from infinite_id.training.adapter import diffusion_loss, noisy_and_target
+from infinite_id.training.adapter import clean_latents, diffusion_loss, noisy_and_target
 from infinite_id.training.captions import SUBJECTS
 
 __all__ = ["PhotoMakerTraining", "class_word_positions", "export_photomaker"]
@@ -79,6 +80,7 @@ class PhotoMakerTraining(nn.Module):
         pooled: Tensor,
         place: Tensor,
         cls: Tensor,
+        on_clean: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Mean loss.
 
@@ -89,6 +91,7 @@ class PhotoMakerTraining(nn.Module):
             text, pooled: (B, L, D), (B, P).
             place: int64 (B,), position of the class word, -1 where the text was dropped.
             cls: (B, C), first token of the identity photo's image tokens.
+            on_clean: as of `AdapterTraining`.
         """
         tokens = self.encoder.project(F.layer_norm(cls, cls.shape[-1:]))
         here = torch.arange(text.shape[1], device=text.device)[None] == place[:, None]
@@ -103,7 +106,11 @@ class PhotoMakerTraining(nn.Module):
             added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         ).sample
         weights = torch.ones_like(timesteps, dtype=torch.float32)
-        return diffusion_loss(predicted, target, weights, self.region)
+        loss = diffusion_loss(predicted, target, weights, self.region)
+        if on_clean is None:
+            return loss
+        alpha = self.alphas[timesteps]
+        return loss + on_clean(clean_latents(noisy, predicted.float(), alpha, self.prediction))
 
 
 def class_word_positions(ids: Tensor) -> Tensor:

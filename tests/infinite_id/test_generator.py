@@ -96,7 +96,7 @@ def test_a_person_stacked_on_itself_is_that_person_without_normalisation(
 ) -> None:
     """Twice the same keys and values leave a softmax average as it is."""
     made = InfiniteIdGenerator(
-        base, adapter, FusionConfig(cross_norm="none"), SamplerConfig(), "", clip_tokens=CLIP_TOKENS
+        base, adapter, FusionConfig(), SamplerConfig(), "", clip_tokens=CLIP_TOKENS
     )
     mix = IdentityMix((("ada", 1.0), ("ada", 1.0)), "stack")
     found = picture(made, people, identity_id="mix", mix=mix)

@@ -140,19 +140,22 @@ def test_shared_text_streams_equal_separate_ones(
     assert distances[~torch.eye(3, dtype=torch.bool)].min() > 1e-2
 
 
-def test_a_batch_of_several_text_groups(base: BaseModel, adapter: IdentityAdapter) -> None:
-    names = ["ada", "bob", "cy", "dee"]
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_batch_of_several_text_groups(
+    base: BaseModel, adapter: IdentityAdapter, norm: Any
+) -> None:
+    config, names = FusionConfig(cross_norm=norm), ["ada", "bob", "cy", "dee"]
     values: dict[str, Any] = {
         "prompts": ["a man", "a woman", "a man", "a man"],
         "negative_prompts": ["", "", "blurry", ""],
         "seeds": [1, 1, 1, 1],
     }
     batch = people_batch(adapter, names, **values)
-    together = sample(base, adapter, batch)
+    together = sample(base, adapter, batch, config)
     assert together.groups == (0, 1, 2, 0)
     for row, name in enumerate(names):
         own = {field: [value[row]] for field, value in values.items()}
-        alone = sample(base, adapter, people_batch(adapter, [name], **own)).latents
+        alone = sample(base, adapter, people_batch(adapter, [name], **own), config).latents
         torch.testing.assert_close(together.latents[row : row + 1], alone, atol=1e-4, rtol=0)
 
 

@@ -9,11 +9,12 @@ import torch
 from infinite_id.faces import align_face, find_faces, load_face_backend
 from infinite_id.training.adapter import clean_latents, noisy_and_target
 from infinite_id.training.identity_loss import (
-    LAST_TIMESTEP,
     MOST_ROWS,
     clean_identity_loss,
+    face_embedder,
     face_latents,
-    unlike_faces,
+    mistaken_identity,
+    unlike,
 )
 from infinite_id.training.world import FACE_WINDOW
 from tests.infinite_id.face_photos import portraits
@@ -38,49 +39,57 @@ def pictures() -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_own_faces_are_alike_and_others_are_not(pictures: tuple):
-    windows, landmarks = pictures
-    unlike = unlike_faces(torch.device("cpu"))
-    assert unlike is not None
-    own = unlike(windows, landmarks, like=windows)
-    other = unlike(windows, landmarks, like=windows[[2, 3, 0, 1]])
+    embed = face_embedder(torch.device("cpu"))
+    assert embed is not None
+    seen = embed(*pictures)
+    own, other = unlike(seen, seen), unlike(seen, seen[[2, 3, 0, 1]])
     assert own.item() == pytest.approx(0, abs=1e-5)
     assert other.item() > 0.3
 
 
 def test_descending_it_makes_a_face_more_alike(pictures: tuple):
     windows, landmarks = pictures
-    unlike = unlike_faces(torch.device("cpu"))
-    assert unlike is not None
+    embed = face_embedder(torch.device("cpu"))
+    assert embed is not None
+    people, person = embed(windows, landmarks), torch.tensor([0])
     blurred = torch.nn.functional.avg_pool2d(windows[:1], 5, 1, 2).requires_grad_()
-    before = unlike(blurred, landmarks[:1], like=windows[:1])
+    before = mistaken_identity(embed(blurred, landmarks[:1]), people, person)
     before.backward()
     assert blurred.grad is not None
-    moved = blurred.detach() - 0.02 * blurred.grad.sign()
-    assert unlike(moved, landmarks[:1], like=windows[:1]) < before.detach() - 0.01
+    moved = embed(blurred.detach() - 0.02 * blurred.grad.sign(), landmarks[:1])
+    assert mistaken_identity(moved, people, person) < before.detach()
+    assert unlike(moved, people[:1]) < unlike(embed(blurred, landmarks[:1]), people[:1]) - 0.01
 
 
-def test_noisy_and_dropped_rows_take_no_part():
-    seen: list[int] = []
+def test_a_face_like_everybody_is_as_good_as_a_guess():
+    people = torch.eye(4)
+    everybody = torch.full((2, 4), 0.5)
+    person = torch.tensor([1, 3])
+    assert mistaken_identity(everybody, people, person, 8.0).item() == pytest.approx(
+        np.log(4) / 8, abs=1e-6
+    )
+    assert mistaken_identity(people[person], people, person, 8.0) < 1e-3
+    assert mistaken_identity(people[person - 1], people, person, 8.0) > 0.9
 
-    def unlike(made: torch.Tensor, landmarks: np.ndarray, *, like: torch.Tensor) -> torch.Tensor:
-        seen[:] = [int(value) for value in landmarks[:, 0, 0]]
-        assert made.shape == (len(seen), 4, 10, 10)
-        assert like[:, 0].tolist() == seen
-        return made.mean()
 
-    loss = clean_identity_loss(lambda latents: latents, unlike, 0.5)
-    count = 12
-    clean = torch.ones(count, 4, 16, 16)
-    timesteps = torch.zeros(count, dtype=torch.long)
-    timesteps[0] = LAST_TIMESTEP
-    kept = torch.ones(count, dtype=torch.bool)
+def test_dropped_rows_take_no_part():
+    given: list[int] = []
+    people = torch.eye(12)
+
+    def embed(windows: torch.Tensor, landmarks: np.ndarray) -> torch.Tensor:
+        given[:] = [int(value) for value in landmarks[:, 0, 0]]
+        assert windows.shape == (len(given), 4, 10, 10)
+        return people[torch.tensor(given)]
+
+    loss = clean_identity_loss(lambda latents: latents, embed, people, 0.5)
+    clean, kept = torch.ones(12, 4, 16, 16), torch.ones(12, dtype=torch.bool)
     kept[1] = False
-    numbers = np.arange(count, dtype=np.float32)
-    landmarks = np.broadcast_to(numbers[:, None, None], (count, 5, 2))
-    wanted = torch.from_numpy(numbers)[:, None]
-    assert loss(clean, timesteps, kept, landmarks, wanted).item() == pytest.approx(0.5)
-    assert seen == list(range(2, 2 + MOST_ROWS))
-    assert loss(clean, timesteps + 1000, kept, landmarks, wanted).item() == 0
+    person = torch.arange(12)
+    landmarks = np.broadcast_to(np.arange(12, dtype=np.float32)[:, None, None], (12, 5, 2))
+    right = loss(clean, kept, landmarks, person).item()
+    assert given == [0, *range(2, 1 + MOST_ROWS)]
+    assert right < 1e-3 < loss(clean, kept, landmarks, person.flip(0)).item()
+    assert loss(clean, torch.zeros_like(kept), landmarks, person).item() == 0
 
 
 def test_face_latents_are_the_windows():

@@ -147,18 +147,19 @@ def test_a_file_that_is_no_pack_is_named(tmp_path: Path):
         read_pack(tmp_path / "pack.npz")
 
 
-def test_adapters_may_be_trained_with_an_identity_loss(state: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["infinite_id", "photomaker"])
+def test_adapters_may_be_trained_with_an_identity_loss(state: Path, tmp_path: Path, name: str):
     shutil.copytree(state, tmp_path / "state", ignore=shutil.ignore_patterns("*.pt"))
     losses = []
-    for weight in (0.0, 1.0):
+    for weight in (0.0, 10.0):
         context = Context(
             tmp_path / "state", torch.device("cpu"), "float32", 1, faces(20), pictures(24, 20),
             pictures(8, 20), lambda stage, progress: losses.append(progress.loss),
             identity_weight=weight,
         )  # fmt: skip
-        train_stage(context, "adapter:infinite_id", steps=2)
-        (tmp_path / "state/adapter-infinite_id.pt").unlink()
-        shutil.copy(state / "adapter-infinite_id.safetensors", tmp_path / "state")
+        train_stage(context, f"adapter:{name}", steps=2)
+        (tmp_path / f"state/adapter-{name}.pt").unlink()
+        shutil.copy(state / f"adapter-{name}.safetensors", tmp_path / "state")
     assert losses[1] > losses[0] + 0.1
 
 
