@@ -118,7 +118,7 @@ def build_adapter(context: Context, name: str) -> Stage:
             text=text,
             pooled=pooled,
         )
-        return model(batch, _on_clean(context, mistaken, chosen, batch.keep))
+        return model(batch, _on_clean(context, mistaken, chosen, batch.keep, generator))
 
     config = LoopConfig(
         learning_rate=2e-3, warmup_steps=50, ema_decay=0.995, precision=context.precision
@@ -144,14 +144,18 @@ def _identity_loss(context: Context) -> IdentityLoss | None:
 
 
 def _on_clean(
-    context: Context, mistaken: IdentityLoss | None, chosen: Tensor, kept: Tensor
+    context: Context,
+    mistaken: IdentityLoss | None,
+    chosen: Tensor,
+    kept: Tensor,
+    generator: torch.Generator,
 ) -> Callable[[Tensor], Tensor] | None:
     """`mistaken` as a function of the clean latents predicted for the pictures `chosen`."""
     if mistaken is None:
         return None
     landmarks = context.pictures.landmarks[chosen.numpy()]
     person = torch.from_numpy(context.pictures.person[chosen.numpy()]).to(context.device)
-    return lambda clean: mistaken(clean, kept, landmarks, person)
+    return lambda clean: mistaken(clean, kept, landmarks, person, generator)
 
 
 def build_photomaker(context: Context) -> Stage:
@@ -193,7 +197,7 @@ def build_photomaker(context: Context) -> Stage:
             pooled[row].float() * keep[:, None],
             torch.where(kept, places[chosen], -1).to(context.device),
             clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
-            _on_clean(context, mistaken, chosen, keep),
+            _on_clean(context, mistaken, chosen, keep, generator),
         )
 
     config = LoopConfig(

@@ -4,9 +4,11 @@ Not part of Infinite-ID's training, whose loss is that of diffusion alone (METHO
 decoder of the pocket model is trained with it, and its adapters may be (`--identity-loss`): a face
 is some hundred numbers of a picture's latents, and a squared error learns slowly what tells two
 people apart. PuLID (Guo et al. 2024) and PortraitBooth (Peng et al. 2024) train with `1 - cosine`
-to the right person. That is soon content with a face that is a little like everybody; so adapters
-have to be taken for the right one among all people of the training data, by a softmax over scaled
-cosines (NormFace, Wang et al. 2017).
+to the right person. That is soon content with a face that is a little like everybody; so a face has
+to be taken for the right one among all people of the training data, by a softmax over scaled
+cosines (NormFace, Wang et al. 2017). Without variation a picture soon shows what only this network
+takes for the person (docs/pocket.md has the figures): it sees each face in other light, with grain,
+and not quite where it is.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ __all__ = [
     "face_latents",
     "mistaken_identity",
     "unlike",
+    "varied",
 ]
 
 logger = logging.getLogger(__name__)
@@ -43,9 +46,9 @@ EmbedFaces = Callable[[Tensor, NDArray[np.float32]], Tensor]
 """Windows (B, 3, 40, 40) in [-1, 1], as `FACE_WINDOW` cuts them, and landmarks (B, 5, 2), x y in
 pixels of the whole pictures -> unit vectors (B, 128), with gradients."""
 
-IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor], Tensor]
+IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor, torch.Generator], Tensor]
 """Clean latents (B, 4, 16, 16), rows that kept their identity (bool, B), landmarks (B, 5, 2) of the
-targets, numbers of the people (int64, B) -> a scalar."""
+targets, numbers of the people (int64, B), generator on the CPU -> a scalar."""
 
 
 def face_embedder(device: torch.device) -> EmbedFaces | None:
@@ -80,7 +83,7 @@ def unlike(seen: Tensor, like: Tensor) -> Tensor:
     return 1 - (seen * like).sum(dim=-1).mean()
 
 
-def mistaken_identity(seen: Tensor, people: Tensor, person: Tensor, scale: float = 40.0) -> Tensor:
+def mistaken_identity(seen: Tensor, people: Tensor, person: Tensor, scale: float = 20.0) -> Tensor:
     """Cross-entropy of the right person among all, over `scale`: a scalar of `unlike`'s size.
 
     Args:
@@ -106,11 +109,42 @@ def clean_identity_loss(
         weight: of the loss.
     """
 
-    def loss(clean: Tensor, kept: Tensor, landmarks: NDArray[np.float32], person: Tensor) -> Tensor:
+    def loss(
+        clean: Tensor,
+        kept: Tensor,
+        landmarks: NDArray[np.float32],
+        person: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         rows = torch.nonzero(kept).flatten()[:MOST_ROWS]
         if not len(rows):
             return clean.new_zeros(())
-        seen = embed(decode(face_latents(clean[rows])), landmarks[rows.cpu().numpy()])
+        windows = decode(face_latents(clean[rows]))
+        seen = embed(*varied(windows, landmarks[rows.cpu().numpy()], generator))
         return weight * mistaken_identity(seen, people, person[rows])
 
     return loss
+
+
+def varied(
+    windows: Tensor, landmarks: NDArray[np.float32], generator: torch.Generator
+) -> tuple[Tensor, NDArray[np.float32]]:
+    """Windows (B, 3, h, w) in other light and with grain, landmarks (B, 5, 2) some half pixel off.
+
+    Args:
+        windows: in [-1, 1]; what comes out may leave that range.
+        landmarks: x y in pixels.
+        generator: on the CPU.
+    """
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    count = len(windows)
+    contrast = 1 + 0.25 * normal(count, 1, 1, 1)
+    light = 0.1 * normal(count, 1, 1, 1) + 0.1 * normal(count, 3, 1, 1)
+    grain = 0.08 * normal(*windows.shape)
+    device = windows.device
+    off = 0.6 * (normal(count, 5, 2) + normal(count, 1, 2)).numpy()
+    made = windows.float() * contrast.to(device) + (light + grain).to(device)
+    return made, (landmarks + off).astype(np.float32)

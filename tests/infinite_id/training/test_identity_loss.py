@@ -15,6 +15,7 @@ from infinite_id.training.identity_loss import (
     face_latents,
     mistaken_identity,
     unlike,
+    varied,
 )
 from infinite_id.training.world import FACE_WINDOW
 from tests.infinite_id.face_photos import portraits
@@ -77,19 +78,37 @@ def test_dropped_rows_take_no_part():
     people = torch.eye(12)
 
     def embed(windows: torch.Tensor, landmarks: np.ndarray) -> torch.Tensor:
-        given[:] = [int(value) for value in landmarks[:, 0, 0]]
-        assert windows.shape == (len(given), 4, 10, 10)
+        given[:] = [round(value / 100) for value in landmarks[:, 0, 0]]
+        assert windows.shape == (len(given), 3, 10, 10)
         return people[torch.tensor(given)]
 
-    loss = clean_identity_loss(lambda latents: latents, embed, people, 0.5)
+    loss = clean_identity_loss(lambda latents: latents[:, :3], embed, people, 0.5)
     clean, kept = torch.ones(12, 4, 16, 16), torch.ones(12, dtype=torch.bool)
     kept[1] = False
     person = torch.arange(12)
-    landmarks = np.broadcast_to(np.arange(12, dtype=np.float32)[:, None, None], (12, 5, 2))
-    right = loss(clean, kept, landmarks, person).item()
+    landmarks = np.broadcast_to(100 * np.arange(12, dtype=np.float32)[:, None, None], (12, 5, 2))
+    generator = torch.Generator()
+    right = loss(clean, kept, landmarks, person, generator).item()
     assert given == [0, *range(2, 1 + MOST_ROWS)]
-    assert right < 1e-3 < loss(clean, kept, landmarks, person.flip(0)).item()
-    assert loss(clean, torch.zeros_like(kept), landmarks, person).item() == 0
+    assert right < 1e-3 < loss(clean, kept, landmarks, person.flip(0), generator).item()
+    assert loss(clean, torch.zeros_like(kept), landmarks, person, generator).item() == 0
+
+
+def test_a_varied_face_is_another_picture_of_the_same_person(pictures: tuple):
+    windows, landmarks = pictures
+    embed = face_embedder(torch.device("cpu"))
+    assert embed is not None
+    before = windows.clone(), landmarks.copy()
+    made, moved = varied(windows, landmarks, torch.Generator().manual_seed(1))
+    again, _ = varied(windows, landmarks, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(made, again)
+    assert torch.equal(windows, before[0])
+    assert np.array_equal(landmarks, before[1])
+    assert (made - windows).abs().mean() > 0.05
+    assert 0.1 < np.abs(moved - landmarks).mean() < 2
+    cosines = embed(made, moved) @ embed(windows, landmarks).T
+    assert cosines.diagonal().min() > 0.5
+    assert cosines.argmax(dim=1).tolist() == [0, 1, 2, 3]
 
 
 def test_face_latents_are_the_windows():
