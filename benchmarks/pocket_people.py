@@ -1,4 +1,4 @@
-"""People for judging the pocket model: the synthetic test split, and insightface's photos."""
+"""People for judging the pocket model: held-out synthetic ones, and insightface's photos."""
 
 from __future__ import annotations
 
@@ -35,16 +35,24 @@ class TestPerson:
     reference: NDArray[np.float32]
 
 
-def drawn_people(count: int, backend: FaceBackend) -> Iterator[Person]:
-    """The first `count` people of the test split with three pictures each."""
-    indices = (i for i in range(10**6) if i % 20 in SPLITS["test"])
+def drawn_people(count: int, backend: FaceBackend, split: str = "test") -> Iterator[Person]:
+    """The first `count` people of a split with three pictures each.
+
+    Raises:
+        ValueError: `split` is not one of `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, allowed: {', '.join(SPLITS)}")
+    indices = (i for i in range(10**6) if i % 20 in SPLITS[split])
     return islice(draw_people(indices, 3, load_face_generator(), backend), count)
 
 
-def synthetic_people(count: int, encoder: IdentityEncoder, judge: FaceNet) -> list[TestPerson]:
-    """The first `count` people of the test split: one picture conditions, two others judge."""
+def synthetic_people(
+    count: int, encoder: IdentityEncoder, judge: FaceNet, split: str = "test"
+) -> list[TestPerson]:
+    """The first `count` people of a split: one picture conditions, two others judge."""
     people = []
-    for person in drawn_people(count, encoder.faces):
+    for person in drawn_people(count, encoder.faces, split):
         given, *others = person.portraits
         reference = judge.embed([p.image for p in others], [p.detection for p in others])
         people.append(_person(str(person.index), given.aligned, reference, encoder))

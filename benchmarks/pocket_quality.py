@@ -34,18 +34,15 @@ Picture = NDArray[np.uint8]
 # Drawn without colour, so that a colour cannot be told.
 GRAY_STYLES = ("sketch", "line")
 COMPARISONS = {
-    "enhanced_minus_text_trained_identity": ("infinite_id", "infinite_id_text_trained", "identity"),
-    "mixed_minus_mutual_identity": ("infinite_id", "infinite_id_mutual", "identity"),
-    "adain_mean_minus_none_style": ("infinite_id", "infinite_id_no_adain", "style"),
-    "adain_mean_minus_adain_identity": ("infinite_id", "infinite_id_adain", "identity"),
-    "self_minus_both_norms_identity": ("infinite_id", "infinite_id_cross_adain_mean", "identity"),
-    "self_minus_both_norms_text": ("infinite_id", "infinite_id_cross_adain_mean", "text"),
-    "ours_minus_ip_adapter_identity": ("infinite_id", "ip_adapter", "identity"),
-    "ours_minus_photomaker_identity": ("infinite_id", "photomaker", "identity"),
-    "ours_minus_ip_adapter_text": ("infinite_id", "ip_adapter", "text"),
-    "ours_minus_photomaker_text": ("infinite_id", "photomaker", "text"),
+    "enhanced_minus_text_trained": ("infinite_id_text_trained", ("identity", "margin")),
+    "mixed_minus_mutual": ("infinite_id_mutual", ("identity", "margin")),
+    "adain_mean_minus_none": ("infinite_id_no_adain", ("style",)),
+    "adain_mean_minus_adain": ("infinite_id_adain", ("identity", "margin")),
+    "self_minus_both_norms": ("infinite_id_cross_adain_mean", ("identity", "margin", "text")),
+    "ours_minus_ip_adapter": ("ip_adapter", ("identity", "margin", "text")),
+    "ours_minus_photomaker": ("photomaker", ("identity", "margin", "text")),
 }
-"""Figure -> (method, reference method, score)."""
+"""Figure's begin -> (method that Infinite-ID is compared with, scores)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +60,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     """Generates for every method and measures.
 
     Args:
-        arguments: people (of the test split), prompts (each person's), methods (the first one is
-            judged absolutely), steps, guidance_scale, batch, threads, real_photos (bool).
+        arguments: people, split (theirs: "test", or "validation" for whoever chooses how to
+            train), prompts (each person's), methods (the first one is judged absolutely), steps,
+            guidance_scale, batch, threads, real_photos (bool).
 
     Returns:
         Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
@@ -73,7 +71,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     torch.set_num_threads(arguments["threads"])
     encoder = load_identity_encoder(preset("pocket").encoders)
     judge, scorer = FaceNet(), PocketImageText()
-    groups = {"synthetic": synthetic_people(arguments["people"], encoder, judge)}
+    held_out = synthetic_people(arguments["people"], encoder, judge, arguments["split"])
+    groups = {"synthetic": held_out}
     if arguments["real_photos"]:
         groups["real"] = real_people(encoder, judge)
     names = list(arguments["methods"])
@@ -89,7 +88,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
                 figures[f"{name}/seconds_a_picture"] = seconds
                 figures |= {
                     f"{name}/{key}": float(np.nanmean(tables[name][key]))
-                    for key in ("face", "identity", "text", "style")
+                    for key in ("face", "identity", "margin", "text", "style")
                 }
         figures |= {
             f"{group}/{key}": value
@@ -167,11 +166,15 @@ def _measure(
     images = scorer.embed_images(pictures)
     texts = scorer.embed_texts([case.request.prompt for case in cases])
     styles = scorer.embed_texts([STYLES[case.style][0] for case in cases])
-    own = np.array([similarity[row, case.person] for row, case in enumerate(cases)])
+    rows, right = np.arange(len(cases)), [case.person for case in cases]
+    own = similarity[rows, right]
+    # Of the others the sum less the own one: NaN where no face was found.
+    others = (similarity.sum(axis=1) - own) / (len(people) - 1)
     return {
         "face": face,
         "similarity": similarity,
         "identity": own,
+        "margin": own - others,
         "text": (images * texts).sum(axis=1),
         "style": (images * styles).sum(axis=1),
         "color_choice": _choose(images, scorer, [f"a person wearing a {c} shirt" for c in COLORS]),
@@ -203,11 +206,7 @@ def _absolute(
     colored = np.array([case.style not in GRAY_STYLES for case in cases])
     similarity = table["similarity"]
     found = table["face"] > 0
-    others = similarity.copy()
-    others[np.arange(len(cases)), person] = np.nan
-    margin = np.full(len(cases), np.nan)
-    margin[found] = table["identity"][found] - np.nanmean(others[found], axis=1)
-    interval = summarise(margin, names)
+    interval = summarise(table["margin"], names)
     first = np.where(found, np.nan_to_num(similarity, nan=-1).argmax(axis=1) == person, False)
     color = np.array([list(COLORS).index(case.color) for case in cases])
     scene = np.array([list(SCENES).index(case.scene) for case in cases])
@@ -232,9 +231,11 @@ def _directions(
 ) -> dict[str, float]:
     names = [str(case.person) for case in cases]
     figures: dict[str, float] = {}
-    for figure, (method, reference, score) in COMPARISONS.items():
-        if method in tables and reference in tables:
-            found = paired_difference(tables[method][score], tables[reference][score], names)
+    for begin, (reference, scores) in COMPARISONS.items():
+        for score in scores if {"infinite_id", reference} <= set(tables) else ():
+            own, other = tables["infinite_id"][score], tables[reference][score]
+            found = paired_difference(own, other, names)
+            figure = f"{begin}_{score}"
             figures |= {
                 figure: found.mean,
                 f"{figure}_low": found.low,
