@@ -62,7 +62,6 @@ class _Processor:
                 slot = self.name.replace(".", "/")
                 own_key = store.adapter.image.to_k[slot](store.tokens)
                 own_value = store.adapter.image.to_v[slot](store.tokens)
-                own_key, own_value = _mean_of(own_key, key), _mean_of(own_value, value)
                 out = out + _attend(query, own_key, own_value, attn.heads)
         return attn.to_out[1](attn.to_out[0](out))
 

@@ -87,7 +87,8 @@ def test_an_unexpected_error_is_a_500_whose_message_is_not_logged(caplog):
     async def failing(scope, receive, send) -> None:
         raise KeyError("a prompt")
 
-    answer = post(guarded(failing), b"")
+    with caplog.at_level("ERROR", logger="pipelines.serving.guard"):
+        answer = post(guarded(failing), b"")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "KeyError at" in caplog.text
     assert "a prompt" not in caplog.text
