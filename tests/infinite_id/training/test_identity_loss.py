@@ -80,6 +80,9 @@ def test_dropped_rows_take_no_part():
     def embed(windows: torch.Tensor, landmarks: np.ndarray) -> torch.Tensor:
         given[:] = [round(value / 100) for value in landmarks[:, 0, 0]]
         assert windows.shape == (len(given), 3, 10, 10)
+        # The network sees the faces varied: elsewhere, and not as they were decoded.
+        assert np.abs(landmarks[:, 0, 0] - 100 * np.array(given)).max() > 0.01
+        assert (windows - 1).abs().mean() > 0.01
         return people[torch.tensor(given)]
 
     loss = clean_identity_loss(lambda latents: latents[:, :3], embed, people, 0.5)
