@@ -30,7 +30,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     """Measures composed photos before and after the autoencoder.
 
     Args:
-        arguments: people (of the test split), threads.
+        arguments: people, split (theirs: "test", or "validation" for whoever chooses how to
+            train), threads.
 
     Returns:
         For `photo` and `decoded`: share of faces found in [0, 1], FaceNet's cosine to other
@@ -41,7 +42,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     backend, judge = load_face_backend("embedded"), FaceNet()
     rng = np.random.default_rng(5)
     photos, references = [], []
-    for person in drawn_people(arguments["people"], backend):
+    for person in drawn_people(arguments["people"], backend, arguments["split"]):
         given, *others = person.portraits
         description = replace(draw_description(rng), style="photo")
         photos.append(compose(given, description, rng).image)

@@ -27,7 +27,7 @@ from infinite_id.training.context import (
     stage_file,
     stage_weights,
 )
-from infinite_id.training.identity_loss import face_embedder, face_latents, unlike
+from infinite_id.training.identity_loss import changed_face, face_latents, face_observer
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.world import FACE_WINDOW
 
@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 _SCALE = "latent_scale.safetensors"
-# Of `1 - cosine` in the decoder's loss; pixels and edges start near 0.06 together.
-IDENTITY_WEIGHT = 0.1
+# Of `changed_face` in the decoder's loss; pixels and edges start near 0.06 together.
+FACE_WEIGHT = 0.1
 
 
 def build_vae_stage(context: Context) -> Stage:
@@ -72,7 +72,7 @@ def build_decoder_stage(context: Context) -> Stage:
     latents, mean, deviation = latents_of(context, context.pictures.images)
     latents = latents * deviation.to(latents).view(1, -1, 1, 1) + mean.to(latents).view(1, -1, 1, 1)
     images, size = context.pictures.images, 16 * context.batch_scale
-    embed = face_embedder(context.device)
+    see = face_observer(context.device)
     rows, columns = FACE_WINDOW
 
     def loss(step: int, part: int) -> Tensor:
@@ -85,11 +85,10 @@ def build_decoder_stage(context: Context) -> Stage:
         pixels = pixels_of(images[chosen][:, rows, columns], context.device) * 2 - 1
         made = vae.decode(face_latents(own)).sample
         loss = _reconstruction(made - pixels)
-        if embed is not None:
+        if see is not None:
+            generator = torch.Generator().manual_seed(step * 1009 + part)
             landmarks = context.pictures.landmarks[chosen]
-            with torch.no_grad():
-                like = embed(pixels, landmarks)
-            loss = loss + IDENTITY_WEIGHT * unlike(embed(made, landmarks), like)
+            loss = loss + FACE_WEIGHT * changed_face(see, made, pixels, landmarks, generator)
         return loss
 
     config = LoopConfig(

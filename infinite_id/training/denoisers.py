@@ -121,7 +121,7 @@ def build_adapter(context: Context, name: str) -> Stage:
         return model(batch, _on_clean(context, mistaken, chosen, batch.keep, generator))
 
     config = LoopConfig(
-        learning_rate=2e-3, warmup_steps=50, ema_decay=0.995, precision=context.precision
+        learning_rate=2e-3, warmup_steps=50, ema_decay=0.999, precision=context.precision
     )
     return model, loss, config
 
@@ -201,7 +201,7 @@ def build_photomaker(context: Context) -> Stage:
         )
 
     config = LoopConfig(
-        learning_rate=5e-4, warmup_steps=50, ema_decay=0.995, precision=context.precision
+        learning_rate=5e-4, warmup_steps=50, ema_decay=0.999, precision=context.precision
     )
     return model, loss, config
 

@@ -23,6 +23,9 @@ from infinite_id.faces import ALIGNED_SIZE, ARCFACE_TEMPLATE, similarity_transfo
 
 __all__ = ["TorchSFace", "align", "align_matrices"]
 
+# Of the layers: the last activations of 128 x 56 x 56, 256 x 28 x 28, 512 x 14 x 14, 1024 x 7 x 7.
+_INNER = (15, 23, 47, 55)
+
 
 class TorchSFace(nn.Module):
     """Frozen SFace: aligned faces (B, 3, 112, 112), RGB in [0, 255], to unit vectors (B, 128).
@@ -45,6 +48,15 @@ class TorchSFace(nn.Module):
     def forward(self, faces: Tensor) -> Tensor:
         """Unit vectors (B, 128) of faces (B, 3, 112, 112)."""
         return F.normalize(self.layers(faces), dim=-1)
+
+    def seen(self, faces: Tensor) -> list[Tensor]:
+        """Activations (B, C, h, w) from shallow to deep, then the unit vectors (B, 128)."""
+        kept = []
+        for number, layer in enumerate(self.layers):
+            faces = layer(faces)
+            if number in _INNER:
+                kept.append(faces)
+        return [*kept, F.normalize(faces, dim=-1)]
 
 
 def align_matrices(landmarks: NDArray[np.float32]) -> Tensor:

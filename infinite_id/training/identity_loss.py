@@ -29,9 +29,12 @@ from infinite_id.training.world import FACE_WINDOW
 __all__ = [
     "EmbedFaces",
     "IdentityLoss",
+    "SeeFaces",
+    "changed_face",
     "clean_identity_loss",
     "face_embedder",
     "face_latents",
+    "face_observer",
     "mistaken_identity",
     "unlike",
     "varied",
@@ -46,12 +49,22 @@ EmbedFaces = Callable[[Tensor, NDArray[np.float32]], Tensor]
 """Windows (B, 3, 40, 40) in [-1, 1], as `FACE_WINDOW` cuts them, and landmarks (B, 5, 2), x y in
 pixels of the whole pictures -> unit vectors (B, 128), with gradients."""
 
+SeeFaces = Callable[[Tensor, NDArray[np.float32]], list[Tensor]]
+"""As `EmbedFaces`, but -> what the network's layers saw, from shallow to deep, (B, ...) each, the
+unit vectors last."""
+
 IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor, torch.Generator], Tensor]
 """Clean latents (B, 4, 16, 16), rows that kept their identity (bool, B), landmarks (B, 5, 2) of the
 targets, numbers of the people (int64, B), generator on the CPU -> a scalar."""
 
 
 def face_embedder(device: torch.device) -> EmbedFaces | None:
+    """The embeddings of `face_observer`."""
+    see = face_observer(device)
+    return None if see is None else lambda windows, landmarks: see(windows, landmarks)[-1]
+
+
+def face_observer(device: torch.device) -> SeeFaces | None:
     """SFace, or None, and a line in the log, on a machine that lacks the face network.
 
     Such a machine trains on a data pack; what is left of its losses is pixels or latents alone.
@@ -65,11 +78,11 @@ def face_embedder(device: torch.device) -> EmbedFaces | None:
         return None
     corner = np.array([FACE_WINDOW[1].start, FACE_WINDOW[0].start], dtype=np.float32)
 
-    def embed(windows: Tensor, landmarks: NDArray[np.float32]) -> Tensor:
+    def see(windows: Tensor, landmarks: NDArray[np.float32]) -> list[Tensor]:
         matrices = align_matrices(landmarks - corner)
-        return network(align((windows.float() + 1) * 127.5, matrices))
+        return network.seen(align((windows.float() + 1) * 127.5, matrices))
 
-    return embed
+    return see
 
 
 def face_latents(latents: Tensor) -> Tensor:
@@ -81,6 +94,37 @@ def face_latents(latents: Tensor) -> Tensor:
 def unlike(seen: Tensor, like: Tensor) -> Tensor:
     """Mean of `1 - cosine` of unit vectors (B, D), a scalar."""
     return 1 - (seen * like).sum(dim=-1).mean()
+
+
+def changed_face(
+    see: SeeFaces,
+    made: Tensor,
+    photo: Tensor,
+    landmarks: NDArray[np.float32],
+    generator: torch.Generator,
+) -> Tensor:
+    """How differently a face network sees two pictures of one face, a scalar near 0 to 2.
+
+    Embeddings alone leave the rest of the picture free: what a decoder then paints is a person to
+    this network only. So all layers are compared (Johnson et al. 2016), each by its mean absolute
+    difference over the mean absolute value, both pictures `varied` alike, and `unlike` is added.
+
+    Args:
+        see: of `face_observer`.
+        made, photo: windows (B, 3, 40, 40) in [-1, 1]; gradients reach `made` alone.
+        landmarks: (B, 5, 2), of both.
+        generator: on the CPU.
+    """
+    draws = generator.get_state()
+    own = see(*varied(made, landmarks, generator))
+    generator.set_state(draws)
+    with torch.no_grad():
+        like = see(*varied(photo, landmarks, generator))
+    inner = [
+        (a.float() - b.float()).abs().mean() / b.float().abs().mean()
+        for a, b in zip(own[:-1], like[:-1], strict=True)
+    ]
+    return torch.stack(inner).mean() + unlike(own[-1], like[-1])
 
 
 def mistaken_identity(seen: Tensor, people: Tensor, person: Tensor, scale: float = 20.0) -> Tensor:
