@@ -43,7 +43,7 @@ __all__ = [
 
 _SCALE = "latent_scale.safetensors"
 # Of `changed_face` in the decoder's loss; pixels and edges start near 0.06 together.
-FACE_WEIGHT = 0.1
+FACE_WEIGHT = 0.3
 
 
 def build_vae_stage(context: Context) -> Stage:
@@ -92,7 +92,7 @@ def build_decoder_stage(context: Context) -> Stage:
         return loss
 
     config = LoopConfig(
-        learning_rate=5e-4, weight_decay=0.0, ema_decay=0.995, precision=context.precision
+        learning_rate=5e-4, weight_decay=0.0, ema_decay=0.998, precision=context.precision
     )
     return vae, loss, config
 

@@ -201,7 +201,7 @@ def build_photomaker(context: Context) -> Stage:
         )
 
     config = LoopConfig(
-        learning_rate=5e-4, warmup_steps=50, ema_decay=0.999, precision=context.precision
+        learning_rate=2e-3, warmup_steps=50, ema_decay=0.999, precision=context.precision
     )
     return model, loss, config
 
