@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=0.0,
         metavar="WEIGHT",
-        help="of 1 - cosine of face embeddings, added in the training of adapters; 0: as the paper",
+        help="of taking a face for a wrong person, added to the loss of adapters; 0: as the paper",
     )
     parser.add_argument("--batch-scale", type=int, default=0, help="0: 1 on a CPU, 16 on a GPU")
     parser.add_argument("--data", type=Path, help="data pack to train on, nothing is made")

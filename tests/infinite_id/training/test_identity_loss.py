@@ -10,9 +10,11 @@ from infinite_id.faces import align_face, find_faces, load_face_backend
 from infinite_id.training.adapter import clean_latents, noisy_and_target
 from infinite_id.training.identity_loss import (
     MOST_ROWS,
+    changed_face,
     clean_identity_loss,
     face_embedder,
     face_latents,
+    face_observer,
     mistaken_identity,
     unlike,
     varied,
@@ -112,6 +114,33 @@ def test_a_varied_face_is_another_picture_of_the_same_person(pictures: tuple):
     cosines = embed(made, moved) @ embed(windows, landmarks).T
     assert cosines.diagonal().min() > 0.5
     assert cosines.argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_changed_face_is_seen_in_all_layers(pictures: tuple):
+    windows, landmarks = pictures
+    see = face_observer(torch.device("cpu"))
+    assert see is not None
+    layers = see(windows, landmarks)
+    assert [tuple(layer.shape[1:]) for layer in layers] == [
+        (128, 56, 56),
+        (256, 28, 28),
+        (512, 14, 14),
+        (1024, 7, 7),
+        (128,),
+    ]
+
+    def changed(made: torch.Tensor, seed: int = 1) -> torch.Tensor:
+        return changed_face(see, made, windows, landmarks, torch.Generator().manual_seed(seed))
+
+    # Both are varied alike: a face in other light is still itself.
+    assert changed(windows).item() == pytest.approx(0, abs=1e-4)
+    blurred = torch.nn.functional.avg_pool2d(windows, 3, 1, 1).requires_grad_()
+    loss = changed(blurred)
+    loss.backward()
+    assert 0.05 < loss.item() < changed(windows[[1, 2, 3, 0]]).item()
+    assert blurred.grad is not None
+    assert blurred.grad.abs().sum() > 0
+    assert loss.item() != changed(blurred, seed=2).item()
 
 
 def test_face_latents_are_the_windows():
