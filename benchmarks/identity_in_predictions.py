@@ -1,6 +1,6 @@
 """How much of an identity the adapter carries before any sampler: in single predictions.
 
-A composed photo of a held-out person is noised, and the UNet with the adapter, text inactive as in
+A composed photo of a person is noised, and the UNet with the adapter, text inactive as in
 its training, predicts the clean picture in one step: given another photo of that person, a photo
 of another person, or nobody. What the first adds over the second is identity and nothing else; it
 moves long before whole pictures show it.
@@ -44,7 +44,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     """Predicts and compares.
 
     Args:
-        arguments: people (of the test split), timesteps (each in 0..999), threads.
+        arguments: people, split (theirs: "test"; "train" and "validation" show what is learnt by
+            heart), timesteps (each in 0..999), threads.
 
     Returns:
         For each timestep and network (SFace, which conditions; FaceNet, which training never
@@ -60,7 +61,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     faces: list[Detection] = []
     people: list[Identity] = []
     references: dict[str, list[NDArray[np.float32]]] = {"sface": [], "facenet": []}
-    for person in drawn_people(arguments["people"], encoder.faces):
+    for person in drawn_people(arguments["people"], encoder.faces, arguments["split"]):
         shown, given, other = person.portraits
         photo = compose(shown, replace(draw_description(rng), style="photo"), rng).image
         try:
