@@ -108,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     record: dict[str, Any] = {"benchmark": given.name, "arguments": values}
-    # transformers reads it when a benchmark imports it: a missing torchvision is no news here.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Both read it when a benchmark imports them: that torchvision is missing, or that a LoRA has
+    # nothing for the text encoders, is no news here.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         module = importlib.import_module(f"benchmarks.{scenario['module']}")
         record["figures"] = module.run(values)
