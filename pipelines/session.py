@@ -119,6 +119,30 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _start(num_cpus: int, num_gpus: int | None, object_store_bytes: int | None) -> None:
+    """Starts a local cluster; once more where its node did not answer within Ray's 30 seconds.
+
+    A machine that was held up for half a minute starts it the second time.
+    """
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception here
+            if last or "timed out during startup" not in str(error):
+                raise
+
+
 def _session(
     address: str | None,
     num_cpus: int | None,
@@ -139,15 +163,7 @@ def _session(
                 # Not as a runtime environment: workers that Ray starts in advance have none, so it
                 # would start others beside them.
                 with _environment(WORKER_ENVIRONMENT):
-                    ray.init(
-                        address="local",
-                        num_cpus=num_cpus or max(4, os.cpu_count() or 1),
-                        num_gpus=num_gpus,
-                        object_store_memory=object_store_bytes,
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        logging_level=logging.ERROR,
-                    )
+                    _start(num_cpus or max(4, os.cpu_count() or 1), num_gpus, object_store_bytes)
             else:
                 ray.init(
                     address=address,
