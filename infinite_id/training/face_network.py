@@ -47,7 +47,7 @@ class TorchSFace(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """Unit vectors (B, 128) of faces (B, 3, 112, 112)."""
-        return F.normalize(self.layers(faces), dim=-1)
+        return self.seen(faces)[-1]
 
     def seen(self, faces: Tensor) -> list[Tensor]:
         """Activations (B, C, h, w) from shallow to deep, then the unit vectors (B, 128)."""
