@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from infinite_id.config import PRESETS
+from pipelines.settings import Strict, load_settings
 
 __all__ = ["TrainingConfig", "load_training_config"]
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Strict):
     """What a training run does (METHOD section 2; defaults are the paper's where it says).
 
     `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
@@ -21,8 +20,6 @@ class TrainingConfig(BaseModel):
     `sample_steps`: a grid of sample pictures at the first checkpoint after every so many steps and
     at the end; 0 for none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     output: str = "runs/training"
@@ -92,26 +89,4 @@ def load_training_config(path: str | None = None, **overrides: Any) -> TrainingC
     Raises:
         ValueError: one sentence with the file, the key, the value received and what is allowed.
     """
-    values: dict[str, Any] = {}
-    where = path or "the command line"
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text("utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"config file {path} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"config file {path} cannot be read: {reason}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"config file {path} is a {type(loaded).__name__}, allowed: a mapping")
-        values = {str(key): value for key, value in (loaded or {}).items()}
-    values.update({key: value for key, value in overrides.items() if value is not None})
-    try:
-        return TrainingConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(TrainingConfig.model_fields)
-            raise ValueError(f"{where}: unknown key {key!r}, allowed: {known}") from None
-        raise ValueError(f"{where}: {key} is {first['input']!r}: {first['msg']}") from None
+    return load_settings(TrainingConfig, path, **overrides)

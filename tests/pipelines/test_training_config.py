@@ -50,13 +50,30 @@ def test_more_steps_do_not_make_a_checkpoint_foreign():
     [
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"rate": 1}, "unknown key 'rate', allowed: data"),
-        ({"preset": "large"}, "preset is 'large'.*pocket, sdxl"),
+        ({"preset": "large"}, "^the command line: preset is 'large': allowed: pocket, sdxl"),
         ({"precision": "float16"}, "precision is 'float16'"),
     ],
 )
 def test_wrong_values_are_named(values: dict, message: str):
     with pytest.raises(ValueError, match=message):
         load_training_config(None, data="photos", **values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("7: 8", "keys must be text"),
+        ("[1]", "is a list, allowed: a mapping"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_training_config(str(path), data="photos")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named():
