@@ -27,13 +27,14 @@ from infinite_id.types import (
     Identity,
 )
 from pipelines.attempts import KILLED, Attempt, Attempts
+from pipelines.failures import is_fatal
 from pipelines.identities import IdentityStore
 from pipelines.images import Provenance, decode_image, encode_image
 from pipelines.made import Made, MadeUnits
 from pipelines.metrics import count, observe
 from pipelines.plan import UnitPlan, people_of, request_from_row
 from pipelines.schemas import IMAGES, PROVENANCE, SAMPLE_KEYS, scores_schema
-from pipelines.storage import StorageError, Store
+from pipelines.storage import Store
 from pipelines.units import commit_unit, read_unit, reject_row, unit_block, unit_of
 from pipelines.watermark import Watermark
 from pipelines.weights_cache import local_preset
@@ -171,7 +172,7 @@ class GenerationActor:
         except CancelledError:
             raise
         except Exception as error:
-            if len(asked) == 1 or _is_fatal(error):
+            if len(asked) == 1 or is_fatal(error, alone=False):
                 return Made(rejects=[_refusal(asked[0], error)])
         else:
             observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
@@ -226,15 +227,10 @@ class GenerationActor:
 
 def _refusal(row: _Row, error: Exception) -> dict[str, Any]:
     """The row of `rejects` for a request that raised; errors that are not its own are raised."""
-    if _is_fatal(error):
+    if is_fatal(error, alone=True):
         raise error
     reason = "refused" if isinstance(error, ValueError) else "failed"
     return reject_row("images", row["sample_id"], reason, f"{type(error).__name__}: {error}")
-
-
-def _is_fatal(error: Exception) -> bool:
-    """Errors of the place and not of the request: a full disk, a broken GPU."""
-    return isinstance(error, (StorageError, MemoryError)) or "CUDA" in str(error)
 
 
 class ScoringActor:

@@ -1,12 +1,13 @@
-"""How a run fails: the error that ends it, and the cause under Ray's wrapping."""
+"""How a run fails: which errors end it, and the cause under Ray's wrapping."""
 
 from __future__ import annotations
 
 import re
+import sys
 
 from pipelines.storage_errors import StorageError
 
-__all__ = ["RunFailedError", "root_cause"]
+__all__ = ["RunFailedError", "is_fatal", "root_cause"]
 
 
 class RunFailedError(RuntimeError):
@@ -15,6 +16,26 @@ class RunFailedError(RuntimeError):
 
 # How a traceback names an exception: its class, and the first line of its message.
 _NAMED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
+
+
+def is_fatal(error: BaseException, *, alone: bool) -> bool:
+    """Whether an error is of the place and not of what was asked: a full disk, a broken GPU.
+
+    Args:
+        error: as a generator or a store raised it.
+        alone: one request was asked for; a GPU whose memory several overflow may do for one.
+    """
+    if isinstance(error, (StorageError, MemoryError)):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    # Not imported: a process without torch has none of its errors, and is to stay without it.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return alone
+    if torch is not None and isinstance(error, torch.AcceleratorError):
+        return True
+    return str(error).startswith(("CUDA error", "cuDNN error"))
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+import torch
 
 from infinite_id.config import preset
+from infinite_id.methods import METHODS, MethodSpec
+from infinite_id.timed import TimedGenerator
 from pipelines.actors import GenerationActor
 from pipelines.identities import IdentityStore
 from pipelines.images import AI_GENERATED, decode_image, encode_image
@@ -52,6 +60,76 @@ def test_a_refused_request_does_not_cost_its_batch_mates(run_store):
     )
     assert {r["reason"] for r in rejects} == {"refused"}
     assert all("tokens, allowed:" in r["message"] for r in rejects)
+
+
+def test_a_prompt_that_speaks_of_a_gpu_is_refused_and_ends_no_run(run_store):
+    plan = small_plan("infinite_id", ["a {subject}", "CUDA error " * 60])
+    GenerationActor(run_store, plan, preset("pocket"), threads=2)(unit_table([0]))
+    assert run_store.read_folder("images", IMAGES).num_rows == 3
+    rejects = run_store.read_folder("rejects", REJECTS).to_pylist()
+    assert [row["reason"] for row in rejects] == ["refused"] * 3
+    assert all("CUDA" in row["message"] for row in rejects)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """A batch of more than `most` requests raises."""
+
+    most: int
+    error: Callable[[], Exception]
+
+
+def limited(spec: MethodSpec, *_) -> TimedGenerator:
+    class LimitedGenerator(TimedGenerator):
+        def generate(self, requests, identities, **hooks):
+            if len(requests) > spec.config.most:
+                raise spec.config.error()
+            return super().generate(requests, identities, **hooks)
+
+    return LimitedGenerator()
+
+
+def _generate(monkeypatch, store, most: int, error: Callable[[], Exception]) -> None:
+    """One unit of six requests on a device that does for `most` of them."""
+    spec = MethodSpec(f"{__name__}:limited", "", Limited(most, error), needs_base=False)
+    monkeypatch.setitem(METHODS, "limited", spec)
+    GenerationActor(store, small_plan("limited", ["a", "b"]), preset("pocket"))(unit_table([0]))
+
+
+def _out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_batch_too_large_for_the_gpu_is_halved(run_store, monkeypatch):
+    _generate(monkeypatch, run_store, 2, _out_of_memory)
+    assert run_store.read_folder("images", IMAGES).num_rows == 6
+    assert run_store.read_folder("rejects", REJECTS).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "error"),
+    [
+        (0, _out_of_memory),
+        (5, lambda: RuntimeError("CUDA error: an illegal memory access was encountered")),
+        (5, lambda: RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")),
+        (5, lambda: torch.AcceleratorError("unspecified launch failure")),
+        (5, lambda: MemoryError("no host memory")),
+    ],
+)
+def test_a_gpu_that_does_not_work_ends_the_run(run_store, monkeypatch, most, error):
+    with pytest.raises(type(error()), match=str(error())):
+        _generate(monkeypatch, run_store, most, error)
+    assert committed_units(run_store, "images") == set()
+    assert run_store.read_folder("rejects", REJECTS).num_rows == 0
+
+
+def test_no_torch_is_loaded_to_tell_errors_apart():
+    told = "import sys, pipelines.actors as a; print(a.is_fatal(RuntimeError(), alone=True), "
+    done = subprocess.run(
+        [sys.executable, "-c", told + "'torch' in sys.modules)"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_look_ups_keep_few_files_in_memory(run_store):
