@@ -54,7 +54,7 @@ def train(
         bool, typer.Option("--dry-run", help="Count parameters, memory and cost; train nothing.")
     ] = False,
 ) -> None:
-    """Trains an Infinite-ID adapter (METHOD section 2); run again to resume."""
+    """Trains an Infinite-ID adapter; run again to resume."""
     settings = load_training_config(
         config,
         data=data or ("none" if dry_run and config is None else None),
