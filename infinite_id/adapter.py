@@ -1,4 +1,4 @@
-"""The identity adapter: mappers and image key/value projections (METHOD sections 1 and 2).
+"""The identity adapter: mappers and image key/value projections (docs/method.md).
 
 It is all that Infinite-ID trains. Its modules are keyed by the UNet's own layer names, so weights
 never depend on the order of a dictionary.

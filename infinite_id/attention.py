@@ -1,4 +1,4 @@
-"""Attention of both streams in one batch (METHOD section 3).
+"""Attention of both streams in one batch (docs/method.md).
 
 The processors hold no weights and no state of a request. What a call needs travels with the call,
 as `cross_attention_kwargs={"streams": StreamContext(...)}`; without it a layer does what it always

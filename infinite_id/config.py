@@ -38,7 +38,7 @@ def check_choice(name: str, value: str, kind: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
-    """How the identity stream takes from the text stream (METHOD section 3).
+    """How the identity stream takes from the text stream (docs/method.md).
 
     Attributes:
         fusion: self-attention keys and values: "mixed" concatenates both streams', "mutual"
@@ -129,7 +129,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """Shapes of the mappers (METHOD section 1); the rest follows from the UNet.
+    """Shapes of the mappers (docs/method.md); the rest follows from the UNet.
 
     Attributes:
         face_width, clip_width: widths of the encoders' outputs.

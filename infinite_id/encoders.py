@@ -1,4 +1,4 @@
-"""Face and CLIP encoders: aligned faces -> `IdentityEmbedding` (METHOD section 1).
+"""Face and CLIP encoders: aligned faces -> `IdentityEmbedding` (docs/method.md).
 
 Notation: N faces; P photos of one person; T CLIP tokens; C CLIP width; D face embedding width.
 """

@@ -1,4 +1,4 @@
-"""Faces in photos: detection, selection, 5-point alignment (METHOD section 1).
+"""Faces in photos: detection, selection, 5-point alignment (docs/faces.md).
 
 A `FaceBackend` finds faces and embeds aligned ones; `find_faces` is what everything else calls.
 Landmarks are warped to the ArcFace template at 112 px by the least-squares similarity transform

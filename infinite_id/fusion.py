@@ -1,4 +1,4 @@
-"""How the identity stream takes keys and values from the text stream (METHOD section 3).
+"""How the identity stream takes keys and values from the text stream (docs/method.md).
 
 Symbols: x = K or V of the identity stream, y = of the text stream, mu and sigma their mean and
 deviation over tokens, per channel.

@@ -1,4 +1,4 @@
-"""Identity tokens: `c_id = Concat(M_clip(clip), M_face(face))` (METHOD section 1), and mixing.
+"""Identity tokens: `c_id = Concat(M_clip(clip), M_face(face))` (docs/method.md), and mixing.
 
 Symbols: B people, T image tokens, F face tokens, D the UNet's cross-attention width.
 """
@@ -82,7 +82,7 @@ class IdentityProjector(nn.Module):
 
 
 def interpolate(tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Weighted sum of identity tokens (METHOD section 4); any finite weights.
+    """Weighted sum of identity tokens (docs/method.md); any finite weights.
 
     Args:
         tokens: of each person, (T, D), equal shapes.
@@ -106,5 +106,5 @@ def interpolate(tokens: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def stack(tokens: Sequence[Tensor]) -> Tensor:
-    """Identity tokens of several people along the token axis (METHOD section 4)."""
+    """Identity tokens of several people along the token axis (docs/method.md)."""
     return torch.cat(list(tokens), dim=0)

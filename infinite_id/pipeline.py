@@ -1,4 +1,4 @@
-"""Two-stream denoising (METHOD section 3): one UNet call a step for all rows of a batch.
+"""Two-stream denoising (docs/method.md): one UNet call a step for all rows of a batch.
 
     z_t, z_id    latents of the text and of the identity streams, equal at the first step
     eps          eps(z, t, without) + w (eps(z, t, with) - eps(z, t, without)), w the guidance scale

@@ -1,7 +1,7 @@
 """Public IP-Adapter face weights for SDXL as the identity stream's adapter.
 
 They have what Infinite-ID's identity stream needs, a projector to identity tokens and W'_k, W'_v
-of every cross-attention layer, though trained with text (METHOD section 5). Formats of
+of every cross-attention layer, though trained with text (docs/method.md). Formats of
 h94/IP-Adapter and h94/IP-Adapter-FaceID, as .bin or .safetensors:
 
     plus_face      ip-adapter-plus-face_sdxl_vit-h: resampler over CLIP tokens, 16 tokens a photo

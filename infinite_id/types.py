@@ -51,7 +51,7 @@ class FaceRecord:
 
 @dataclass(frozen=True, slots=True)
 class IdentityEmbedding:
-    """What the face and CLIP encoders say of one person (METHOD section 1).
+    """What the face and CLIP encoders say of one person (docs/method.md).
 
     Attributes:
         face: float32 (face_width,), unit L2 norm; over several photos the normalised mean of
@@ -85,7 +85,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class IdentityMix:
-    """Several people as one identity (METHOD section 4).
+    """Several people as one identity (docs/method.md).
 
     Attributes:
         parts: (identity_id, weight) pairs, weights finite.

@@ -1,7 +1,7 @@
 """The request plan: the cross product of people, prompts, styles, seeds and methods, kept lazy.
 
 A plan of 10^9 requests is a few lists and arithmetic: request i is computed when it is needed.
-Requests are text-major (METHOD section 3): consecutive ones share prompt, style and seed and
+Requests are text-major (docs/pipeline.md): consecutive ones share prompt, style and seed and
 differ in identity, so that a generation batch shares one text stream. They are cut into units;
 a unit is generated as one batch and committed as one file, so a unit's number names its results
 in every rerun.

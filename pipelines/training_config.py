@@ -13,7 +13,7 @@ __all__ = ["TrainingConfig", "load_training_config"]
 
 
 class TrainingConfig(Strict):
-    """What a training run does (METHOD section 2; defaults are the paper's where it says).
+    """What a training run does; defaults are the paper's (arXiv 2403.11781) where it says.
 
     `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
     caption. `output` is a folder at any fsspec address; a second run with the same one resumes.

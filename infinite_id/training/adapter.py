@@ -1,4 +1,4 @@
-"""Identity-enhanced training (METHOD section 2), for any base of SDXL's architecture.
+"""Identity-enhanced training (arXiv 2403.11781), for any base of SDXL's architecture.
 
 `L = E || target - f_theta(z_t, t, c_id) ||^2`, target the noise eps or the velocity v as the
 base's scheduler predicts. Only the mappers and the image projections W'_k, W'_v are trained. Text

@@ -2,7 +2,7 @@
 
 A `Description` is everything that a caption can say. `caption(description, rng)` says it in one
 of several phrasings, sometimes leaving parts out, among them the phrasings of the paper's slides
-(METHOD section 5). The people have no recorded sex, so "man", "woman" and "person" are drawn at
+(arXiv 2403.11781). The people have no recorded sex, so "man", "woman" and "person" are drawn at
 random. No torch here: the scorer's vocabulary and the tests read it too.
 """
 
@@ -85,7 +85,7 @@ SLIDE_PROMPTS: tuple[str, ...] = (
     "a woman wearing a red shirt facing and smiling to the camera, in the time square, raw photo",
     "man facing and smiling to camera wearing a brown clothing in the snow",
 )
-"""The prompts that the slides show (METHOD section 5)."""
+"""The prompts that the slides of the paper show."""
 
 
 @dataclass(frozen=True, slots=True)

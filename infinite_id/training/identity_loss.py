@@ -1,6 +1,6 @@
 """Whom a face shows, as a loss through SFace's embeddings.
 
-Not part of Infinite-ID's training, whose loss is that of diffusion alone (METHOD section 2). The
+Not part of Infinite-ID's training, whose loss is that of diffusion alone (arXiv 2403.11781). The
 decoder of the pocket model is trained with it, and its adapters may be (`--identity-loss`): a face
 is some hundred numbers of a picture's latents, and a squared error learns slowly what tells two
 people apart. PuLID (Guo et al. 2024) and PortraitBooth (Peng et al. 2024) train with `1 - cosine`

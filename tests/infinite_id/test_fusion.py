@@ -1,4 +1,4 @@
-"""Fusion against a reference written from METHOD section 3 in loops of Python floats."""
+"""Fusion against a reference written from the paper's equations in loops of Python floats."""
 
 from __future__ import annotations
 
