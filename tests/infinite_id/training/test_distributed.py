@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.adapter import IdentityAdapter
+from infinite_id.base import BaseModel
+from infinite_id.config import FusionConfig, SamplerConfig
+from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.distributed import Strategy, distribute
-from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_unet
+from tests.infinite_id.tiny import (
+    ADAPTER,
+    CLIP_TOKENS,
+    tiny_base,
+    tiny_identity,
+    tiny_request,
+)
 
 WORKERS = 2
 
 
-def training() -> AdapterTraining:
-    unet = tiny_unet()
+def training(text_active: bool) -> tuple[AdapterTraining, BaseModel]:
+    base = tiny_base()
     torch.manual_seed(2)
-    adapter = IdentityAdapter(ADAPTER, unet)
-    return AdapterTraining(unet, adapter, torch.linspace(0.99, 0.01, 1000), "epsilon")
+    adapter = IdentityAdapter(ADAPTER, base.unet)
+    alphas = torch.linspace(0.99, 0.01, 1000)
+    return AdapterTraining(base.unet, adapter, alphas, "epsilon", text_active=text_active), base
 
 
-def batch(rank: int) -> AdapterBatch:
+def batch(rank: int, text_active: bool) -> AdapterBatch:
     generator = torch.Generator().manual_seed(10 + rank)
 
     def normal(*shape: int) -> Tensor:
@@ -40,24 +53,30 @@ def batch(rank: int) -> AdapterBatch:
         noise=normal(2, 4, 8, 8),
         timesteps=torch.tensor([100 + rank, 900 - rank]),
         time_ids=torch.zeros(2, 6),
+        text=normal(2, 7, 64) if text_active else None,
+        pooled=normal(2, 32) if text_active else None,
     )
 
 
-def work(rank: int, strategy: Strategy, folder: str) -> None:
+def work(rank: int, strategy: Strategy, text_active: bool, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORKERS
     )
-    model = training()
+    model, base = training(text_active)
     whole = sum(p.numel() for p in model.unet.parameters())
     wrapped = distribute(model, strategy, WORKERS)
-    wrapped(batch(rank)).backward()
+    loss = wrapped(batch(rank, text_active))
+    held = [_held(model) / whole]
+    loss.backward()
+    held.append(_held(model) / whole)
     torch.save(
         {
             "gradients": {n: p.grad for n, p in model.adapter.named_parameters()},
             "frozen": all(p.grad is None for p in model.unet.parameters()),
-            "held": sum(_local(p).numel() for p in model.unet.parameters()) / whole,
+            "held": held,
+            "picture": torch.from_numpy(drawn(base, model.adapter)),
         },
         Path(folder, f"{rank}.pt"),
     )
@@ -65,21 +84,37 @@ def work(rank: int, strategy: Strategy, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+def drawn(base: BaseModel, adapter: IdentityAdapter) -> NDArray[np.uint8]:
+    """A picture on the way, as a run draws its sample grids."""
+    generator = InfiniteIdGenerator(
+        base, adapter, FusionConfig(), SamplerConfig(), "test", clip_tokens=CLIP_TOKENS
+    )
+    return generator.generate([tiny_request()], {"ada": tiny_identity("ada")})[0].image
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def _held(model: AdapterTraining) -> int:
+    parameters: Any = model.unet.parameters()
+    return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in parameters)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text_active"), [("ddp", False), ("fsdp", False), ("fsdp", True)]
+)
 @pytest.mark.timeout(120)
-def test_two_workers_average_the_gradients_of_their_batches(strategy: Strategy, tmp_path: Path):
-    mp.spawn(work, (strategy, str(tmp_path)), nprocs=WORKERS)
-    alone = training()
+def test_two_workers_average_the_gradients_of_their_batches(
+    strategy: Strategy, text_active: bool, tmp_path: Path
+):
+    mp.spawn(work, (strategy, text_active, str(tmp_path)), nprocs=WORKERS)
+    alone, base = training(text_active)
     for rank in range(WORKERS):
-        (alone(batch(rank)) / WORKERS).backward()
+        (alone(batch(rank, text_active)) / WORKERS).backward()
+    picture = torch.from_numpy(drawn(base, alone.adapter))
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORKERS)]
     for one in found:
         assert one["frozen"]
-        assert (one["held"] < 0.75) == (strategy == "fsdp")
+        # After the forward pass as well: the backward pass begins with the base split again.
+        assert all((held < 0.75) == (strategy == "fsdp") for held in one["held"]), one["held"]
+        torch.testing.assert_close(one["picture"], picture, atol=1, rtol=0)
         for name, parameter in alone.adapter.named_parameters():
             torch.testing.assert_close(
                 one["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-7, msg=name
@@ -87,5 +122,5 @@ def test_two_workers_average_the_gradients_of_their_batches(strategy: Strategy, 
 
 
 def test_one_worker_needs_no_process_group():
-    model = training()
+    model, _ = training(text_active=False)
     assert distribute(model, "fsdp", 1) is model
