@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from jobs.console import console
 from jobs.tracking import check_tracking, tracking_address
 from pipelines.benchmark import RunSummary
+from pipelines.failures import RunFailedError
 from pipelines.scenarios import load_scenario, run_scenario, scenario_names
 from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
@@ -37,15 +40,21 @@ def run_scenarios(
 ) -> None:
     """Runs one scenario into the output folder, or "all" into one folder each below it.
 
+    With "all" none costs the others their run, but the exit code is 1 unless each one reaches
+    what it has to.
+
     Args:
         name: of a scenario, or "all".
         overrides: configuration values of the command line.
-        finish: called with each finished run: report and tracking.
+        finish: called with each finished run: report and tracking; raises typer.Exit where the
+            run does not reach what it has to.
         command: for the record.
         progress: see `pipelines.benchmark.run_benchmark`.
 
     Raises:
-        ValueError: unknown scenario or wrong input; with "all", only if every scenario failed.
+        ValueError: unknown scenario or wrong input.
+        typer.Exit: with "all", once the page is written: a scenario failed, or is not good enough.
+        RunFailedError: with "all": every scenario failed.
     """
     output = overrides.get("output") or "runs/scenarios"
     check_tracking(tracking_address(overrides.get("tracking_uri"), output))
@@ -57,23 +66,28 @@ def run_scenarios(
     from eval.collection import write_collection
 
     failed: dict[str, str] = {}
+    unmet = False
     names = scenario_names(CONFIGS)
     with ray_session(overrides.get("address")):
         for one in names:
             console.print(f"[bold]{one}[/bold]")
             scenario, run = load_scenario(CONFIGS, one)
             given = {**overrides, "output": f"{output}/{one}"}
-            if overrides.get("resume") and not Path(output, one, "run.json").exists():
-                given["resume"] = None
             try:
                 made = run_scenario(
                     scenario, run, given, name=one, command=command, progress=progress
                 )
                 finish(*made)
+            except typer.Exit:
+                # It has a report, so the page shows it like the others.
+                unmet = True
+                console.print(f"failed: {one}: a requirement is not met, see above", markup=False)
             except Exception as error:
                 # One scenario that fails must not cost the others; the page says which and why.
                 failed[one] = " ".join(str(error).split())[:300]
                 console.print(f"failed: {one}: {failed[one]}", markup=False)
     if len(failed) == len(names):
-        raise ValueError(f"every scenario failed; the first: {failed[names[0]]}")
+        raise RunFailedError(f"every scenario failed, the first with: {failed[names[0]]}")
     console.print(f"all:      {write_collection(output, names, failed)}")
+    if failed or unmet:
+        raise typer.Exit(1)

@@ -108,6 +108,12 @@ def run_scenario(
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     config = load_config(None, **{**run, **given})
+    fits = scenario.dreambooth is not None and "dreambooth" not in config.weights
+    if fits and not Store(config.output, config.storage_options).is_local:
+        raise ValueError(
+            f"output of scenario {name} is {config.output!r}, allowed: a folder on a disk, where "
+            "its LoRAs are fitted beside it, or --weights dreambooth=FOLDER"
+        )
     inputs = Store(f"{config.output}-inputs", config.storage_options)
     changes: dict[str, Any] = {}
     for kind in ("prompts", "styles"):
@@ -129,7 +135,7 @@ def run_scenario(
         inputs.write_table("identities.parquet", identities)
         changes["identities"] = f"{inputs.url}/identities.parquet"
     config = config.model_copy(update=changes)
-    if scenario.dreambooth is not None and "dreambooth" not in config.weights:
+    if fits:
         config = _fitted(config, scenario, progress)
     summary = run_benchmark(config, command=command, progress=progress)
     record = {**scenario.model_dump(), "name": name, "variants": variants}
@@ -142,7 +148,7 @@ def run_scenario(
 def _fitted(config: BenchmarkConfig, scenario: Scenario, progress: Progress) -> BenchmarkConfig:
     from pipelines.dreambooth import fit_people
 
-    folder = str(Path(f"{config.output}-loras").absolute())
+    folder = Store(f"{config.output}-loras", config.storage_options).root
     for weight in scenario.dreambooth or ():
         fit = replace(DreamBoothConfig(), prior_weight=weight, steps=scenario.fit_steps)
         fit_people(config, folder, fit, progress=lambda _, n, of: progress("LoRAs", n, of))

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
+
+from jobs import commands, scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +55,76 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(job, options, words):
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+RUN = {"methods": ["timed"], "metrics": ["timed"], "set_pictures": 0, "limit": 2}
+WANTED = {"method": "timed", "metric": "timed", "at_least": 1e9}
+
+
+def benchmark(capsys, monkeypatch, folder: Path, *options: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `benchmark OPTIONS` with the scenarios of a folder."""
+    monkeypatch.setattr(scenarios, "CONFIGS", folder)
+    app = typer.Typer()
+    app.command()(commands.benchmark)
+    with pytest.raises(SystemExit) as left:
+        app([*options, "--address", "local", "--tracking-uri", "none"])
+    return left.value.code, *capsys.readouterr()
+
+
+def write_scenarios(folder: Path, **runs: dict) -> Path:
+    folder.mkdir()
+    for name, run in runs.items():
+        values = {"scenario": {"title": name, "people": 1}, "run": {**RUN, **run}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.mark.ray
+def test_all_goes_on_after_one_that_fails_and_says_so_in_its_exit_code(
+    capsys, monkeypatch, tmp_path
+):
+    folder = write_scenarios(
+        tmp_path / "configs",
+        broken={"identities": str(tmp_path / "nobody")},
+        good={},
+        poor={"requirements": [WANTED]},
+    )
+    options = ["--scenario", "all", "--output", f"file://{tmp_path}/all"]
+    code, said, _ = benchmark(capsys, monkeypatch, folder, *options)
+    assert code == 1, said
+    assert f"failed: broken: photos folder {tmp_path}/nobody does not exist" in said
+    assert "failed: poor: a requirement is not met" in said
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert 'href="good/report/report.html"' in page
+    assert 'href="poor/report/report.html"' in page
+    pictures = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "all").rglob("images/part-*.parquet")
+    }
+    assert len(pictures) == 2
+    # A resume goes on with what is there and begins the rest, at any address.
+    (folder / "broken.yaml").unlink()
+    write_scenarios(tmp_path / "more", late={})
+    (tmp_path / "more" / "late.yaml").rename(folder / "late.yaml")
+    code, said, _ = benchmark(capsys, monkeypatch, folder, *options, "--resume")
+    assert code == 1, said
+    assert said.count("failed: ") == 1
+    assert {path: path.stat().st_mtime_ns for path in pictures} == pictures
+    assert list((tmp_path / "all" / "late" / "images").glob("part-*.parquet"))
+
+
+@pytest.mark.ray
+def test_all_that_fail_are_one_sentence_with_exit_code_1(capsys, monkeypatch, tmp_path):
+    folder = write_scenarios(tmp_path / "configs", one={}, two={})
+    options = ["--identities", str(tmp_path / "none"), "--output", str(tmp_path / "all")]
+    code, _, said = benchmark(capsys, monkeypatch, folder, "--scenario", "all", *options)
+    assert code == 1
+    assert said.startswith("failed: every scenario failed, the first with: photos folder ")
+    assert said.count("\n") == 1
+
+
+def test_loras_are_not_fitted_beside_an_output_on_no_disk(capsys, monkeypatch, tmp_path):
+    options = ["--scenario", "dreambooth_prior", "--output", "memory://run"]
+    code, _, said = benchmark(capsys, monkeypatch, scenarios.CONFIGS, *options)
+    assert code == 2
+    assert "output of scenario dreambooth_prior is 'memory://run', allowed: a folder on a" in said
+    assert said.count("\n") == 1
