@@ -7,6 +7,7 @@ face is still the same person's, because the pixels that tell people apart are f
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,18 @@ def _reconstruction(difference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised posterior means (M, 4, 16, 16), and the mean and deviation of each channel."""
+    """Normalised posterior means (M, 4, 16, 16), and the mean and deviation of each channel.
+
+    They are kept in the state folder, for these pictures and this autoencoder.
+
+    Args:
+        context: state folder and device.
+        images: uint8 (M, 64, 64, 3).
+    """
     path = context.state / "latents.safetensors"
     vae: Any = load_stage(context.state, "vae", pocket.build_vae()).to(context.device)
-    key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{len(images)}"
+    pictures = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{pictures}"
     known = latent_scale(context.state)
     if known is not None and path.is_file():
         cached = load_file(path)

@@ -66,8 +66,16 @@ def load_stage(state: Path, stage: str, model: nn.Module) -> Any:
 
     Raises:
         FileNotFoundError: the stage was not trained yet.
+        ValueError: its weights are another model's.
     """
     tensors, _ = stage_weights(state, stage)
+    own = model.state_dict()
+    for name in tensors.keys() & own.keys():
+        if tensors[name].shape != own[name].shape:
+            raise ValueError(
+                f"weights of stage {stage} in {state} do not fit: {name} is "
+                f"{tuple(tensors[name].shape)}, allowed: {tuple(own[name].shape)}"
+            )
     missing, surplus = model.load_state_dict(tensors, strict=False)
     wanted = {name for name, _ in model.named_parameters()}
     if surplus or wanted & set(missing):

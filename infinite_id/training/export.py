@@ -38,12 +38,14 @@ __all__ = ["export", "restore"]
 
 SHARD = "15MB"
 _BASE_STAGES = ("vae", "clip", "scorer", "base")
+_PARTS = ("base", "clip", "scorer", "adapters")
 
 
 def export(state: Path, folder: Path) -> dict[str, int]:
     """Writes all that is trained under `folder`, in `infinite_id/assets/pocket`'s layout.
 
-    The stages vae, clip, scorer and base must be there; others that are not are left out.
+    The stages vae, clip, scorer and base must be there; others that are not are left out. All is
+    written beside the folder first: a disk that fills up leaves the former weights as they were.
 
     Args:
         state: of the training program.
@@ -78,8 +80,24 @@ def export(state: Path, folder: Path) -> dict[str, int]:
         scheduler=pocket.build_scheduler(),
         add_watermarker=False,
     )
-    for part in ("base", "clip", "scorer", "adapters"):
-        shutil.rmtree(folder / part, ignore_errors=True)
+    folder = folder.resolve()
+    fresh = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        steps = _write(state, fresh, pipeline, clip, scorer)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in _PARTS:
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (fresh / part).rename(folder / part)
+        (fresh / "manifest.json").replace(folder / "manifest.json")
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return steps
+
+
+def _write(
+    state: Path, folder: Path, pipeline: Any, clip: ImageText, scorer: Any
+) -> dict[str, int]:
     tower = pocket.vision_tower(clip.model).half()
     with no_bars(diffusers.utils.logging):
         pipeline.save_pretrained(folder / "base", max_shard_size=SHARD)

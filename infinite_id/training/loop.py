@@ -1,8 +1,9 @@
 """The optimisation loop that every stage and every size shares: resumable, averaged, bounded.
 
-The loss is a function of the step number alone (`loss(step, part)` draws its batch and noise from
-generators seeded with it), so a run that is killed and resumed continues the same sequence and
-loses at most what came after the last checkpoint.
+A run that is killed and resumed loses at most what came after the last checkpoint. Where the loss
+is a function of the step number alone (`loss(step, part)` draws its batch and noise from generators
+seeded with it, as the pocket model's stages do), it continues the same sequence; a loss that reads
+a stream goes on with other pictures.
 """
 
 from __future__ import annotations
@@ -243,7 +244,8 @@ class TrainingLoop:
 
         Raises:
             ValueError: neither limit given.
-            FloatingPointError: the loss is NaN or infinite; the last checkpoint is intact.
+            FloatingPointError: the loss or the gradient is NaN or infinite; the last checkpoint is
+                intact.
         """
         if steps is None and seconds is None:
             raise ValueError("steps and seconds are both None, allowed: one of them or both")
@@ -263,7 +265,7 @@ class TrainingLoop:
                 self._log(losses, (self.step - first) / (now - logged), norm)
                 losses, logged, first = [], now, self.step
             if now - saved >= self.config.checkpoint_seconds:
-                self._check(losses)
+                self._check(losses, norm)
                 self.save()
                 saved = time.monotonic()
         if losses:
@@ -317,18 +319,20 @@ class TrainingLoop:
         return total, norm
 
     def _log(self, losses: list[Tensor], rate: float, norm: Tensor) -> None:
-        mean = self._check(losses)
+        mean = self._check(losses, norm)
         if self.report is not None:
             self.report(Progress(self.step, mean, rate, float(norm)))
 
-    def _check(self, losses: list[Tensor]) -> float:
+    def _check(self, losses: list[Tensor], norm: Tensor) -> float:
         # Read rarely: on a GPU every read of a loss waits for the device.
         mean = float(torch.stack(losses).mean()) if losses else 0.0
-        if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"loss is {mean} near step {self.step}; the last checkpoint is intact, "
-                "lower the learning rate"
-            )
+        # An earlier step's gradient shows in the losses after it, the last one's nowhere else.
+        for name, value in (("loss", mean), ("norm of the gradient", float(norm))):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} near step {self.step}; the last checkpoint is intact, "
+                    "lower the learning rate"
+                )
         return mean
 
 

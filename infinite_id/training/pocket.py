@@ -2,7 +2,7 @@
 
 One resumable program for a laptop and for a GPU, without Ray. Everything it makes lies in
 `--state`; run it again with the same folder and it goes on where it was. `--export` writes what
-is trained to the package's assets.
+is trained to the package's assets. SIGTERM ends it in good order; nothing is exported then.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from infinite_id.packages import PackageFileError
 from infinite_id.training.context import Context
@@ -45,7 +46,7 @@ ADAPTER_SHARE = 0.07
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0, or 2 after wrong input."""
+    """Command line; 0, 2 after wrong input, 1 where the place or the training failed."""
     # transformers reads this when it is imported, which the stages do: its warning that torchvision
     # is missing is no news here.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -96,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, CheckpointError, PackageFileError) as error:
         logger.error("%s", error)
         return 2
+    except (OSError, SafetensorError, FloatingPointError) as error:
+        logger.error("failed: %s; checkpoints and weights written before are intact", error)
+        return 1
     return 0
 
 
@@ -110,24 +114,41 @@ def _run(options: argparse.Namespace, stages: list[str]) -> None:
     if options.minutes > 0:
         from infinite_id.training.stages import train_stage
 
-        context = make_context(options)
+        context = make_context(options, device_of(options.device))
         shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}
         for stage, share in shares.items():
             seconds = 60 * options.minutes * share / sum(shares.values())
             done = train_stage(context, stage, seconds=seconds)
             logger.info("%s: %d steps done", stage, done)
+            if context.should_stop is not None and context.should_stop():
+                logger.info("told to stop; the same command goes on, nothing was exported")
+                return
     if options.export is not None:
         from infinite_id.training.export import export
 
         export(options.state, options.export)
 
 
-def make_context(options: argparse.Namespace) -> Context:
-    """Device, data and reporting as the options say."""
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    cuda = device.startswith("cuda")
+def device_of(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one.
+
+    Raises:
+        ValueError: the name is none, or of a device that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, allowed: auto, cpu, cuda ({reason})") from None
+    return device
+
+
+def make_context(options: argparse.Namespace, device: torch.device) -> Context:
+    """Data and reporting as the options say."""
+    cuda = device.type == "cuda"
     people, train, scorer = read_pack(options.data) if options.data else make_data(options)
     logger.info("data ready: %d people, %d pictures", len(people.face), len(train.images))
     started = time.time()
@@ -142,14 +163,14 @@ def make_context(options: argparse.Namespace) -> Context:
             progress.steps_per_second,
             progress.gradient_norm,
         )
-        entry = {"stage": stage, "run": started, "time": time.time(), "device": device}
+        entry = {"stage": stage, "run": started, "time": time.time(), "device": str(device)}
         entry |= {"step": progress.step, "loss": progress.loss}
         with log.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
     return Context(
         state=options.state,
-        device=torch.device(device),
+        device=device,
         precision=_precision(options.precision, cuda),
         batch_scale=options.batch_scale or (16 if cuda else 1),
         people=people,

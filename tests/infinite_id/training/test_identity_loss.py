@@ -9,7 +9,6 @@ import torch
 from infinite_id.faces import align_face, find_faces, load_face_backend
 from infinite_id.training.adapter import clean_latents, noisy_and_target
 from infinite_id.training.identity_loss import (
-    MOST_ROWS,
     changed_face,
     clean_identity_loss,
     face_embedder,
@@ -94,7 +93,7 @@ def test_dropped_rows_take_no_part():
     landmarks = np.broadcast_to(100 * np.arange(12, dtype=np.float32)[:, None, None], (12, 5, 2))
     generator = torch.Generator()
     right = loss(clean, kept, landmarks, person, generator).item()
-    assert given == [0, *range(2, 1 + MOST_ROWS)]
+    assert given == [0, 2, 3, 4, 5, 6]
     assert right < 1e-3 < loss(clean, kept, landmarks, person.flip(0), generator).item()
     assert loss(clean, torch.zeros_like(kept), landmarks, person, generator).item() == 0
 

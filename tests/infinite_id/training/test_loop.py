@@ -130,6 +130,26 @@ def test_nan_stops_the_run_before_the_checkpoint_is_overwritten(tmp_path: Path):
     assert store.read() == good
 
 
+def test_a_gradient_that_is_infinite_in_the_last_step_is_not_saved(tmp_path: Path):
+    store = LocalStore(tmp_path / "state.pt")
+    loop(store).run(steps=3)
+    good = store.read()
+    model, _ = regression()
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    broken = TrainingLoop(
+        model,
+        # The slope of a root at 0 is infinite, its value is not.
+        lambda step, part: model.weight.abs().sqrt().sum(),
+        LoopConfig(),
+        store=store,
+        signature={"kind": "test"},
+    )
+    with pytest.raises(FloatingPointError, match=r"gradient is (nan|inf)"):
+        broken.run(steps=1)
+    assert store.read() == good
+
+
 def test_averaged_weights_are_lent_and_given_back():
     made = loop()
     made.run(steps=20)

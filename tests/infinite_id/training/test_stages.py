@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from infinite_id import pocket, pocket_weights
 from infinite_id.faces import ARCFACE_TEMPLATE
@@ -110,6 +113,86 @@ def test_training_goes_on_from_an_export(state: Path, tmp_path: Path):
     _, *used = latents_of(context, context.pictures.images[:3])
     for scale in (scales[1], used):
         torch.testing.assert_close(scale, type(scale)(scales[0]))
+
+
+def test_other_pictures_have_other_latents(state: Path):
+    context = Context(
+        state, torch.device("cpu"), "float32", 1, faces(20), pictures(24, 20), pictures(8, 20),
+        lambda stage, progress: None,
+    )  # fmt: skip
+    images = context.pictures.images
+    own, *_ = latents_of(context, images)
+    reversed_ones, *_ = latents_of(context, images[::-1])
+    torch.testing.assert_close(reversed_ones, own.flip(0), rtol=1e-2, atol=1e-2)
+    assert (reversed_ones - own).abs().max() > 0.1
+
+
+def test_an_export_that_fails_leaves_the_former_one(state: Path, tmp_path: Path):
+    export(state, tmp_path / "assets")
+    before = {path: path.read_bytes() for path in (tmp_path / "assets").rglob("*.*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        arguments = ["--export", str(tmp_path / "assets"), "--state", str(state), "--minutes", "0"]
+        assert main(arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in (tmp_path / "assets").rglob("*.*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["assets"]
+
+
+def test_a_program_that_is_told_to_stop_exports_nothing(state: Path, tmp_path: Path):
+    write_pack(tmp_path / "pack.npz", faces(20), pictures(24, 20), pictures(8, 20))
+    command = (
+        "import os, signal, sys\n"
+        "from infinite_id.training import pocket\n"
+        "told = pocket._told_to_stop\n"
+        "def at_once():\n"
+        "    asked = told()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return asked\n"
+        "pocket._told_to_stop = at_once\n"
+        "sys.exit(pocket.main(sys.argv[1:]))\n"
+    )
+    arguments = [
+        "--state", str(tmp_path / "state"), "--data", str(tmp_path / "pack.npz"),
+        "--start-from", str(_exported(state, tmp_path)), "--export", str(tmp_path / "assets"),
+        "--stage", "vae,clip", "--minutes", "60", "--device", "cpu",
+    ]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "told to stop" in ended.stderr
+    assert "clip: " not in ended.stderr
+    assert not (tmp_path / "assets").exists()
+
+
+def _exported(state: Path, folder: Path) -> Path:
+    export(state, folder / "exported")
+    return folder / "exported"
+
+
+def test_weights_of_another_model_are_named(state: Path, tmp_path: Path):
+    shutil.copytree(state, tmp_path / "state")
+    tensors = load_file(state / "vae.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    save_file(
+        {**tensors, name: tensors[name][:, :, :1].contiguous()},
+        tmp_path / "state/vae.safetensors",
+        metadata={"step": "1"},
+    )
+    with pytest.raises(ValueError, match=f"stage vae .* do not fit: {name} is"):
+        export(tmp_path / "state", tmp_path / "assets")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(
+    device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    assert main(["--device", device, "--state", str(tmp_path / "state")]) == 2
+    assert f"device is '{device}', allowed: auto, cpu, cuda" in caplog.text
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path: Path):
