@@ -48,6 +48,15 @@ FACE_WEIGHT = 0.3
 
 
 def build_vae_stage(context: Context) -> Stage:
+    """The stage "vae": both halves of the autoencoder, all of whose parameters are trained.
+
+    The loss, a scalar of 0 or more, is the reconstruction of pixels in [-1, 1] and a faint pull of
+    the posterior towards a standard normal; three steps of four see the faces' window alone.
+
+    Returns:
+        The autoencoder, pixels (B, 3, H, W) in [-1, 1] to latents (B, 4, H / 4, W / 4) and back;
+        its loss; how to optimise.
+    """
     vae = on_device(context, pocket.build_vae())
     images, size = context.pictures.images, 16 * context.batch_scale
 
@@ -69,6 +78,17 @@ def build_vae_stage(context: Context) -> Stage:
 
 
 def build_decoder_stage(context: Context) -> Stage:
+    """The stage "decoder": the second half of the autoencoder goes on, the first is frozen.
+
+    The loss, a scalar of 0 or more, is the reconstruction from latents (B, 4, 16, 16) and, where
+    the face network is installed, `FACE_WEIGHT` times `changed_face`.
+
+    Returns:
+        The autoencoder with gradients for its decoder alone; its loss; how to optimise.
+
+    Raises:
+        FileNotFoundError: the stage "vae" was not trained yet.
+    """
     vae = decoder_alone(on_device(context, load_autoencoder(context.state)))
     latents, mean, deviation = latents_of(context, context.pictures.images)
     latents = latents * deviation.to(latents).view(1, -1, 1, 1) + mean.to(latents).view(1, -1, 1, 1)

@@ -37,6 +37,18 @@ IDENTITY_DROP = 0.05
 
 
 def build_base(context: Context) -> Stage:
+    """The stage "base": the UNet, trained to predict v from noisy latents and captions.
+
+    Latents (B, 4, 16, 16) have zero mean and unit deviation a channel, times are 0 to 999, texts
+    are (B, 64, D) with pooled (B, P), zeros for a share `TEXT_DROP`. The loss is a scalar of 0 or
+    more, near 1 at the start; faces weigh more (`face_region`).
+
+    Returns:
+        The UNet, all of whose parameters are trained; its loss; how to optimise.
+
+    Raises:
+        FileNotFoundError: a stage that it builds on ("vae", "clip") was not trained yet.
+    """
     unet = on_device(context, pocket.build_unet())
     latents, _, _ = latents_of(context, context.pictures.images)
     hidden, pooled, rows = texts_of(context, context.pictures.captions)
@@ -71,6 +83,23 @@ def build_base(context: Context) -> Stage:
 
 
 def build_adapter(context: Context, name: str) -> Stage:
+    """A stage "adapter:NAME" but PhotoMaker's: an identity adapter on the frozen base.
+
+    Each of the B raw photos comes with ANOTHER photo of its person: face embeddings (B, 128) of
+    unit norm and image tokens (B, 65, 192), zeros for a share `IDENTITY_DROP`.
+
+    Args:
+        context: data, state folder and device.
+        name: "infinite_id" trains without text; "infinite_id_text_trained" and "ip_adapter" with
+            it, the latter with face embeddings of zeros.
+
+    Returns:
+        An `AdapterTraining` whose adapter alone is trained; its loss, a scalar of 0 or more, with
+        `context.identity_weight` times the identity loss where that is above 0; how to optimise.
+
+    Raises:
+        FileNotFoundError: a stage that it builds on ("vae", "clip", "base") was not trained yet.
+    """
     unet = on_device(context, load_stage(context.state, "base", pocket.build_unet()))
     adapter = IdentityAdapter(preset("pocket").adapter, unet).to(context.device)
     scheduler = pocket.build_scheduler()
@@ -159,6 +188,17 @@ def _on_clean(
 
 
 def build_photomaker(context: Context) -> Stage:
+    """The stage "adapter:photomaker": the baseline's encoder and a LoRA on the frozen base.
+
+    Pictures, latents and loss are those of `build_adapter`. Text always takes part; of the identity
+    photo only the first image token (B, 192) does, and only in rows whose text was not dropped.
+
+    Returns:
+        A `PhotoMakerTraining`; its loss, a scalar of 0 or more; how to optimise.
+
+    Raises:
+        FileNotFoundError: a stage that it builds on ("vae", "clip", "base") was not trained yet.
+    """
     from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
 
     unet = load_stage(context.state, "base", pocket.build_unet())

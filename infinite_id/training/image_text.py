@@ -62,6 +62,19 @@ def _contrast(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
 
 
 def build_image_text(context: Context, stage: str) -> Stage:
+    """The stages "clip", which conditions, and "scorer", which judges and saw none of its pictures.
+
+    Pictures are (B, 3, 64, 64), normalised by CLIP's mean and deviation; captions are token ids
+    (B, 64). "clip" sees two aligned faces each of some people as well.
+
+    Args:
+        context: data and device.
+        stage: "clip" or "scorer".
+
+    Returns:
+        An `ImageText`, all of whose parameters are trained; its loss, a scalar of 0 or more (log B
+        a contrast where nothing is known); how to optimise.
+    """
     scorer = stage == "scorer"
     pictures = context.scorer_pictures if scorer else context.pictures
     first = None if scorer else pocket.build_text_encoder(first=True)
