@@ -21,6 +21,7 @@ __all__ = [
     "Preset",
     "SamplerConfig",
     "SchedulerKind",
+    "check_choice",
     "preset",
 ]
 

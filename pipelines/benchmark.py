@@ -25,7 +25,7 @@ from pipelines.stage import Progress, check_stages, report_stages, stream_units
 from pipelines.storage import Store
 from pipelines.units import unit_flags
 
-__all__ = ["RunSummary", "run_benchmark"]
+__all__ = ["RunSummary", "run_benchmark", "write_requests"]
 
 _REQUESTS_PER_FILE = 65_536
 

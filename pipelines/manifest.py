@@ -25,6 +25,7 @@ from pipelines.storage import StorageError, Store
 __all__ = [
     "PHOTO_SUFFIXES",
     "Manifests",
+    "check_manifest",
     "default_prompts",
     "default_styles",
     "identities_from_folder",

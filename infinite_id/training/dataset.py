@@ -32,7 +32,12 @@ __all__ = [
     "load_people",
     "load_pictures",
     "make_chunks",
+    "people_chunk",
+    "people_path",
     "photos_chunk",
+    "photos_path",
+    "picture_chunk",
+    "pictures_path",
     "split_of",
 ]
 
