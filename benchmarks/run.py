@@ -68,6 +68,25 @@ def check(figures: Mapping[str, Any], requirements: Sequence[Mapping[str, Any]])
     return verdicts
 
 
+def _arguments(scenario: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a scenario with KEY=VALUE texts over them.
+
+    Raises:
+        ValueError: an unknown key, or a value that is no YAML.
+    """
+    values = dict(scenario.get("arguments", {}))
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in values:
+            raise ValueError(f"--set is {pair!r}, allowed keys: {', '.join(values)}")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or error
+            raise ValueError(f"--set is {pair!r}, allowed: a value in YAML ({reason})") from None
+    return values
+
+
 def _machine() -> dict[str, Any]:
     found = {
         "platform": platform.platform(terse=True),
@@ -98,12 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         scenario = load_scenario(given.name)
-        values = dict(scenario.get("arguments", {}))
-        for pair in given.set:
-            key, equals, value = pair.partition("=")
-            if not equals or key not in values:
-                raise ValueError(f"--set is {pair!r}, allowed keys: {', '.join(values)}")
-            values[key] = yaml.safe_load(value)
+        values = _arguments(scenario, given.set)
+        if given.json and (Path(given.json).is_dir() or not Path(given.json).parent.is_dir()):
+            raise ValueError(f"--json is {given.json!r}, allowed: a file in a folder that exists")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -115,15 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"benchmarks.{scenario['module']}")
         record["figures"] = module.run(values)
-        record["verdicts"] = check(record["figures"], scenario.get("requirements", []))
-    except PackageFileError as error:
+    except (PackageFileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finally:
-        record["machine"] = _machine()
-        if given.json:
-            Path(given.json).write_text(json.dumps(record, indent=2, default=str))
+    record["verdicts"] = check(record["figures"], scenario.get("requirements", []))
+    record["machine"] = _machine()
     _show(scenario["title"], record)
+    if given.json:
+        try:
+            Path(given.json).write_text(json.dumps(record, indent=2, default=str))
+        except OSError as error:
+            print(f"failed: cannot write {given.json}: {error.strerror}", file=sys.stderr)
+            return 1
     return 0 if all(verdict["holds"] for verdict in record["verdicts"]) else 1
 
 
