@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
+
+from infinite_id.config import PRESETS
 
 __all__ = [
     "Address",
@@ -26,6 +29,7 @@ __all__ = [
     "Styles",
     "command_line",
     "names_of",
+    "yaml_value",
 ]
 
 Config = Annotated[str | None, typer.Option(help="YAML file; options override it.")]
@@ -40,7 +44,7 @@ Seeds = Annotated[str | None, typer.Option(help="0:4, or 7, or 0,3,9.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures a generation batch.")]
 Output = Annotated[str | None, typer.Option(help="Run folder, any fsspec address.")]
-Preset = Annotated[str | None, typer.Option(help="pocket or sdxl.")]
+Preset = Annotated[str | None, typer.Option(help=f"{', '.join(sorted(PRESETS))}.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
 ]
@@ -55,6 +59,23 @@ Resume = Annotated[
 def names_of(text: str | None) -> list[str] | None:
     """The names of "one,two"; None where nothing is given."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def yaml_value(text: str, what: str) -> Any:
+    """The value that an option's text is in YAML.
+
+    Args:
+        text: of the value alone.
+        what: names it in the message.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ValueError(f"{what} is {text!r}, allowed: a value in YAML ({reason})") from None
 
 
 def command_line() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from jobs import options
 from jobs.console import console, progress_display, show_table, user_errors
@@ -104,6 +103,8 @@ def _gates(text: str | None) -> dict[str, Any] | None:
     if any(not name.strip() or not value.strip() for name, _, value in pairs):
         raise ValueError(f"gates are {text!r}, allowed: NAME=VALUE, comma-separated")
     return {
-        name.strip(): None if value.strip() == "none" else yaml.safe_load(value)
+        name.strip(): None
+        if value.strip() == "none"
+        else options.yaml_value(value, f"gate {name.strip()}")
         for name, _, value in pairs
     }

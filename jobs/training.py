@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
-from jobs.options import Address, Config, Preset
+from jobs.options import Address, Config, Preset, yaml_value
 from jobs.tracking import check_tracking, tracking_address
 from pipelines.storage import Store
 from pipelines.training_config import TrainingConfig, load_training_config
@@ -55,19 +54,18 @@ def train(
     ] = False,
 ) -> None:
     """Trains an Infinite-ID adapter; run again to resume."""
-    settings = load_training_config(
-        config,
-        data=data or ("none" if dry_run and config is None else None),
-        output=output,
-        preset=preset,
-        steps=steps,
-        batch_size=batch_size,
-        workers=workers,
-        text_active=text_active or None,
-        tracking_uri=tracking_uri,
-        address=address,
-        **_overrides(override or []),
-    )
+    options = {
+        "data": data or ("none" if dry_run and config is None else None),
+        "output": output,
+        "preset": preset,
+        "steps": steps,
+        "batch_size": batch_size,
+        "workers": workers,
+        "text_active": text_active or None,
+        "tracking_uri": tracking_uri,
+        "address": address,
+    }
+    settings = load_training_config(config, **{**options, **_overrides(override or [])})
     if dry_run:
         _show_dry_run(settings)
         return
@@ -99,7 +97,7 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--set {pair!r} has no '=', allowed: key=value")
-        found[key] = yaml.safe_load(value)
+        found[key] = yaml_value(value, f"--set {key}")
     return found
 
 

@@ -239,6 +239,9 @@ def _sentence(kind: type[Strict], error: ValidationError) -> str:
         allowed = ", ".join((models or [kind])[0].model_fields)
         return f"unknown key {key!r}, allowed: {allowed}"
     reason = first["msg"].removeprefix("Value error, ")
+    # A rule over several keys names them itself, and its input is the whole record.
+    if not key:
+        return reason
     return f"{key} is {first['input']!r}: {reason[0].lower()}{reason[1:]}"
 
 

@@ -75,7 +75,9 @@ class TrainingConfig(Strict):
             "learning_rate",
             "weight_decay",
             "ema_decay",
+            "snr_gamma",
             "text_active",
+            "text_drop",
             "identity_drop",
             "workers",
             "seed",
@@ -83,7 +85,7 @@ class TrainingConfig(Strict):
         return {name: getattr(self, name) for name in kept}
 
 
-def load_training_config(path: str | None = None, **overrides: Any) -> TrainingConfig:
+def load_training_config(path: str | None = None, /, **overrides: Any) -> TrainingConfig:
     """The configuration of a YAML file with overrides on top; None overrides nothing.
 
     Raises:

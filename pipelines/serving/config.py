@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pipelines.settings import Strict
 
 __all__ = ["ServiceConfig"]
 
 
-class ServiceConfig(BaseModel):
+class ServiceConfig(Strict):
     """Models, limits and access; also the arguments of `pipelines.serve:build`.
 
     Attributes:
@@ -49,8 +51,6 @@ class ServiceConfig(BaseModel):
         surge_percent: extra replicas on Ray while a new version is rolled out, of those there
             are; where the cluster has no room for them, the new version waits.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = "pocket"
     methods: tuple[str, ...] = ("infinite_id", "text_only")

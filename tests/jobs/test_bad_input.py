@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infinite_id.config import PRESETS
 from jobs import cli
 from pipelines.schemas import PROMPTS
 
@@ -123,6 +124,7 @@ def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
         ("synthesize", ["--per-person", "0"], "per_person is 0: input should be greater"),
         ("synthesize", ["--gates", "beauty=1"], "unknown key 'gates.beauty', allowed: one_face"),
         ("synthesize", ["--gates", "identity"], "gates are 'identity', allowed: NAME=VALUE"),
+        ("synthesize", ["--gates", "identity=["], "gate identity is '[', allowed: a value in YAML"),
         (
             "synthesize",
             ["--watermark", "IFID"],
@@ -146,6 +148,35 @@ def test_synthesize_and_plan(capsys, monkeypatch, places, options, command, sent
     assert code == 2, said
     assert sentence.format(**places) in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("presets: pocket", "unknown key 'presets', allowed: preset, methods"),
+        ("[pocket]", "is a list, allowed: a mapping"),
+        ("preset: [", "cannot be read"),
+        ("preset: huge", "serve.yaml: preset is 'huge', allowed: "),
+        ("max_images: 100", "serve.yaml: max_images is 100, allowed: at most max_queue 64"),
+        ("max_steps: none", "max_steps is 'none': input should be a valid integer"),
+    ],
+)
+def test_serve(capsys, monkeypatch, tmp_path, text, sentence):
+    pytest.importorskip("uvicorn", reason="pip install infinite-id-ray[serve]")
+    (tmp_path / "serve.yaml").write_text(text)
+    code, said = invoke(capsys, monkeypatch, "serve", "--config", str(tmp_path / "serve.yaml"))
+    assert code == 2, said
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["benchmark", "synthesize", "serve"])
+def test_the_help_names_every_preset(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sys, "argv", ["infinite-id", command, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert ", ".join(sorted(PRESETS)) in capsys.readouterr().out
 
 
 @pytest.mark.ray
