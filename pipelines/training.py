@@ -1,9 +1,9 @@
 """Identity-enhanced training on Ray Train, fed by Ray Data; one CPU worker is the same program.
 
 `prepare_pairs` computes embeddings and latents once, into Parquet; `train` streams them to the
-workers. The output folder (any fsspec address) holds `pairs/`, `checkpoint.pt`, `metrics.jsonl`,
-`samples/` and at the end `adapter.safetensors`; run again with the same folder and it goes on from
-the last checkpoint, whatever ended the run before.
+workers. The output folder (any fsspec address) holds `pairs/`, `signature.json`, `checkpoint.pt`,
+`metrics.jsonl`, `samples/` and at the end `adapter.safetensors`; run again with the same folder and
+it goes on from the last checkpoint, whatever ended the run before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from pipelines.training_worker import read_metrics, train_worker
 __all__ = ["count_photos", "prepare_pairs", "train"]
 
 _DONE = "pairs/_done.json"
+_MADE_OF = "pairs/_made_of.json"
+_SIGNATURE = "signature.json"
 
 # A partition is held in memory as a whole. Ray's own number, 200, is many for a few people and
 # few for ten million photos.
@@ -37,9 +39,13 @@ def count_photos(config: TrainingConfig) -> int:
     """Photos of the data, 0 where the output folder has their pairs; needs no Ray.
 
     Raises:
-        ValueError: the data lack a column. StorageError (a ValueError): they cannot be read.
+        ValueError: the data lack a column, or the output folder holds the pairs or the checkpoint
+            of other settings. StorageError (a ValueError): they cannot be read.
     """
-    if Store(config.output, config.storage_options).exists(_DONE):
+    store = Store(config.output, config.storage_options)
+    _check_same(store, _SIGNATURE, "a run with", config.signature())
+    if store.exists(_DONE):
+        _check_same(store, _MADE_OF, "pairs made with", _made_of(config))
         return 0
     source = Store(config.data, config.storage_options)
     if not source.exists():
@@ -55,6 +61,29 @@ def count_photos(config: TrainingConfig) -> int:
     return rows
 
 
+def _made_of(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that decide what stands in `pairs`."""
+    return {
+        "data": Store(config.data, config.storage_options).url,
+        "preset": config.preset,
+        "pairs_per_photo": config.pairs_per_photo,
+        "largest_face": config.largest_face,
+    }
+
+
+def _check_same(store: Store, name: str, what: str, wanted: dict[str, Any]) -> None:
+    """Raises ValueError where the output folder was begun with other values than these."""
+    if not store.exists(name):
+        return
+    found = json.loads(store.read_bytes(name))
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise ValueError(
+                f"output {store.url} holds {what} {key} {found.get(key)!r}, this run has "
+                f"{value!r}; allowed: the same, or another output"
+            )
+
+
 def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
     """Makes the `pairs` table of the output folder unless it is there.
 
@@ -67,9 +96,13 @@ def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
     import ray
 
     store = Store(config.output, config.storage_options)
+    rows = count_photos(config)
     if store.exists(_DONE):
         return dict(json.loads(store.read_bytes(_DONE)))
-    rows = count_photos(config)
+    # Of a preparation that was killed, maybe over other data.
+    for name in store.names("pairs"):
+        store.delete(f"pairs/{name}")
+    store.write_bytes(_MADE_OF, json.dumps(_made_of(config), sort_keys=True).encode())
     source = Store(config.data, config.storage_options)
     photos = ray.data.read_parquet(source.root, filesystem=source.fs)
     arguments = {
@@ -112,9 +145,10 @@ def train(config: TrainingConfig) -> dict[str, Any]:
     """Trains on Ray Train until `config.steps` are done; the last metrics.
 
     Raises:
-        ValueError: fewer training pairs than one batch of all workers.
+        ValueError: as of `prepare_pairs`, or fewer training pairs than one batch of all workers.
     """
     import ray
+    from ray.data import FileShuffleConfig
     from ray.data.expressions import col
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -126,8 +160,12 @@ def train(config: TrainingConfig) -> dict[str, Any]:
         raise ValueError(
             f"there are {found} training pairs, allowed: {wanted} or more (batch_size x workers)"
         )
+    store.write_bytes(_SIGNATURE, json.dumps(config.signature(), sort_keys=True).encode())
+    done = read_metrics(store)
+    # A run that is often killed would else see the first files again and again, and never the last.
+    order = FileShuffleConfig(seed=config.seed + (done[-1]["step"] if done else 0))
     dataset = ray.data.read_parquet(
-        store.path("pairs"), filesystem=store.fs, file_extensions=["parquet"]
+        store.path("pairs"), filesystem=store.fs, file_extensions=["parquet"], shuffle=order
     )
     usable = (col("split") == "train") & col("latents").is_not_null()
     with tempfile.TemporaryDirectory() as scratch:

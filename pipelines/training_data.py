@@ -34,6 +34,9 @@ PAIRS = pa.schema(
 
 Picture = NDArray[np.uint8]
 
+# Someone may have hundreds of photos, of 1024 px each.
+_ENCODED_AT_ONCE = 8
+
 
 def split_of_identity(identity_id: str) -> str:
     """ "train" (90 %), "validation" or "test" (5 % each), by the person's key alone."""
@@ -125,10 +128,14 @@ class PairActor:
         import torch
 
         vae: Any = self._base.pipeline.vae
-        pixels = torch.from_numpy(np.stack(targets)).to(self._device)
-        pixels = pixels.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
+        means = []
         with torch.inference_mode():
-            mean = vae.encode(pixels).latent_dist.mean
+            for first in range(0, len(targets), _ENCODED_AT_ONCE):
+                part = np.stack(targets[first : first + _ENCODED_AT_ONCE])
+                pixels = torch.from_numpy(part).to(self._device)
+                pixels = pixels.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
+                means.append(vae.encode(pixels).latent_dist.mean)
+        mean = torch.cat(means)
         shift, deviation = vae.config.latents_mean, vae.config.latents_std
         if shift is not None and deviation is not None:
             view = (1, -1, 1, 1)

@@ -61,7 +61,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    base = load_base(family, device=str(device), dtype=dtype)
+    # Sample grids need the text encoders and the VAE, steps need text encoders alone, if at all.
+    base = load_base(family, device=str(device), dtype=dtype, offload=not config.text_active)
     torch.manual_seed(config.seed)
     adapter = IdentityAdapter(family.adapter, base.unet).to(device)
     scheduler: Any = base.pipeline.scheduler
@@ -75,7 +76,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
     )
     wrapped: Any = distribute(model, config.strategy, workers)
     forward = torch.compile(wrapped) if config.compile else wrapped
-    stream = _batches(config, family, base.vae_factor, rank)
     generator = torch.Generator()
 
     def loss(step: int, part: int) -> Any:
@@ -125,8 +125,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
     )
     # A base that is split computes only where every worker takes part.
     draws = config.sample_steps > 0 and (rank == 0 or (config.strategy == "fsdp" and workers > 1))
-    person = sample_person(store, family) if draws else None
     loop.resume()
+    person = sample_person(store, family) if draws else None
+    stream = _batches(config, family, base.vae_factor, rank, loop.step)
     while loop.step < config.steps:
         before = loop.step
         # Steps, not seconds: every worker must leave the loop at the same one.
@@ -144,9 +145,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
 
 def _batches(
-    config: TrainingConfig, family: Preset, vae_factor: int, rank: int
+    config: TrainingConfig, family: Preset, vae_factor: int, rank: int, begun: int
 ) -> Iterator[dict[str, Any]]:
-    """This worker's share of the pairs, again and again, in another order each time."""
+    """This worker's share of the pairs, again and again, in another order each time.
+
+    `begun`: the step that training goes on from; a resumed run has an order of its own too.
+    """
     import ray.train
 
     shard = ray.train.get_dataset_shard("train")
@@ -158,7 +162,7 @@ def _batches(
             batch_format="pyarrow",
             drop_last=True,
             local_shuffle_buffer_size=config.shuffle_rows,
-            local_shuffle_seed=config.seed + 1000 * epoch + rank,
+            local_shuffle_seed=(config.seed + begun) * 1_000_003 + 4096 * epoch + rank,
         ):
             count += 1
             yield pair_batch(_columns(batch), family, vae_factor)

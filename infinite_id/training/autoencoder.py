@@ -157,7 +157,7 @@ def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Ten
     """
     path = context.state / "latents.safetensors"
     vae: Any = load_stage(context.state, "vae", pocket.build_vae()).to(context.device)
-    pictures = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    pictures = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{pictures}"
     known = latent_scale(context.state)
     if known is not None and path.is_file():

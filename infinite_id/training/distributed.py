@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infinite_id.training.adapter import AdapterTraining
 
-__all__ = ["Strategy", "distribute"]
+__all__ = ["Strategy", "distribute", "split_parts"]
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -19,9 +21,9 @@ def distribute(model: AdapterTraining, strategy: Strategy, workers: int) -> nn.M
 
     Args:
         model: on this worker's device; "fsdp" splits its UNet in place, block by block.
-        strategy: "ddp" keeps the whole base on every worker, "fsdp" a share of it, and of its
-            blocks one after the other while it computes. Only the frozen base is large: the
-            adapter stays whole and its gradients go through DDP in both.
+        strategy: "ddp" keeps the whole base on every worker, "fsdp" a share of it, and gathers its
+            parts one after the other while it computes. Only the frozen base is large: the adapter
+            stays whole and its gradients go through DDP in both.
         workers: size of the process group, which must be there unless it is 1.
 
     Returns:
@@ -32,18 +34,27 @@ def distribute(model: AdapterTraining, strategy: Strategy, workers: int) -> nn.M
     if strategy == "fsdp":
         from torch.distributed.fsdp import fully_shard
 
-        unet: Any = model.unet
-        # Keys and values of the text are computed ahead of the blocks, which gather only what they
-        # hold themselves.
-        text = {
-            parameter
-            for name in model.layers
-            for part in ("to_k", "to_v")
-            for parameter in unet.get_submodule(f"{name}.{part}").parameters()
-        }
-        for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
-            # By default a block that no other one wraps stays whole after its forward pass.
-            fully_shard(block, reshard_after_forward=True, ignored_params=text)
+        parts, whole = split_parts(model)
+        for part in parts:
+            # By default a part that no other one wraps stays whole after its forward pass.
+            fully_shard(part, reshard_after_forward=True, ignored_params=whole)
     ignored = [name for name, _ in model.named_parameters() if name.startswith("unet.")]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
-    return DistributedDataParallel(model)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def split_parts(model: AdapterTraining) -> tuple[list[nn.Module], set[nn.Parameter]]:
+    """The parts of the UNet that "fsdp" splits, inner ones first, and parameters that stay whole.
+
+    Keys and values of the text are computed ahead of the parts that hold them, which gather only
+    while they compute themselves.
+    """
+    unet: Any = model.unet
+    whole = {
+        parameter
+        for name in model.layers
+        for part in ("to_k", "to_v")
+        for parameter in unet.get_submodule(f"{name}.{part}").parameters()
+    }
+    inner = [m for m in unet.modules() if isinstance(m, (BasicTransformerBlock, ResnetBlock2D))]
+    return [*inner, *unet.down_blocks, unet.mid_block, *unet.up_blocks], whole

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import Preset
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
+from infinite_id.training.distributed import Strategy, split_parts
+from infinite_id.training.loop import Precision
 
 __all__ = ["SDXL_UNET", "DryRun", "dry_run"]
 
@@ -45,8 +47,8 @@ class DryRun:
     Attributes:
         trainable, frozen: parameters.
         cross_attention_layers: layers that get image projections.
-        state_gib: of one GPU: frozen weights in half precision; trained ones with gradient, two
-            moments and average in float32.
+        state_gib: of one GPU: frozen weights; trained ones with gradient, two moments and average
+            in float32. Activations come on top and, where text is active, the text encoders.
         step_tflop: of one GPU and step, forward and backward, 10^12 multiply-adds times two.
         days_per_million_steps: on one GPU at the assumed speed (all GPUs work side by side).
         gpu_hours_per_million_steps: days times GPUs.
@@ -69,6 +71,8 @@ def dry_run(
     *,
     batch: int = 4,
     gpus: int = 16,
+    strategy: Strategy = "ddp",
+    precision: Precision = "bfloat16",
     text_active: bool = False,
     peak_tflops: float = 312.0,
     utilisation: float = 0.4,
@@ -81,6 +85,9 @@ def dry_run(
         unet: configuration of the base's UNet.
         batch: pictures a GPU and step.
         gpus: of the whole run.
+        strategy: "fsdp" splits the frozen base over the GPUs, and holds two parts whole while it
+            computes: the one at work and the next.
+        precision: of the frozen weights.
         text_active: the ablation.
         peak_tflops: of one GPU in bfloat16 (312: A100).
         utilisation: share of the peak that is reached, (0, 1].
@@ -116,13 +123,28 @@ def dry_run(
     seconds = tflop / (peak_tflops * utilisation)
     days = seconds * 1e6 / 86_400
     hours = days * 24 * gpus
+    held = _held(model, gpus) if strategy == "fsdp" else frozen
+    width = 2 if precision == "bfloat16" else 4
     return DryRun(
         trainable=trainable,
         frozen=frozen,
         cross_attention_layers=len(model.layers),
-        state_gib=(2 * frozen + 20 * trainable) / 2**30,
+        state_gib=(width * held + 20 * trainable) / 2**30,
         step_tflop=tflop,
         days_per_million_steps=days,
         gpu_hours_per_million_steps=hours,
         cost_per_million_steps=hours * price_per_gpu_hour,
     )
+
+
+def _held(model: AdapterTraining, gpus: int) -> float:
+    """Parameters of the frozen base that one of several GPUs holds at most."""
+    parts, counted = split_parts(model)
+    base: Any = model.unet
+    total, sizes = sum(p.numel() for p in base.parameters()), []
+    for part in parts:
+        own = set(part.parameters()) - counted
+        counted |= own
+        sizes.append(sum(p.numel() for p in own))
+    split = sum(sizes)
+    return total - split + split / gpus + (sum(sorted(sizes)[-2:]) if gpus > 1 else 0)

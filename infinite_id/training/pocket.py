@@ -196,6 +196,8 @@ def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:
         photos, rejects = photos_chunk(data, options.photos)
         for reason, number in sorted(rejects.items()):
             logger.info("%d photos left out: %s", number, reason)
+        joined = load_people(data, 0, "train", photos)
+        logger.info("%d people of photos are trained on", len(joined.index))
     missing = [n for n in range(options.people) if not people_path(data, n).exists()]
     make_chunks(people_chunk, [(data, n) for n in missing], workers)
     found = {}

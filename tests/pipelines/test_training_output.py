@@ -1,0 +1,60 @@
+"""An output folder that was begun with other settings is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.storage import Store
+from pipelines.training import count_photos
+from pipelines.training_config import TrainingConfig
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> dict[str, Any]:
+    """Settings whose output folder holds finished pairs and a checkpoint's signature."""
+    rows = [{"identity_id": "ada", "image": b"photo"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photos.parquet")
+    given = {"data": str(tmp_path / "photos.parquet"), "output": str(tmp_path / "run")}
+    config = TrainingConfig(**given)
+    made_of = {
+        "data": Store(config.data).url,
+        "preset": "pocket",
+        "pairs_per_photo": 2,
+        "largest_face": False,
+    }
+    store = Store(config.output)
+    store.write_bytes("pairs/_made_of.json", json.dumps(made_of).encode())
+    store.write_bytes("pairs/_done.json", b"{}")
+    store.write_bytes("signature.json", json.dumps(config.signature()).encode())
+    return given
+
+
+def test_the_same_settings_go_on(begun: dict[str, Any]):
+    assert count_photos(TrainingConfig(**begun, steps=5, checkpoint_steps=1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": "elsewhere.parquet"}, "pairs made with data .*photos.parquet'"),
+        ({"pairs_per_photo": 3}, "pairs made with pairs_per_photo 2, this run has 3; allowed"),
+        ({"largest_face": True}, "pairs made with largest_face False, this run has True"),
+        ({"preset": "sdxl"}, "a run with preset 'pocket', this run has 'sdxl'"),
+        ({"snr_gamma": 5.0}, "a run with snr_gamma None, this run has 5.0"),
+        ({"text_drop": 0.5}, r"a run with text_drop 0\.1, this run has 0\.5"),
+    ],
+)
+def test_other_settings_are_refused(begun: dict[str, Any], changed: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        count_photos(TrainingConfig(**(begun | changed)))
+
+
+def test_pairs_that_were_not_finished_may_be_made_of_other_data(begun: dict[str, Any]):
+    Store(begun["output"]).delete("pairs/_done.json")
+    assert count_photos(TrainingConfig(**begun, pairs_per_photo=1)) == 1
