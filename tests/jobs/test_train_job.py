@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,12 +83,17 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     state = torch.load(output / "checkpoint.pt", weights_only=True)
     reached = int(state["step"])
     assert reached >= 4
+    # The first run's reports survive it: only what the second adds tells where that one began.
+    before = metrics.read_text().splitlines()
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     resumed = run(*options, "--steps", str(reached + 4), "--tracking-uri", tracking, timeout=500)
     assert resumed.returncode == 0, resumed.stderr
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [row["step"] for row in rows]
-    assert steps[-1] == reached + 4
+    assert metrics.read_text().splitlines()[: len(before)] == before
+    # A report is written before its checkpoint, so that one of them may be repeated.
+    assert steps[len(before) - 1] in (reached, reached + 2)
+    assert steps[len(before) :] == [reached + 2, reached + 4]
     assert sorted(set(steps)) == list(range(2, reached + 5, 2))
     assert all(np.isfinite(row["loss"]) for row in rows)
     _, metadata = load_adapter(
@@ -101,6 +107,13 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
         assert np.asarray(grid).std() > 5
     logged = {path.name for path in (tmp_path / "mlruns").rglob("samples*") if path.is_file()}
     assert any(f"+step+{reached + 4}+" in name for name in logged), logged
+    client = mlflow.MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("infinite-id-training")
+    (found,) = client.search_runs([experiment.experiment_id])
+    for name in ("loss", "pictures_per_second"):
+        history = client.get_metric_history(found.info.run_id, name)
+        assert sorted(metric.step for metric in history) == sorted(set(steps)), name
+        assert all(0 < metric.value < np.inf for metric in history), name
 
 
 @pytest.mark.parametrize(
