@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import options
-from jobs.console import console, progress_display, show_table, user_errors
+from jobs.console import RESUME, console, progress_display, show_table, user_errors
 from pipelines.manifest import (
     default_prompts,
     default_styles,
@@ -36,7 +36,7 @@ _SHORT = {
 }
 
 
-@user_errors
+@user_errors(RESUME)
 def benchmark(
     config: options.Config = None,
     identities: options.Identities = None,
@@ -212,7 +212,7 @@ def _cell(cell: dict) -> str:
     return "-" if cell["mean"] is None else f"{cell['mean']:.3f}"
 
 
-@user_errors
+@user_errors()
 def report(
     run: Annotated[str, typer.Argument(help="A run folder.")],
 ) -> None:
@@ -220,7 +220,7 @@ def report(
     _show_report(run)
 
 
-@user_errors
+@user_errors()
 def status(
     run: Annotated[str, typer.Argument(help="A run folder.")],
 ) -> None:
@@ -238,7 +238,7 @@ def status(
     )
 
 
-@user_errors
+@user_errors()
 def manifest_build(
     photos: Annotated[str, typer.Option(help="Folder: a person a file or a sub-folder.")],
     output: Annotated[str, typer.Option(help="Where the manifests go.")],
@@ -259,7 +259,7 @@ def manifest_build(
     console.print(f"wrote {', '.join(names)} to {output}")
 
 
-@user_errors
+@user_errors()
 def manifest_check(
     files: Annotated[
         list[str],

@@ -21,7 +21,7 @@ __all__ = ["compare", "dreambooth"]
 Optional = str | None
 
 
-@user_errors
+@user_errors("people who are fitted stay, the same command fits the others")
 def dreambooth(
     output: Annotated[str, typer.Option(help="Folder of the LoRAs; all machines must share it.")],
     identities: Identities = None,
@@ -64,7 +64,7 @@ def dreambooth(
     )
 
 
-@user_errors
+@user_errors()
 def compare(
     runs: Annotated[
         list[str] | None,

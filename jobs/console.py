@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -25,51 +27,66 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.failures import RunFailedError, root_cause
+from pipelines.failures import RunFailedError, is_mistake, root_cause
 
-__all__ = ["console", "progress_display", "show_table", "user_errors"]
+__all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 
 console = Console(highlight=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 _LOG_SECONDS = 10.0
 _FIGURE = re.compile(r"[-+−±]?\s*(\d.*)?")  # a dash alone is a missing figure
-_GO_ON = "what is committed stays, --resume goes on with it"
+_TRACEBACK = "INFINITE_ID_TRACEBACK"
+
+RESUME = "what is committed stays, --resume goes on with it"
+"""How a command goes on that has the option."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def user_errors(command: F) -> F:
-    """Turns a user's mistake into one sentence and exit code 2, a failure into exit code 1."""
+def user_errors(go_on: str = "") -> Callable[[F], F]:
+    """Turns a user's mistake into one sentence and exit code 2, a failure into exit code 1.
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except ValueError as error:
-            _errors.print(f"error: {error}", markup=False)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
-            _errors.print(f"interrupted: {_GO_ON}")
-            raise SystemExit(130) from None
-        except RunFailedError as error:
-            _errors.print(f"failed: {error}; {_GO_ON}", markup=False)
-            raise SystemExit(1) from None
-        except Exception as error:
-            cause = root_cause(error)
-            if isinstance(cause, ValueError):
-                _errors.print(f"error: {cause}", markup=False)
-                raise SystemExit(2) from None
-            if isinstance(cause, RunFailedError):
-                _errors.print(f"failed: {cause}; {_GO_ON}", markup=False)
-                raise SystemExit(1) from None
-            if not type(error).__module__.startswith("ray."):
-                raise
-            first = str(cause).strip().splitlines()
-            detail = first[-1] if first else ""
-            _errors.print(f"failed: {type(cause).__name__}: {detail}; {_GO_ON}", markup=False)
-            raise SystemExit(1) from None
+    Other exceptions pass. INFINITE_ID_TRACEBACK=1 shows the traceback above the sentence.
 
-    return wrapped  # type: ignore[return-value]
+    Args:
+        go_on: of a command that can: how it goes on after a failure, and with what.
+    """
+    rest = f"; {go_on}" if go_on else ""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return command(*args, **kwargs)
+            except KeyboardInterrupt:
+                _errors.print(f"interrupted{rest}", markup=False)
+                raise SystemExit(130) from None
+            except Exception as error:
+                told = _told(error, rest)
+                if told is None:
+                    raise
+                if os.environ.get(_TRACEBACK) == "1":
+                    traceback.print_exception(error)
+                sentence, code = told
+                _errors.print(sentence, markup=False)
+                raise SystemExit(code) from None
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
+def _told(error: Exception, rest: str) -> tuple[str, int] | None:
+    """The sentence and the exit code; None for what is neither a mistake nor a known failure."""
+    cause = root_cause(error)
+    if is_mistake(cause):
+        return f"error: {cause}", 2
+    if isinstance(cause, RunFailedError):
+        return f"failed: {cause}{rest}", 1
+    if not type(error).__module__.startswith("ray."):
+        return None
+    lines = str(cause).strip().splitlines()
+    return f"failed: {type(cause).__name__}: {lines[-1] if lines else ''}{rest}", 1
 
 
 class _Restarts:

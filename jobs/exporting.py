@@ -13,7 +13,7 @@ from jobs.console import console, progress_display, user_errors
 __all__ = ["export"]
 
 
-@user_errors
+@user_errors("what is written stays, the same command writes the rest")
 def export(
     run: Annotated[str, typer.Argument(help="Run folder, any fsspec address.")],
     output: Annotated[str, typer.Option(help="Where to; any fsspec address.")],

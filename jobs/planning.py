@@ -20,7 +20,7 @@ __all__ = ["plan"]
 Optional = str | None
 
 
-@user_errors
+@user_errors()
 def plan(
     gpus: Annotated[int, typer.Option(help="Of the cluster, one generation actor each.")] = 1,
     config: options.Config = None,

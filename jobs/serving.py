@@ -12,7 +12,7 @@ from jobs.console import console, user_errors
 __all__ = ["serve"]
 
 
-@user_errors
+@user_errors()
 def serve(
     config: Annotated[
         str | None, typer.Option(help="YAML file of the service's settings; options override it.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs import options
-from jobs.console import console, progress_display, show_table, user_errors
+from jobs.console import RESUME, console, progress_display, show_table, user_errors
 from pipelines.settings import load_settings
 from pipelines.synthesis_config import SynthesisConfig
 
@@ -16,7 +16,7 @@ __all__ = ["synthesize"]
 Optional = str | None
 
 
-@user_errors
+@user_errors(RESUME)
 def synthesize(
     config: options.Config = None,
     identities: options.Identities = None,

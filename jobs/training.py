@@ -28,7 +28,7 @@ Optional = str | None
 _POLL_SECONDS = 5.0
 
 
-@user_errors
+@user_errors("the last checkpoint stays, the same command goes on from it")
 def train(
     config: Config = None,
     data: Annotated[
@@ -111,6 +111,8 @@ def _show_dry_run(settings: TrainingConfig) -> None:
         unet,
         batch=settings.batch_size * settings.accumulation,
         gpus=settings.workers,
+        strategy=settings.strategy,
+        precision=settings.precision,
         text_active=settings.text_active,
     )
     rows = [{"figure": name, "value": value} for name, value in dataclasses.asdict(found).items()]

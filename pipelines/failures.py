@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 
+from infinite_id.packages import PackageFileError
 from pipelines.storage_errors import StorageError
 
-__all__ = ["RunFailedError", "is_fatal", "root_cause"]
+__all__ = ["RunFailedError", "is_fatal", "is_mistake", "root_cause"]
 
 
 class RunFailedError(RuntimeError):
@@ -38,16 +39,24 @@ def is_fatal(error: BaseException, *, alone: bool) -> bool:
     return str(error).startswith(("CUDA error", "cuDNN error"))
 
 
+def is_mistake(error: BaseException) -> bool:
+    """Whether the user can set it right: wrong input, a place, a package, a checkpoint."""
+    if isinstance(error, (ValueError, PackageFileError)):
+        return True
+    # By its name: the module that it is of loads torch.
+    return type(error).__name__ == "CheckpointError"
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exception that an actor raised, out of Ray's wrapping.
 
     Most arrive as text alone: what a constructor raised, and what a call of Ray Data's did. They
     are made again where their kind is one that callers tell apart (RunFailedError, StorageError,
-    ValueError); another kind becomes a RunFailedError that names it.
+    PackageFileError, ValueError); another kind becomes a RunFailedError that names it.
     """
     seen = error
     while type(seen).__module__.split(".")[0] == "ray":
-        inner = getattr(seen, "cause", None) or seen.__cause__
+        inner = _inner(seen)
         # Ray Data chains an empty one to whatever it does not know.
         if not isinstance(inner, BaseException) or not str(inner):
             break
@@ -59,9 +68,24 @@ def root_cause(error: BaseException) -> BaseException:
     return seen
 
 
+def _inner(error: BaseException) -> BaseException | None:
+    """What an exception of Ray's was raised for."""
+    workers = getattr(error, "worker_failures", None)
+    if workers:
+        causes = [root_cause(workers[rank]) for rank in sorted(workers)]
+        # Where one worker ends, the others fail at their next exchange with it.
+        return next((cause for cause in causes if is_mistake(cause)), causes[0])
+    for name in ("cause", "controller_failure"):
+        inner = getattr(error, name, None)
+        if inner is not None:
+            return inner
+    return error.__cause__
+
+
 def _told(error: BaseException) -> BaseException | None:
     """The last exception that is not Ray's own in a traceback's text."""
-    kinds = {kind.__name__: kind for kind in (RunFailedError, StorageError, ValueError)}
+    told = (RunFailedError, StorageError, PackageFileError, ValueError)
+    kinds = {kind.__name__: kind for kind in told}
     for name, message in reversed(_NAMED.findall(str(error))):
         if not name.startswith("ray."):
             kind = kinds.get(name.rpartition(".")[2])

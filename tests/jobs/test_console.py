@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+from ray.train import ControllerError, WorkerGroupError
+
+from infinite_id.packages import PackageFile, package_file
+from infinite_id.training.loop import CheckpointError
 from jobs import console
-from jobs.console import progress_display
+from jobs.console import progress_display, user_errors
+from pipelines.failures import RunFailedError
+from pipelines.storage import StorageError
 
 
 def test_each_stage_has_lines_of_its_own_and_one_for_its_end(capsys):
@@ -37,3 +44,79 @@ def test_the_next_run_of_a_command_has_a_rate_of_its_own(capsys, monkeypatch):
         "images: 10/40",
         "images: 20/40, 0.50 a second, 40 s left",
     ]
+
+
+def ended(capsys, error: BaseException, go_on: str = "") -> tuple[int, str]:
+    """(exit code, what was said on stderr) of a command that raises."""
+
+    @user_errors(go_on)
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    return left.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ValueError("x is 3, allowed: 4"), 2, "error: x is 3, allowed: 4\n"),
+        (RunFailedError("the disk is full"), 1, "failed: the disk is full; GO ON\n"),
+        (KeyboardInterrupt(), 130, "interrupted; GO ON\n"),
+    ],
+)
+def test_only_a_command_that_can_go_on_says_so(capsys, error, code, sentence):
+    assert ended(capsys, error, "GO ON") == (code, sentence)
+    assert ended(capsys, error) == (code, sentence.replace("; GO ON", ""))
+
+
+def test_a_package_that_is_missing_is_one_sentence(capsys):
+    with pytest.raises(RuntimeError) as found:
+        package_file(PackageFile("no-such-package", "1.0", "x", "0", "MIT"))
+    code, said = ended(capsys, found.value)
+    assert code == 2
+    assert said.startswith("error: package no-such-package==1.0 is not installed; install it with")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (CheckpointError("checkpoint cannot be read: torn"), 2, "error: checkpoint cannot be read"),
+        (StorageError("cannot write s3://b/x: gone"), 2, "error: cannot write s3://b/x: gone"),
+        (KeyError("latents"), 1, "failed: KeyError: 'latents'; GO ON"),
+    ],
+)
+def test_what_ends_a_training_worker_is_named(capsys, error, code, sentence):
+    lost = RuntimeError("Connection closed by peer")
+    for failures in ({0: error}, {1: lost, 0: error}):
+        group = WorkerGroupError("Traceback ...\n  File ...\n", failures)
+        for raised in (group, ControllerError(group)):
+            found, said = ended(capsys, raised, "GO ON")
+            assert found == code
+            assert said.startswith(sentence)
+            assert said.count("\n") == 1
+
+
+def test_a_mistake_is_named_before_the_workers_that_lost_their_mate(capsys):
+    failures = {0: RuntimeError("Connection closed by peer"), 1: ValueError("share is too small")}
+    assert ended(capsys, WorkerGroupError("...", failures)) == (2, "error: share is too small\n")
+
+
+def test_the_traceback_can_be_seen(capsys, monkeypatch):
+    monkeypatch.setenv("INFINITE_ID_TRACEBACK", "1")
+    code, said = ended(capsys, ValueError("x is 3, allowed: 4"))
+    assert code == 2
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert "in command" in said
+    assert said.endswith("\nerror: x is 3, allowed: 4\n")
+
+
+def test_what_is_no_known_failure_passes(capsys):
+    @user_errors()
+    def command() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        command()

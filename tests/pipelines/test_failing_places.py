@@ -13,7 +13,7 @@ s3fs = pytest.importorskip("s3fs")
 from moto.server import ThreadedMotoServer  # noqa: E402
 
 from infinite_id.config import preset  # noqa: E402
-from jobs.console import user_errors  # noqa: E402
+from jobs.console import RESUME, user_errors  # noqa: E402
 from pipelines.actors import GenerationActor  # noqa: E402
 from pipelines.lease import Lease  # noqa: E402
 from pipelines.run_folder import RunFolder, Timings  # noqa: E402
@@ -34,7 +34,7 @@ def proxy():
     moto.stop()
 
 
-@user_errors
+@user_errors(RESUME)
 def _run(url: str, options: dict, between=contextlib.nullcontext) -> None:
     """The main job's skeleton in one process; after two units `between` is entered."""
     run = RunFolder(url, options, resume=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.console import user_errors
+from infinite_id.packages import PackageFile, package_file
+from jobs.console import RESUME, user_errors
 from pipelines.stage import Stage, stream_units
 from pipelines.storage import StorageError, Store
 from pipelines.units import commit_unit, unit_of
@@ -106,6 +107,13 @@ class RefusesToLoad:
 
     def __init__(self, store: Store) -> None:
         raise ValueError("weights are 'none', allowed: some")
+
+
+class LacksAPackage:
+    """Needs a file of a package that is not installed."""
+
+    def __init__(self, store: Store) -> None:
+        package_file(PackageFile("no-such-package", "1.0", "x", "0", "MIT"))
 
 
 class LoadsLater:
@@ -223,6 +231,7 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
         (NeverLoadsLater, 1, "failed: stage maker does not start: its process died 3 times while"),
         (RefusesToLoad, 2, "error: weights are 'none', allowed: some\n"),
         (RefusesToLoadLater, 2, "error: weights are 'none', allowed: some\n"),
+        (LacksAPackage, 2, "error: package no-such-package==1.0 is not installed; install it"),
         (LosesItsDisk, 2, "error: cannot write images/part-000000000.parquet: disk full\n"),
         (HasAFault, 1, "failed: KeyError: 'prompt'; what is committed stays, --resume goes on"),
     ],
@@ -230,7 +239,7 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
 def test_an_actor_that_cannot_go_on_ends_the_run_with_a_sentence(
     session, tmp_path, capfd, first, code, sentence
 ):
-    @user_errors
+    @user_errors(RESUME)
     def run() -> None:
         store = Store(tmp_path)
         list(stream_units(_stages(store, first, 0.0), store, "written", range(4)))
