@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.pocket_people import drawn_people
+from benchmarks.pocket_people import drawn_people, find_face
 from eval.facenet import FaceNet
 from eval.stats import summarise
 from infinite_id import pocket
-from infinite_id.faces import FaceBackend, FaceError, find_faces, load_face_backend
+from infinite_id.faces import FaceBackend, FaceError, load_face_backend
 from infinite_id.training.captions import draw_description
 from infinite_id.training.context import pixels_of
 from infinite_id.training.world import compose
@@ -81,9 +81,7 @@ def _features(
     rows = np.full((len(pictures), 512), np.nan, dtype=np.float32)
     for row, picture in enumerate(pictures):
         try:
-            face, _ = find_faces(
-                picture, backend, select="largest", min_face=16, sizes=(256, 192, 320)
-            )[0]
+            face = find_face(picture, backend)
         except FaceError:
             continue
         rows[row] = judge.embed([picture], [face])[0]

@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.pocket_people import drawn_people
+from benchmarks.pocket_people import drawn_people, find_face
 from eval.facenet import FaceNet
 from eval.stats import summarise
 from infinite_id import pocket
 from infinite_id.base import BaseModel, load_base
 from infinite_id.config import preset
 from infinite_id.encoders import IdentityEncoder, load_identity_encoder
-from infinite_id.faces import Detection, FaceError, align_face, find_faces
+from infinite_id.faces import Detection, FaceError, align_face
 from infinite_id.training.adapter import (
     AdapterBatch,
     AdapterTraining,
@@ -65,7 +65,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         shown, given, other = person.portraits
         photo = compose(shown, replace(draw_description(rng), style="photo"), rng).image
         try:
-            face, _ = find_faces(photo, encoder.faces, min_face=16, sizes=(256, 192, 320))[0]
+            face = find_face(photo, encoder.faces, select="single")
         except FaceError:
             continue
         photos.append(photo)

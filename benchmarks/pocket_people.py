@@ -14,25 +14,43 @@ from PIL import Image
 
 from eval.facenet import FaceNet
 from infinite_id.encoders import IdentityEncoder
-from infinite_id.faces import Detection, FaceBackend, find_faces
+from infinite_id.faces import Detection, FaceBackend, FaceSelection, find_faces
 from infinite_id.training.dataset import SPLITS
 from infinite_id.training.faces_gan import Person, draw_people, load_face_generator
 from infinite_id.types import Identity
 
-__all__ = ["TestPerson", "drawn_people", "real_people", "synthetic_people"]
+__all__ = ["JudgedPerson", "drawn_people", "find_face", "real_people", "synthetic_people"]
 
 
 @dataclass(frozen=True, slots=True)
-class TestPerson:
+class JudgedPerson:
     """One person.
 
     Attributes:
         identity: what a generator sees.
-        reference: float32 (512,), unit norm, FaceNet's; of other pictures where there are any.
+        reference: float32 (512,), unit norm, FaceNet's; of other pictures where there are any,
+            else of the very photo that a generator sees.
     """
 
     identity: Identity
     reference: NDArray[np.float32]
+
+
+def find_face(
+    picture: NDArray[np.uint8], backend: FaceBackend, select: FaceSelection = "largest"
+) -> Detection:
+    """The face of a pocket picture: all benchmarks look for it in the same way.
+
+    Args:
+        picture: uint8 (64, 64, 3) RGB, of a face about 28 px wide.
+        backend: from `load_face_backend`.
+        select: as in `find_faces`.
+
+    Raises:
+        FaceError: as `find_faces`.
+    """
+    found = find_faces(picture, backend, select=select, min_face=16, sizes=(256, 192, 320))
+    return found[0][0]
 
 
 def drawn_people(count: int, backend: FaceBackend, split: str = "test") -> Iterator[Person]:
@@ -49,7 +67,7 @@ def drawn_people(count: int, backend: FaceBackend, split: str = "test") -> Itera
 
 def synthetic_people(
     count: int, encoder: IdentityEncoder, judge: FaceNet, split: str = "test"
-) -> list[TestPerson]:
+) -> list[JudgedPerson]:
     """The first `count` people of a split: one picture conditions, two others judge."""
     people = []
     for person in drawn_people(count, encoder.faces, split):
@@ -59,7 +77,7 @@ def synthetic_people(
     return people
 
 
-def real_people(encoder: IdentityEncoder, judge: FaceNet) -> list[TestPerson]:
+def real_people(encoder: IdentityEncoder, judge: FaceNet) -> list[JudgedPerson]:
     """The seven people in the photos of insightface; one photo each, so it judges as well."""
     package = find_spec("insightface")
     if package is None or package.origin is None:
@@ -82,7 +100,7 @@ def _person(
     aligned: NDArray[np.uint8],
     references: NDArray[np.float32],
     encoder: IdentityEncoder,
-) -> TestPerson:
+) -> JudgedPerson:
     mean = references.mean(axis=0)
     identity = Identity(key, (aligned,), encoder.embed([aligned]))
-    return TestPerson(identity, (mean / np.linalg.norm(mean)).astype(np.float32))
+    return JudgedPerson(identity, (mean / np.linalg.norm(mean)).astype(np.float32))

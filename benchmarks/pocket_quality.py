@@ -1,12 +1,14 @@
 """What the pocket model shows: faces, identity, semantics, and the directions of the paper.
 
 People are the test split of the pocket world (no network saw them) and the photos that insightface
-ships. The judge of identity is FaceNet, which training never saw; references are other pictures
-of the person than the one that conditions. All methods answer the same requests.
+ships. The judge of identity is FaceNet, which training never saw. Synthetic people are judged by
+other pictures than the one that conditions; real ones, of whom there is one photo each, by that
+very photo. All methods answer the same requests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.pocket_people import TestPerson, real_people, synthetic_people
+from benchmarks.pocket_people import JudgedPerson, find_face, real_people, synthetic_people
 from eval.facenet import FaceNet
 from eval.pocket_score import PocketImageText
 from eval.stats import paired_difference, summarise
 from infinite_id import pocket
 from infinite_id.config import preset
 from infinite_id.encoders import load_identity_encoder
-from infinite_id.faces import FaceError, find_faces
-from infinite_id.methods import load_generators
+from infinite_id.faces import FaceBackend, FaceError
+from infinite_id.methods import METHODS, load_generators
 from infinite_id.training.captions import COLORS, SCENES, STYLES
 from infinite_id.types import GenerationRequest, Identity
 
@@ -67,7 +69,12 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
         intervals over people. `trained` is 0 where the pictures are noise.
+
+    Raises:
+        ValueError: an unknown split or method, or so few people or methods that there is nothing
+            to compare.
     """
+    _check(arguments)
     torch.set_num_threads(arguments["threads"])
     encoder = load_identity_encoder(preset("pocket").encoders)
     judge, scorer = FaceNet(), PocketImageText()
@@ -83,7 +90,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         tables = {}
         for name in names if group == "synthetic" else names[:1]:
             pictures, seconds = _generate(generators[name], cases, people, arguments["batch"])
-            tables[name] = _measure(pictures, cases, people, encoder, judge, scorer)
+            tables[name] = _measure(pictures, cases, people, encoder.faces, judge, scorer)
             if group == "synthetic":
                 figures[f"{name}/seconds_a_picture"] = seconds
                 figures |= {
@@ -99,7 +106,20 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def _cases(people: Sequence[TestPerson], arguments: Mapping[str, Any]) -> list[Case]:
+def _check(arguments: Mapping[str, Any]) -> None:
+    """Before anybody is drawn, which takes minutes."""
+    if not arguments["methods"]:
+        raise ValueError("methods are none, allowed: one or more")
+    for name in arguments["methods"]:
+        if name not in METHODS:
+            raise ValueError(f"method is {name!r}, allowed: {', '.join(sorted(METHODS))}")
+    # A margin needs somebody else.
+    for name, least in (("people", 2), ("prompts", 1)):
+        if not isinstance(arguments[name], int) or arguments[name] < least:
+            raise ValueError(f"{name} is {arguments[name]!r}, allowed: {least} or more")
+
+
+def _cases(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list[Case]:
     """Every person's prompts: half raw photos, half in the styles, all parts drawn."""
     rng = np.random.default_rng(4)
     painted = [style for style in STYLES if style != "photo"]
@@ -131,7 +151,7 @@ def _cases(people: Sequence[TestPerson], arguments: Mapping[str, Any]) -> list[C
 
 
 def _generate(
-    generator: Any, cases: Sequence[Case], people: Sequence[TestPerson], batch: int
+    generator: Any, cases: Sequence[Case], people: Sequence[JudgedPerson], batch: int
 ) -> tuple[list[Picture], float]:
     identities: dict[str, Identity] = {str(n): one.identity for n, one in enumerate(people)}
     pictures: list[Picture] = []
@@ -145,36 +165,23 @@ def _generate(
 def _measure(
     pictures: Sequence[Picture],
     cases: Sequence[Case],
-    people: Sequence[TestPerson],
-    encoder: Any,
+    people: Sequence[JudgedPerson],
+    backend: FaceBackend,
     judge: FaceNet,
     scorer: PocketImageText,
 ) -> dict[str, NDArray]:
     """Per picture: face found, cosine to every person, semantic scores and choices."""
     similarity = np.full((len(pictures), len(people)), np.nan)
-    face = np.zeros(len(pictures))
     references = np.stack([one.reference for one in people])
     for row, picture in enumerate(pictures):
-        try:
-            found, _ = find_faces(
-                picture, encoder.faces, select="largest", min_face=16, sizes=(256, 192, 320)
-            )[0]
-        except FaceError:
-            continue
-        face[row] = 1.0
-        similarity[row] = judge.embed([picture], [found])[0] @ references.T
+        with contextlib.suppress(FaceError):
+            face = find_face(picture, backend)
+            similarity[row] = judge.embed([picture], [face])[0] @ references.T
     images = scorer.embed_images(pictures)
     texts = scorer.embed_texts([case.request.prompt for case in cases])
     styles = scorer.embed_texts([STYLES[case.style][0] for case in cases])
-    rows, right = np.arange(len(cases)), [case.person for case in cases]
-    own = similarity[rows, right]
-    # Of the others the sum less the own one: NaN where no face was found.
-    others = (similarity.sum(axis=1) - own) / (len(people) - 1)
     return {
-        "face": face,
-        "similarity": similarity,
-        "identity": own,
-        "margin": own - others,
+        **_identity(similarity, [case.person for case in cases]),
         "text": (images * texts).sum(axis=1),
         "style": (images * styles).sum(axis=1),
         "color_choice": _choose(images, scorer, [f"a person wearing a {c} shirt" for c in COLORS]),
@@ -183,6 +190,19 @@ def _measure(
         ),
         "style_choice": _choose(images, scorer, [f"a person, {w[0]}" for w in STYLES.values()]),
         "color_rule": np.array([_cloth_color(picture) for picture in pictures]),
+    }
+
+
+def _identity(similarity: NDArray, right: Sequence[int]) -> dict[str, NDArray]:
+    """Scores of cosines (N, P) to P people, of whom `right` (N,) were asked for; a picture without
+    a face has a row of NaN, and NaN scores."""
+    own = similarity[np.arange(len(right)), right]
+    others = (similarity.sum(axis=1) - own) / (similarity.shape[1] - 1)
+    return {
+        "face": np.isfinite(own).astype(float),
+        "similarity": similarity,
+        "identity": own,
+        "margin": own - others,
     }
 
 
@@ -198,7 +218,7 @@ def _cloth_color(picture: Picture) -> int:
 
 
 def _absolute(
-    table: Mapping[str, NDArray], cases: Sequence[Case], people: Sequence[TestPerson]
+    table: Mapping[str, NDArray], cases: Sequence[Case], people: Sequence[JudgedPerson]
 ) -> dict[str, float]:
     person = np.array([case.person for case in cases])
     names = person.astype(str)
