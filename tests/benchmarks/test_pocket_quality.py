@@ -85,8 +85,8 @@ def test_photos_and_styled_pictures_are_told_apart() -> None:
         table(
             [face, none, none, none, none, face],
             cases,
-            # Wrong in one photo, in both that were drawn without colour, and in one in colour.
-            color_choice=[red, blue, blue, blue, red, blue],
+            # Right in one photo alone; those that were drawn without colour do not count.
+            color_choice=[red, blue, blue, blue, blue, blue],
             color_rule=[red, blue, blue, blue, blue, blue],
             scene_choice=[0, 0, 0, 1, 1, 1],
         ),
@@ -94,7 +94,7 @@ def test_photos_and_styled_pictures_are_told_apart() -> None:
         people(2),
     )
     assert (found["face_found_photo"], found["face_found_styled"]) == (1 / 2, 1 / 4)
-    assert found["color_by_scorer"] == 2 / 4
+    assert found["color_by_scorer"] == 1 / 4
     assert found["color_by_rule"] == 1 / 2
     assert found["scene_by_scorer"] == 3 / 6
     assert found["style_by_scorer"] == 1
