@@ -18,7 +18,7 @@ from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
 from jobs.options import Address, Config, Preset, yaml_value
 from jobs.tracking import check_tracking, tracking_address
-from pipelines.storage import Store
+from pipelines.storage import StorageError, Store
 from pipelines.training_config import TrainingConfig, load_training_config
 from pipelines.training_samples import SAMPLES
 
@@ -156,47 +156,96 @@ def _tracked(
     settings: TrainingConfig, uri: str | None
 ) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Yields log(rows): sends the rows and sample grids not yet sent. The adapter follows last."""
-    if uri is None:
-        yield lambda rows: None
-        return
-    import mlflow
+    tracking = _Tracking(settings, uri)
+    try:
+        yield tracking.log
+    except BaseException:
+        tracking.end("FAILED")
+        raise
+    tracking.send_adapter()
+    tracking.end("FINISHED")
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    if mlflow.get_experiment_by_name(settings.experiment) is None:
-        location = None
-        if uri.startswith("sqlite:///"):
-            location = (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
-        mlflow.create_experiment(settings.experiment, artifact_location=location)
-    mlflow.set_experiment(settings.experiment)
-    client, sent = mlflow.MlflowClient(), set()
-    store = Store(settings.output, settings.storage_options)
-    with mlflow.start_run(run_name=settings.output.rstrip("/").rsplit("/", 1)[-1]) as run:
-        mlflow.log_params({key: str(value) for key, value in settings.model_dump().items()})
 
-        def log(rows: list[dict[str, Any]]) -> None:
-            for row in rows:
-                if row["step"] in sent:
-                    continue
-                sent.add(row["step"])
-                for name in ("loss", "pictures_per_second", "gradient_norm"):
-                    client.log_metric(run.info.run_id, name, row[name], step=row["step"])
-            for name in store.names(SAMPLES, ".png"):
-                if name not in sent:
-                    sent.add(name)
-                    _log_grid(client, run.info.run_id, store, name)
+class _Tracking:
+    """The MLflow run of a training; where MLflow fails, one line says so and nothing is sent any
+    more, because the training goes on."""
 
-        yield log
-        if store.exists("adapter.safetensors"):
+    def __init__(self, settings: TrainingConfig, uri: str | None) -> None:
+        self._settings, self._alive = settings, uri is not None
+        self._store = Store(settings.output, settings.storage_options)
+        self._sent: set[Any] = set()
+        self._attempt(self._begin, uri)
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        """Sends the rows of `read_metrics` and the sample grids that are not sent yet."""
+        self._attempt(self._send, rows)
+
+    def send_adapter(self) -> None:
+        """Sends the adapter, where there is one."""
+        self._attempt(self._send_adapter)
+
+    def end(self, status: str) -> None:
+        """Closes the run as FINISHED or FAILED."""
+        self._attempt(self._end, status)
+
+    def _attempt(self, call: Callable[..., None], *arguments: Any) -> None:
+        if not self._alive:
+            return
+        try:
+            call(*arguments)
+        except StorageError:
+            raise
+        except Exception as error:
+            self._alive = False
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            console.print(f"MLflow: logging stopped: {lines[0]}", markup=False)
+
+    def _begin(self, uri: str) -> None:
+        import mlflow
+
+        # It prints the traceback of what it raises.
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        mlflow.set_tracking_uri(uri)
+        experiment = self._settings.experiment
+        if mlflow.get_experiment_by_name(experiment) is None:
+            location = None
+            if uri.startswith("sqlite:///"):
+                location = (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
+            mlflow.create_experiment(experiment, artifact_location=location)
+        mlflow.set_experiment(experiment)
+        self._client = mlflow.MlflowClient()
+        run = mlflow.start_run(run_name=self._settings.output.rstrip("/").rsplit("/", 1)[-1])
+        self._run_id = run.info.run_id
+        mlflow.log_params({key: str(value) for key, value in self._settings.model_dump().items()})
+
+    def _send(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["step"] in self._sent:
+                continue
+            self._sent.add(row["step"])
+            for name in ("loss", "pictures_per_second", "gradient_norm"):
+                self._client.log_metric(self._run_id, name, row[name], step=row["step"])
+        for name in self._store.names(SAMPLES, ".png"):
+            if name not in self._sent:
+                self._sent.add(name)
+                self._send_grid(name)
+
+    def _send_grid(self, name: str) -> None:
+        from PIL import Image
+
+        step = int(Path(name).stem.rpartition("-")[2])
+        with Image.open(io.BytesIO(self._store.read_bytes(f"{SAMPLES}/{name}"))) as grid:
+            self._client.log_image(self._run_id, grid.copy(), key=SAMPLES, step=step)
+
+    def _send_adapter(self) -> None:
+        name = "adapter.safetensors"
+        if self._store.exists(name):
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, "adapter.safetensors")
-                path.write_bytes(store.read_bytes("adapter.safetensors"))
-                mlflow.log_artifact(str(path))
+                path = Path(folder, name)
+                path.write_bytes(self._store.read_bytes(name))
+                self._client.log_artifact(self._run_id, str(path))
 
+    def _end(self, status: str) -> None:
+        import mlflow
 
-def _log_grid(client: Any, run_id: str, store: Store, name: str) -> None:
-    from PIL import Image
-
-    step = int(Path(name).stem.rpartition("-")[2])
-    with Image.open(io.BytesIO(store.read_bytes(f"{SAMPLES}/{name}"))) as grid:
-        client.log_image(run_id, grid.copy(), key=SAMPLES, step=step)
+        mlflow.end_run(status)
