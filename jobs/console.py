@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.failures import RunFailedError, is_mistake, root_cause
+from pipelines.storage_errors import StorageError
 
 __all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 
@@ -79,9 +80,11 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
 def _told(error: Exception, rest: str) -> tuple[str, int] | None:
     """The sentence and the exit code; None for what is neither a mistake nor a known failure."""
     cause = root_cause(error)
-    if is_mistake(cause):
+    # What Ray passes on was raised while the run was under way: the place was good before.
+    lost_place = cause is not error and isinstance(cause, StorageError)
+    if is_mistake(cause) and not lost_place:
         return f"error: {cause}", 2
-    if isinstance(cause, RunFailedError):
+    if lost_place or isinstance(cause, RunFailedError):
         return f"failed: {cause}{rest}", 1
     if not type(error).__module__.startswith("ray."):
         return None

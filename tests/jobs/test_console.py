@@ -62,6 +62,7 @@ def ended(capsys, error: BaseException, go_on: str = "") -> tuple[int, str]:
     ("error", "code", "sentence"),
     [
         (ValueError("x is 3, allowed: 4"), 2, "error: x is 3, allowed: 4\n"),
+        (StorageError("cannot read s3://b: gone"), 2, "error: cannot read s3://b: gone\n"),
         (RunFailedError("the disk is full"), 1, "failed: the disk is full; GO ON\n"),
         (KeyboardInterrupt(), 130, "interrupted; GO ON\n"),
     ],
@@ -84,7 +85,7 @@ def test_a_package_that_is_missing_is_one_sentence(capsys):
     ("error", "code", "sentence"),
     [
         (CheckpointError("checkpoint cannot be read: torn"), 2, "error: checkpoint cannot be read"),
-        (StorageError("cannot write s3://b/x: gone"), 2, "error: cannot write s3://b/x: gone"),
+        (StorageError("cannot write s3://b/x: gone"), 1, "failed: cannot write s3://b/x: gone; GO"),
         (KeyError("latents"), 1, "failed: KeyError: 'latents'; GO ON"),
     ],
 )

@@ -232,7 +232,7 @@ def test_what_was_committed_before_counts_as_given(session, tmp_path):
         (RefusesToLoad, 2, "error: weights are 'none', allowed: some\n"),
         (RefusesToLoadLater, 2, "error: weights are 'none', allowed: some\n"),
         (LacksAPackage, 2, "error: package no-such-package==1.0 is not installed; install it"),
-        (LosesItsDisk, 2, "error: cannot write images/part-000000000.parquet: disk full\n"),
+        (LosesItsDisk, 1, "failed: cannot write images/part-000000000.parquet: disk full; what"),
         (HasAFault, 1, "failed: KeyError: 'prompt'; what is committed stays, --resume goes on"),
     ],
 )
