@@ -57,6 +57,38 @@ def test_frozen_parameters_keep_every_bit_and_trained_ones_move():
     assert not set(frozen) & set(loop.trainable)
 
 
+@pytest.mark.parametrize("frozen", [torch.float32, torch.bfloat16])
+def test_mixed_precision_trains_float32_weights_over_a_base_of_either_kind(frozen: torch.dtype):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        model = training()
+        model.unet.to(frozen if precision == "bfloat16" else torch.float32)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        config = LoopConfig(warmup_steps=0, ema_decay=0.9, precision=precision)
+        loop = TrainingLoop(
+            model,
+            lambda step, part, model=model: model(in_precision(batch(step), model.unet.dtype)),
+            config,
+            report=lambda progress: losses.append(progress.loss),
+        )
+        loop.run(steps=2)
+    # The same pictures and noise: another precision is another number, but not by much.
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    for name, parameter in model.named_parameters():
+        trained = name.startswith("adapter.")
+        assert parameter.dtype == (torch.float32 if trained else frozen), name
+        assert torch.equal(parameter, before[name]) != trained, name
+        if trained:
+            assert loop.optimizer.state[parameter]["exp_avg"].dtype == torch.float32
+            assert loop.ema[name].dtype == torch.float32
+
+
+def in_precision(given: AdapterBatch, dtype: torch.dtype) -> AdapterBatch:
+    """As a worker of the job makes it: what the frozen base reads is in the base's precision."""
+    return replace(given, latents=given.latents.to(dtype), noise=given.noise.to(dtype))
+
+
 def test_every_trainable_parameter_receives_a_gradient():
     model = training()
     # One step first: gradients through layers whose output is zero at the start would vanish.

@@ -1,8 +1,12 @@
-"""Two workers learn what one learns from the batches of both; a split base gives the same."""
+"""Two workers learn what one learns from the batches of both; a split base gives the same, and so
+do batches in parts and a compiled step."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
@@ -20,6 +25,7 @@ from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.distributed import Strategy, distribute
+from infinite_id.training.loop import LoopConfig, TrainingLoop
 from tests.infinite_id.tiny import (
     ADAPTER,
     CLIP_TOKENS,
@@ -124,3 +130,90 @@ def test_two_workers_average_the_gradients_of_their_batches(
 def test_one_worker_needs_no_process_group():
     model, _ = training(text_active=False)
     assert distribute(model, "fsdp", 1) is model
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    place = f"file://{tmp_path}/rendezvous"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group("gloo", init_method=place, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_parts_of_a_batch_are_the_whole_one_and_exchanged_once_a_step(group: None):
+    exchanged: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
+
+    def count(state, bucket):  # DDP refuses annotations that are texts, as they are here
+        exchanged.append(seen[-1])
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    def sync(last: bool) -> AbstractContextManager:
+        return nullcontext() if last else wrapped.no_sync()
+
+    def loss(step: int, part: int) -> Tensor:
+        seen.append((step, part))
+        return wrapped(batch(2 * step + part, text_active=False))
+
+    model, _ = training(text_active=False)
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    wrapped.register_comm_hook(None, count)
+    TrainingLoop(model, loss, LoopConfig(accumulation=2, warmup_steps=0), sync=sync).run(steps=3)
+    assert seen == [(step, part) for step in range(3) for part in range(2)]
+    # A step's gradients may take several exchanges, none of which is after its first part.
+    assert sorted(set(exchanged)) == [(step, 1) for step in range(3)]
+    alone, _ = training(text_active=False)
+    whole = TrainingLoop(
+        alone,
+        lambda step, part: alone(joined(2 * step, 2 * step + 1)),
+        LoopConfig(warmup_steps=0),
+    )
+    whole.run(steps=3)
+    before, _ = training(text_active=False)
+    for (name, found), expected, begun in zip(
+        model.adapter.named_parameters(),
+        alone.adapter.parameters(),
+        before.adapter.parameters(),
+        strict=True,
+    ):
+        assert not torch.equal(found, begun), name
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def joined(*numbers: int) -> AdapterBatch:
+    """One batch of several ones' rows."""
+    parts = [asdict(batch(number, text_active=False)) for number in numbers]
+    columns = {
+        name: torch.cat([part[name] for part in parts])
+        for name, value in parts[0].items()
+        if value is not None
+    }
+    return AdapterBatch(**columns)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_a_compiled_step_is_the_plain_one(backend: str):
+    plain, compiled = (training(text_active=True)[0] for _ in range(2))
+    forward = torch.compile(compiled, backend=backend)
+    try:
+        for number in range(2):
+            given = batch(number, text_active=True)
+            expected, found = plain(given), forward(given)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+            expected.backward()
+            found.backward()
+    finally:
+        torch.compiler.reset()
+    for (name, one), other in zip(
+        plain.adapter.named_parameters(), compiled.adapter.parameters(), strict=True
+    ):
+        assert other.grad is not None, name
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-6, msg=name)
