@@ -23,7 +23,6 @@ __all__ = [
     "IdentityEmbedding",
     "IdentityMix",
     "PreviewHook",
-    "Scorer",
 ]
 
 
@@ -191,31 +190,5 @@ class Generator(Protocol):
 
         Raises:
             ValueError: a request's value is out of range, or an identity is missing.
-        """
-        ...
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """A metric of single pictures (`eval`)."""
-
-    name: str
-    higher_is_better: bool
-    bounds: tuple[float, float]
-    revision: str
-
-    def score(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        prompts: Sequence[str],
-        references: Sequence[Sequence[NDArray[np.uint8]]],
-    ) -> NDArray[np.float32]:
-        """float32 (N,): one value a picture; NaN where it cannot be scored.
-
-        Args:
-            images: N generated pictures, uint8 (H, W, 3) RGB.
-            prompts: N prompts, as the metric should read them.
-            references: N lists of the identity's reference pictures (photos or face crops);
-                empty where the metric needs none.
         """
         ...

@@ -23,9 +23,8 @@ from pipelines.failures import RunFailedError, root_cause
 from pipelines.made import clear_made
 from pipelines.storage import StorageError, Store
 
-__all__ = ["RESULT_FOLDERS", "RunFolder", "Timings", "environment"]
+__all__ = ["RunFolder", "Timings", "environment"]
 
-RESULT_FOLDERS = ("faces", "embeddings", "requests", "images", "scores", "rejects")
 _PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "onnxruntime", "insightface")
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -334,9 +334,3 @@ class TrainingLoop:
                     "lower the learning rate"
                 )
         return mean
-
-
-def config_signature(config: LoopConfig) -> dict[str, Any]:
-    """The part of the configuration that a resumed run must share."""
-    kept = ("learning_rate", "weight_decay", "ema_decay", "accumulation")
-    return {name: value for name, value in asdict(config).items() if name in kept}
