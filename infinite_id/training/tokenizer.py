@@ -1,8 +1,13 @@
-"""Makes the pocket tokenizer: a byte-level BPE trained on the captions, in CLIP's form."""
+"""Makes the pocket tokenizer: a byte-level BPE trained on the captions, in CLIP's form.
+
+`python -m infinite_id.training.tokenizer FOLDER` writes the shipped files once more.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from transformers import CLIPTokenizer
 
 from infinite_id.training.captions import SLIDE_PROMPTS, caption, draw_description
 
-__all__ = ["make_tokenizer"]
+__all__ = ["main", "make_tokenizer"]
 
 
 def make_tokenizer(folder: Path, *, captions: int = 4000, max_length: int = 64) -> CLIPTokenizer:
@@ -61,3 +66,21 @@ def make_tokenizer(folder: Path, *, captions: int = 4000, max_length: int = 64) 
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the tokenizer; exits with 2 where the folder cannot be one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infinite_id.training.tokenizer", description=__doc__
+    )
+    parser.add_argument("folder", type=Path, help="created if missing")
+    folder = parser.parse_args(arguments).folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.exit(2, f"error: folder is {folder}, allowed: one to write to ({error.strerror})\n")
+    make_tokenizer(folder)
+
+
+if __name__ == "__main__":
+    main()
