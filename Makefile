@@ -28,6 +28,7 @@ $(VENV)/installed: pyproject.toml | $(BIN)/uv
 	@$(UV) -e .
 	@touch $@
 
+# gan-face-generate holds a small generator of synthetic faces; its own dependencies are not needed.
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) for tests (the first time takes a few minutes)"
 	@$(UV) -e ".[dev]"
@@ -35,7 +36,6 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
 	@$(UV) --no-deps --target $(VENV)/extras/open_clip $(OPEN_CLIP)
 	@touch $@ $(VENV)/installed
 
-# gan-face-generate holds a small generator of synthetic faces; its own dependencies are not needed.
 benchmark: $(VENV)/installed  ## set up, run the main job on the embedded default, show the results
 	@$(BIN)/python jobs/benchmark.py --config jobs/configs/default.yaml --output runs/benchmark-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
@@ -52,6 +52,6 @@ format: $(VENV)/installed-dev  ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean:  ## remove the virtual environment, caches and runs
-	@rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
+clean:  ## remove the virtual environment and caches
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

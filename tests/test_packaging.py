@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,19 @@ def test_every_package_is_named_for_installation():
         for path in (ROOT / name).rglob("__init__.py")
     }
     assert set(named) == found
+
+
+def test_every_extra_installs_something():
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert all(extras["optional-dependencies"].values())
+
+
+def test_make_clean_leaves_results_where_they_are(need):
+    need("make", shutil.which("make") is not None, "apt-get install make")
+    done = subprocess.run(
+        ["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ".venv" in done.stdout.split()
+    assert "runs" not in done.stdout.split()

@@ -25,7 +25,7 @@ from infinite_id.weights import load_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytest.importorskip("gan_face_generate", reason="make pocket-data installs it")
+pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
 
 
 def command(*options: str) -> list[str]:

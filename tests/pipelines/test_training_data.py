@@ -19,7 +19,7 @@ from pipelines.training_data import (
     split_of_identity,
 )
 
-pytest.importorskip("gan_face_generate", reason="make pocket-data installs it")
+pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
 
 
 def png(image: np.ndarray) -> bytes:

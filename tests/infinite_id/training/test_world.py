@@ -24,7 +24,7 @@ from infinite_id.training.text import tokenize
 from infinite_id.training.world import compose
 
 faces_gan = pytest.importorskip("infinite_id.training.faces_gan")
-pytest.importorskip("gan_face_generate", reason="make pocket-data installs it")
+pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
 
 PLAIN = Description("red", "sweater", "studio", None, "photo")
 
