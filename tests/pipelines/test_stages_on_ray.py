@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
 import os
 import signal
 import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from infinite_id.packages import PackageFile, package_file
 from jobs.console import RESUME, user_errors
+from jobs.training import train
 from pipelines.stage import Stage, stream_units
 from pipelines.storage import StorageError, Store
 from pipelines.units import commit_unit, unit_of
@@ -250,3 +255,35 @@ def test_an_actor_that_cannot_go_on_ends_the_run_with_a_sentence(
     said = capfd.readouterr().err
     assert said.startswith(sentence)
     assert said.count("\n") == 1
+
+
+def refused(capsys, data, output) -> str:
+    """What the training job says, as it ends with exit code 2."""
+    with pytest.raises(SystemExit) as left:
+        train(data=str(data), output=str(output), batch_size=4, tracking_uri="none")
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_photos_without_a_face_end_the_training_with_a_sentence(session, tmp_path, capsys):
+    gray = io.BytesIO()
+    Image.new("RGB", (64, 64), "gray").save(gray, "PNG")
+    images = [gray.getvalue(), b"no picture", gray.getvalue()]
+    data = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"identity_id": ["ada", "bob", "ada"], "image": images}), data)
+    assert refused(capsys, data, tmp_path / "run") == (
+        f"error: no photo of {data} gave a training pair ({{'rejects/no_face': 2, "
+        "'rejects/not_an_image': 1, 'people': 2}), allowed: photos with one clear face\n"
+    )
+    # The next run tries again: other photos may stand there then.
+    assert not (tmp_path / "run" / "pairs" / "_done.json").exists()
+
+
+def test_fewer_pairs_than_a_batch_end_the_training_with_a_sentence(session, tmp_path, capsys):
+    store = Store(tmp_path / "run")
+    # Those of validation and test are not trained on.
+    counts = {"pairs/train": 3, "pairs/test": 9, "people": 2}
+    store.write_bytes("pairs/_done.json", json.dumps(counts).encode())
+    assert refused(capsys, tmp_path / "photos.parquet", tmp_path / "run") == (
+        "error: there are 3 training pairs, allowed: 4 or more (batch_size x workers)\n"
+    )
