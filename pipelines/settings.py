@@ -69,11 +69,37 @@ class Requirement(Strict):
 
 
 class RunConfig(Strict):
-    """What runs over manifests have in common. None for a manifest means the default one.
+    """What runs over manifests have in common.
 
-    `identities` is a manifest or a folder of photos; `base` and `adapter` replace the preset's
-    weights: a folder, a hub id or any fsspec address; `storage_options` are the fsspec file
-    system's, for s3:// e.g. {"endpoint_url": "http://127.0.0.1:9000"}.
+    None means the default: the packaged manifest, the preset's own value, all rows.
+
+    Attributes:
+        preset: model family, of `infinite_id.config.PRESETS`.
+        base: in place of the preset's: a folder, a hub id or any fsspec address.
+        base_revision: of `base` on the hub.
+        adapter: in place of the preset's: a file or any fsspec address.
+        identities: manifest, or folder of photos; by default the demo photos.
+        prompts, styles, mixes: manifests; by default no mixes.
+        prompt_ids, style_names: the rows to take of prompts and styles.
+        height, width: of a picture in pixels, 8 or more; the base says of what a multiple.
+        num_inference_steps: of denoising, 1 or more.
+        guidance_scale: of classifier-free guidance, 0 or more.
+        batch_size: pictures of a generation batch, which is also the unit of commits, 1 or more.
+        image_format: of the pictures in `images`: png, webp or jpeg.
+        largest_face: of several faces in a photo take the largest instead of refusing it.
+        min_face: shorter side of a face's box in pixels of the photo, above 0; smaller ones are
+            passed over.
+        max_photo_pixels: of a photo, 1 to 178,956,970; larger ones are refused undecoded.
+        weights: name of a baseline -> the file or folder of its weights.
+        held_out_photos: last ones of each person that are never conditioned on and that the judge
+            compares with, 0 or more; who has too few keeps one to condition on.
+        storage_options: of the fsspec file systems, for s3:// e.g.
+            {"endpoint_url": "http://127.0.0.1:9000"}.
+        output: run folder, any fsspec address.
+        address: of a Ray cluster; by default RAY_ADDRESS, else a local one.
+        resume: go on with the run that is in the output folder.
+        put_aside_on_object_stores: keep a batch's pixels until it is committed there, too.
+        resources: actors of each stage and what one takes.
     """
 
     decides: ClassVar[frozenset[str]] = frozenset(
@@ -135,7 +161,20 @@ class RunConfig(Strict):
 
 
 class BenchmarkConfig(RunConfig):
-    """What the main job does."""
+    """What the main job does, with what `RunConfig` has.
+
+    Attributes:
+        requirements: on the means of scores; exit code 1 where the finished run misses one.
+        max_rejects: of a finished run, 0 or more; exit code 1 where it has more. None: any number.
+        methods: of `infinite_id.methods.METHODS`, one or more, each once.
+        seeds: of every person, prompt and style: "0:4" (0 to 3), "7" or "0,3,9"; 0 or more.
+        limit: most pictures a method, 1 or more; None: all.
+        metrics: of `eval.metrics.METRICS`; None: the default ones.
+        output: run folder, any fsspec address.
+        tracking_uri: MLflow's; "none": no tracking; None: a SQLite file beside a local output.
+        experiment: MLflow's name of it.
+        set_pictures: most pictures a method for the metrics of whole sets, 0 or more; 0: none.
+    """
 
     decides: ClassVar[frozenset[str]] = RunConfig.decides | {
         "methods", "seeds", "limit", "metrics",
