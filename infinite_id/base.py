@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from infinite_id.attention import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import Preset, SchedulerKind, check_choice
+from infinite_id.packages import file_revision
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
 
@@ -275,5 +275,4 @@ def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:
     after = pipeline.unet.named_parameters()
     if all(parameter.sum().item() == before[name] for name, parameter in after):
         raise ValueError(f"base_lora {path} changes nothing, allowed: a LoRA for this base model")
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return file_revision(file, 12)

@@ -13,6 +13,7 @@ from infinite_id.config import Preset
 from infinite_id.encoders import load_clip_encoder
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.methods import MethodSpec
+from infinite_id.packages import file_revision
 from infinite_id.public_adapters import is_public_adapter, load_public_adapter
 from infinite_id.types import Generator
 from infinite_id.weights import load_adapter, local_file
@@ -93,9 +94,7 @@ def _public(path: Path, preset: Preset, base: BaseModel) -> tuple[StreamAdapter,
     if adapter.kind != "faceid":
         # Loaded for one forward pass: these weights know nobody as the states of a black picture.
         adapter.null_clip = torch.tensor(load_clip_encoder(encoders).embed_nothing())
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-    revision = f"{adapter.kind}-{digest}"
+    revision = f"{adapter.kind}-{file_revision(path, 12)}"
     return adapter.to(base.device, base.dtype), revision
 
 

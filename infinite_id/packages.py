@@ -17,7 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PackageFile", "PackageFileError", "cache_folder", "cached_file", "package_file"]
+__all__ = [
+    "PackageFile",
+    "PackageFileError",
+    "cache_folder",
+    "cached_file",
+    "file_revision",
+    "package_file",
+]
 
 CACHE_VARIABLE = "INFINITE_ID_CACHE"
 
@@ -63,14 +70,23 @@ def package_file(file: PackageFile) -> Path:
         raise PackageFileError(
             f"package {file.distribution} {distribution.version} has no file {file.path}; {advice}"
         )
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_revision(path, 64)
     if digest != file.sha256:
         raise PackageFileError(
             f"{file.path} of package {file.distribution} {distribution.version} has SHA-256 "
             f"{digest}, expected {file.sha256} of version {file.version}; {advice}"
         )
     return path
+
+
+def file_revision(path: str | Path, digits: int) -> str:
+    """The first `digits` of the 64 hexadecimal ones of a file's SHA-256: a name for its content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:digits]
 
 
 def cache_folder() -> Path:

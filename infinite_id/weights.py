@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 
 from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import AdapterConfig
+from infinite_id.packages import file_revision
 
 __all__ = ["AdapterMetadata", "load_adapter", "local_file", "save_adapter"]
 
@@ -127,8 +127,7 @@ def load_adapter(
                 f"the base model needs {tuple(own[name].shape)}"
             )
     adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    with Path(path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    digest = file_revision(path, 12)
     return adapter, AdapterMetadata(
         header["base"],
         header["encoders"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infinite_id.config import Preset
+from infinite_id.packages import file_revision
 
 __all__ = ["method_revision", "weights_revision"]
 
@@ -25,10 +26,7 @@ def weights_revision(family: Preset) -> tuple[str, bool]:
 
 
 def _file_digest(path: str) -> str:
-    if not Path(path).is_file():
-        return path
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_revision(path, 16) if Path(path).is_file() else path
 
 
 def method_revision(method: str, family: Preset, weights: str) -> str:

@@ -11,7 +11,6 @@ Three forms share the names of their modules and are told apart by them:
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from infinite_id.base import BaseModel
 from infinite_id.encoders import CLIP_MEAN, CLIP_STD
+from infinite_id.packages import file_revision
 from infinite_id.types import Identity
 
 __all__ = ["PhotoMakerEncoder", "load_photomaker", "save_photomaker", "untrained_encoder"]
@@ -302,8 +302,7 @@ def load_photomaker(path: str | Path) -> tuple[PhotoMakerEncoder, dict[str, Tens
                 parts.setdefault(part, {})[name] = tensor
         else:
             parts = torch.load(file, map_location="cpu", weights_only=True)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+        digest = file_revision(file, 12)
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"PhotoMaker weights {path} cannot be read: {reason}") from error

@@ -6,7 +6,6 @@ when it is downloaded.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from infinite_id.face_backends.onnx_files import session_options
 from infinite_id.faces import ALIGNED_SIZE, Detection, check_image
+from infinite_id.packages import file_revision
 
 __all__ = ["InsightFacePack"]
 
@@ -59,7 +59,7 @@ class InsightFacePack:
         self._detector, self._recogniser = models[DETECTION], models[RECOGNITION]
         self._detector.prepare(0, input_size=(640, 640), det_thresh=score_threshold)
         self.face_width = int(self._recogniser.output_shape[-1])
-        digests = (_digest(Path(model.model_file)) for model in models.values())
+        digests = (file_revision(model.model_file, 8) for model in models.values())
         self.revision = f"{self.name}-{'-'.join(digests)}"
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
@@ -154,8 +154,3 @@ def _load_networks(folder: Path, providers: Sequence[str] | None, threads: int) 
         if task not in found:
             raise ValueError(f"face backend folder {str(folder)!r} holds no {task} network")
     return {task: found[task] for task in (DETECTION, RECOGNITION)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:8]

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from infinite_id.face_backends.embedded import YUNET
-from infinite_id.packages import PackageFileError, cache_folder, cached_file, package_file
+from infinite_id.packages import (
+    PackageFileError,
+    cache_folder,
+    cached_file,
+    file_revision,
+    package_file,
+)
 
 
 def test_file_of_an_installed_package() -> None:
@@ -25,6 +31,14 @@ def test_file_of_an_installed_package() -> None:
 def test_wrong_file_is_refused(change: dict[str, str], message: str) -> None:
     with pytest.raises(PackageFileError, match=message):
         package_file(replace(YUNET, **change))
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_a_revision_is_the_beginning_of_the_digest(tmp_path: Path, digits: int) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert file_revision(tmp_path / "file", digits) == known[:digits]
+    assert file_revision(str(tmp_path / "file"), digits) == known[:digits]
 
 
 def test_cache_goes_where_the_variable_says(
