@@ -14,7 +14,6 @@ from jobs.console import RESUME, console, progress_display, show_table, user_err
 from pipelines.manifest import (
     default_prompts,
     default_styles,
-    parse_seeds,
     read_manifest,
     write_manifests,
 )
@@ -245,7 +244,6 @@ def manifest_build(
     prompts: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
     styles: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
     mixes: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
-    seeds: Annotated[str, typer.Option(help="0:4, or 7, or 0,3,9.")] = "0",
 ) -> None:
     """Make manifests from a folder of photos (or an identities file), prompts and styles."""
     names = write_manifests(
@@ -254,7 +252,6 @@ def manifest_build(
         prompts=read_manifest("prompts", prompts) if prompts else default_prompts(),
         styles=read_manifest("styles", styles) if styles else default_styles(),
         mixes=read_manifest("mixes", mixes) if mixes else None,
-        seeds=parse_seeds(seeds),
     )
     console.print(f"wrote {', '.join(names)} to {output}")
 

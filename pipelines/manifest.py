@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -293,13 +293,9 @@ def write_manifests(
     prompts: pa.Table,
     styles: pa.Table,
     mixes: pa.Table | None = None,
-    seeds: Sequence[int] = (0,),
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Writes the manifests as Parquet and `manifest.yaml`, which has the seeds and the size.
-
-    Returns the names written.
-    """
+    """Writes the manifests as Parquet; returns the names written."""
     store = Store(output, options)
     tables: Iterable[tuple[str, pa.Table]] = (
         ("identities", identities),
@@ -311,12 +307,4 @@ def write_manifests(
     for kind, table in tables:
         names.append(f"{kind}.parquet")
         store.write_table(names[-1], check_manifest(kind, table, kind), row_group_size=256)
-    summary = {
-        "seeds": list(seeds),
-        "pictures_per_method": (identities.num_rows + (mixes.num_rows if mixes else 0))
-        * prompts.num_rows
-        * styles.num_rows
-        * len(seeds),
-    }
-    store.write_bytes("manifest.yaml", yaml.safe_dump(summary, sort_keys=False).encode())
-    return [*names, "manifest.yaml"]
+    return names

@@ -106,7 +106,7 @@ def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
     output = str(tmp_path / "m")
     code, _ = invoke(
         capsys, monkeypatch, "manifest", "build", "--photos", str(tmp_path / "photos"),
-        "--seeds", "0:2", "--output", output,
+        "--output", output,
     )  # fmt: skip
     assert code == 0
     names = [f"{output}/{kind}.parquet" for kind in ("identities", "prompts", "styles")]
@@ -115,6 +115,15 @@ def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
     code, said = invoke(capsys, monkeypatch, "manifest", "check", str(tmp_path / "prompts.csv"))
     assert code == 2
     assert "prompts.csv, row 0, column 'text': value is null" in said
+
+
+def test_manifests_hold_no_seeds(capsys, monkeypatch, tmp_path):
+    code, said = invoke(
+        capsys, monkeypatch, "manifest", "build", "--photos", str(tmp_path), "--output", "m",
+        "--seeds", "0:2",
+    )  # fmt: skip
+    assert code == 2
+    assert "No such option" in said
 
 
 @pytest.mark.parametrize(
