@@ -62,6 +62,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_path: Path):
     output = tmp_path / "run"
+    stale = output / "pairs" / "part-000099.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of a preparation that was killed")
     options = ["--data", str(photos), "--output", str(output), "--batch-size", "2"]
     options += ["--address", "local", "--set", "checkpoint_steps=2"]
     first = subprocess.Popen(
@@ -78,6 +81,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    assert not stale.exists()
     # Workers of the dead driver may still finish the step they are in.
     time.sleep(5)
     state = torch.load(output / "checkpoint.pt", weights_only=True)
