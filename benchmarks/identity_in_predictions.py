@@ -91,9 +91,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
             keys = [one.identity_id for one in people]
             found = summarise(by["right"] - by["wrong"], keys)
             figures |= {
-                f"{prefix}_right_minus_wrong": found.mean,
-                f"{prefix}_right_minus_wrong_low": found.low,
-                f"{prefix}_right_minus_wrong_high": found.high,
+                f"{prefix}_prediction_margin": found.mean,
+                f"{prefix}_prediction_margin_low": found.low,
+                f"{prefix}_prediction_margin_high": found.high,
             }
     return figures
 

@@ -64,7 +64,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     Args:
         arguments: people, split (theirs: "test", or "validation" for whoever chooses how to
             train), prompts (each person's), methods (the first one is judged absolutely), steps,
-            guidance_scale, batch, threads, real_photos (bool).
+            guidance_scale, batch_size, threads, real_photos (bool).
 
     Returns:
         Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
@@ -89,7 +89,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         cases = _cases(people, arguments)
         tables = {}
         for name in names if group == "synthetic" else names[:1]:
-            pictures, seconds = _generate(generators[name], cases, people, arguments["batch"])
+            pictures, seconds = _generate(generators[name], cases, people, arguments["batch_size"])
             tables[name] = _measure(pictures, cases, people, encoder.faces, judge, scorer)
             if group == "synthetic":
                 figures[f"{name}/seconds_a_picture"] = seconds
@@ -151,13 +151,13 @@ def _cases(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list
 
 
 def _generate(
-    generator: Any, cases: Sequence[Case], people: Sequence[JudgedPerson], batch: int
+    generator: Any, cases: Sequence[Case], people: Sequence[JudgedPerson], batch_size: int
 ) -> tuple[list[Picture], float]:
     identities: dict[str, Identity] = {str(n): one.identity for n, one in enumerate(people)}
     pictures: list[Picture] = []
     begin = time.perf_counter()
-    for start in range(0, len(cases), batch):
-        part = [case.request for case in cases[start : start + batch]]
+    for start in range(0, len(cases), batch_size):
+        part = [case.request for case in cases[start : start + batch_size]]
         pictures += [made.image for made in generator.generate(part, identities)]
     return pictures, (time.perf_counter() - begin) / len(cases)
 

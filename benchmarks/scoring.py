@@ -24,7 +24,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     """Scores pictures in batches and measures.
 
     Args:
-        arguments: preset; pictures, batch (counts); size (pixels); threads.
+        arguments: preset; pictures, batch_size (counts); size (pixels); threads.
 
     Returns:
         ms_a_picture of all metrics together, ms_a_picture_METRIC of each one alone (with what it
@@ -48,7 +48,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         chosen = suite
         if names is not None:
             chosen = load_suite(names, arguments["preset"], threads=arguments["threads"])
-        step = arguments["batch"]
+        step = arguments["batch_size"]
         results, seconds = [], 0.0
         # The first batch warms up: it loads code and embeds the references once.
         for number, start in enumerate([0, *range(0, len(pictures), step)]):
