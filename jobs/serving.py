@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -10,6 +11,9 @@ from jobs import options
 from jobs.console import console, user_errors
 
 __all__ = ["serve"]
+
+# Packages of the extra, by what they are imported as.
+_EXTRA = ("fastapi", "uvicorn", "httpx", "python_multipart")
 
 
 @user_errors()
@@ -22,6 +26,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
     """Serves people, pictures and scores over HTTP; on a cluster: serve deploy."""
+    _check_extra()
     import uvicorn
 
     from pipelines.serve import local_app
@@ -41,3 +46,13 @@ def serve(
         log_level="warning",
         limit_concurrency=checked.max_connections,
     )
+
+
+def _check_extra() -> None:
+    """One sentence where the packages of the extra are missing, not what lacks one of them."""
+    missing = [name for name in _EXTRA if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"serve needs {', '.join(missing)}, missing here; install the extra: "
+            'pip install -e ".[serve]"'
+        )

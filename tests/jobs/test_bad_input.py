@@ -179,6 +179,13 @@ def test_serve(capsys, monkeypatch, tmp_path, text, sentence):
     assert said.count("\n") == 1
 
 
+def test_serve_without_its_extra_names_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
+    code, said = invoke(capsys, monkeypatch, "serve")
+    assert code == 2
+    assert "serve needs python_multipart, missing here; install the extra: pip install" in said
+
+
 @pytest.mark.parametrize("command", ["benchmark", "synthesize", "serve"])
 def test_the_help_names_every_preset(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "400")
