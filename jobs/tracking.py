@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 from pipelines.storage import Store
 
-__all__ = ["check_tracking", "log_run", "tracking_address"]
+__all__ = ["check_tracking", "log_run", "tracking_address", "use_experiment"]
 
 _SENT = "mlflow.json"
 
@@ -88,7 +88,7 @@ def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | No
     sent = _sent_before(mlflow, store, place)
     if sent is not None:
         return sent
-    _experiment(mlflow, experiment, uri)
+    use_experiment(mlflow, experiment, uri)
     with mlflow.start_run(run_name=store.url.rsplit("/", 1)[-1]) as parent:
         mlflow.log_params(_params(record))
         mlflow.set_tags(
@@ -136,7 +136,8 @@ def _sent_before(mlflow: Any, store: Store, place: Mapping[str, str]) -> str | N
     return run_id if found.info.lifecycle_stage == "active" else None
 
 
-def _experiment(mlflow: Any, name: str, uri: str) -> None:
+def use_experiment(mlflow: Any, name: str, uri: str) -> None:
+    """Makes the experiment the current one; a new one of a SQLite file has its artifacts beside."""
     if mlflow.get_experiment_by_name(name) is None:
         location = None
         if uri.startswith("sqlite:///"):

@@ -17,7 +17,7 @@ import typer
 from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
 from jobs.options import Address, Config, Preset, yaml_value
-from jobs.tracking import check_tracking, tracking_address
+from jobs.tracking import check_tracking, tracking_address, use_experiment
 from pipelines.storage import StorageError, Store
 from pipelines.training_config import TrainingConfig, load_training_config
 from pipelines.training_samples import SAMPLES
@@ -199,6 +199,9 @@ class _Tracking:
             self._alive = False
             lines = str(error).strip().splitlines() or [type(error).__name__]
             console.print(f"MLflow: logging stopped: {lines[0]}", markup=False)
+            # Else it stays this process's active run, and no other one can begin.
+            with contextlib.suppress(Exception):
+                self._end("FAILED")
 
     def _begin(self, uri: str) -> None:
         import mlflow
@@ -206,13 +209,7 @@ class _Tracking:
         # It prints the traceback of what it raises.
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(uri)
-        experiment = self._settings.experiment
-        if mlflow.get_experiment_by_name(experiment) is None:
-            location = None
-            if uri.startswith("sqlite:///"):
-                location = (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
-            mlflow.create_experiment(experiment, artifact_location=location)
-        mlflow.set_experiment(experiment)
+        use_experiment(mlflow, self._settings.experiment, uri)
         self._client = mlflow.MlflowClient()
         run = mlflow.start_run(run_name=self._settings.output.rstrip("/").rsplit("/", 1)[-1])
         self._run_id = run.info.run_id

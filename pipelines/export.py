@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipelines.export_files import ExportedFile, Sinks
 from pipelines.lease import Lease
+from pipelines.same_settings import check_same
 from pipelines.schemas import SAMPLE_KEYS
 from pipelines.storage import Store
 from pipelines.units import committed_units, read_unit
@@ -79,7 +80,7 @@ def export_run(
         "format": format, "partition": list(partition), "file_bytes": file_bytes,
         "units": len(units), "refused": refused, "run": record.get("digests"),
     }  # fmt: skip
-    _check_same(output, settings)
+    _begin(output, settings)
     parts = _judged(run, refused=refused) if synthesis else (_joined(run, unit) for unit in units)
     with Lease(output) as lease, Sinks(output, format, file_bytes) as sinks:
         output.sweep()
@@ -95,16 +96,9 @@ def export_run(
     return files
 
 
-def _check_same(output: Store, settings: dict[str, Any]) -> None:
+def _begin(output: Store, settings: dict[str, Any]) -> None:
     name = "_export_settings.json"
-    if output.exists(name):
-        before = json.loads(output.read_bytes(name))
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise ValueError(
-                    f"output {output.url} holds an export with {key} {before.get(key)!r}, this "
-                    f"one has {value!r}; allowed: another output"
-                )
+    check_same(output, name, "an export with", settings)
     output.write_bytes(name, json.dumps(settings).encode())
 
 

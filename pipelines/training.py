@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from infinite_id.config import preset
+from pipelines.same_settings import check_same
 from pipelines.storage import Store
 from pipelines.storage_errors import StorageError, guarding
 from pipelines.training_config import TrainingConfig
@@ -43,9 +44,9 @@ def count_photos(config: TrainingConfig) -> int:
             of other settings. StorageError (a ValueError): they cannot be read.
     """
     store = Store(config.output, config.storage_options)
-    _check_same(store, _SIGNATURE, "a run with", config.signature())
+    check_same(store, _SIGNATURE, "a run with", config.signature())
     if store.exists(_DONE):
-        _check_same(store, _MADE_OF, "pairs made with", _made_of(config))
+        check_same(store, _MADE_OF, "pairs made with", _made_of(config))
         return 0
     source = Store(config.data, config.storage_options)
     if not source.exists():
@@ -69,19 +70,6 @@ def _made_of(config: TrainingConfig) -> dict[str, Any]:
         "pairs_per_photo": config.pairs_per_photo,
         "largest_face": config.largest_face,
     }
-
-
-def _check_same(store: Store, name: str, what: str, wanted: dict[str, Any]) -> None:
-    """Raises ValueError where the output folder was begun with other values than these."""
-    if not store.exists(name):
-        return
-    found = json.loads(store.read_bytes(name))
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"output {store.url} holds {what} {key} {found.get(key)!r}, this run has "
-                f"{value!r}; allowed: the same, or another output"
-            )
 
 
 def prepare_pairs(config: TrainingConfig) -> dict[str, int]:

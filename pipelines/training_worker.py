@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     from infinite_id.adapter import IdentityAdapter
     from infinite_id.base import load_base
     from infinite_id.training.adapter import AdapterTraining
-    from infinite_id.training.distributed import distribute
+    from infinite_id.training.distributed import distribute, exchange
     from infinite_id.training.loop import LoopConfig, TrainingLoop
 
     config = TrainingConfig(**arguments["config"])
@@ -100,10 +100,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
             history.append(json.dumps(row))
             store.write_bytes("metrics.jsonl", ("\n".join(history) + "\n").encode())
 
-    def sync(last: bool) -> contextlib.AbstractContextManager:
-        exchange = last or not hasattr(wrapped, "no_sync")
-        return contextlib.nullcontext() if exchange else wrapped.no_sync()
-
     loop = TrainingLoop(
         model,
         loss,
@@ -121,7 +117,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         signature=config.signature(),
         report=report,
         writer=rank == 0,
-        sync=sync,
+        sync=partial(exchange, wrapped),
     )
     # A base that is split computes only where every worker takes part.
     draws = config.sample_steps > 0 and (rank == 0 or (config.strategy == "fsdp" and workers > 1))

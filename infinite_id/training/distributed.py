@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 from diffusers.models.attention import BasicTransformerBlock
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from infinite_id.training.adapter import AdapterTraining
 
-__all__ = ["Strategy", "distribute", "split_parts"]
+__all__ = ["Strategy", "distribute", "exchange", "split_parts"]
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -41,6 +42,18 @@ def distribute(model: AdapterTraining, strategy: Strategy, workers: int) -> nn.M
     ignored = [name for name, _ in model.named_parameters() if name.startswith("unet.")]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def exchange(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Where a part of a batch is computed: gradients are exchanged with its `last` part alone.
+
+    Args:
+        module: of `distribute`.
+        last: the part is the step's last one.
+    """
+    if last or not isinstance(module, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return module.no_sync()
 
 
 def split_parts(model: AdapterTraining) -> tuple[list[nn.Module], set[nn.Parameter]]:

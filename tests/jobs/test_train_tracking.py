@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from pathlib import Path
 
 import mlflow
@@ -12,22 +11,12 @@ from PIL import Image
 
 from jobs.training import _tracked
 from pipelines.training_config import TrainingConfig
+from tests.full_disk import files_of_at_most
 
 ROWS = [
     {"step": step, "loss": 1.0 / step, "pictures_per_second": 3.0, "gradient_norm": 0.5}
     for step in (10, 20)
 ]
-
-
-@contextlib.contextmanager
-def full_disk():
-    """No file may grow beyond a kilobyte: SQLite fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
@@ -73,15 +62,16 @@ def test_a_training_that_fails_is_marked(settings, uri):
 def test_a_tracking_store_that_fails_is_said_once_and_ends_nothing(settings, uri, capfd, when):
     with contextlib.ExitStack() as disk:
         if when == "begin":
-            disk.enter_context(full_disk())
+            disk.enter_context(files_of_at_most(1024))
         with _tracked(settings, uri) as log:
             if when == "log":
-                disk.enter_context(full_disk())
+                disk.enter_context(files_of_at_most(1024))
             log(ROWS[:1])
             log(ROWS)
             if when == "end":
-                disk.enter_context(full_disk())
+                disk.enter_context(files_of_at_most(1024))
     said, errors = capfd.readouterr()
     assert said.count("MLflow: logging stopped: ") == 1, said
     assert said.count("\n") == 1
     assert "Traceback" not in errors
+    assert mlflow.active_run() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 
 import pytest
 
@@ -19,6 +18,7 @@ from pipelines.lease import Lease  # noqa: E402
 from pipelines.run_folder import RunFolder, Timings  # noqa: E402
 from pipelines.schemas import IMAGES  # noqa: E402
 from pipelines.units import committed_units, unit_table  # noqa: E402
+from tests.full_disk import files_of_at_most  # noqa: E402
 from tests.pipelines.conftest import embeddings_table, small_plan  # noqa: E402
 from tests.pipelines.fault_proxy import fault_proxy  # noqa: E402
 
@@ -86,16 +86,7 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
 
 
 def test_a_file_that_the_system_cuts_off(tmp_path, capsys):
-    @contextlib.contextmanager
-    def between():
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    _check(capsys, str(tmp_path / "run"), {}, between, "File too large")
+    _check(capsys, str(tmp_path / "run"), {}, lambda: files_of_at_most(1024), "File too large")
     assert list((tmp_path / "run").rglob(".writing-*")) == []
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
-from infinite_id.training.distributed import Strategy, distribute
+from infinite_id.training.distributed import Strategy, distribute, exchange
 from infinite_id.training.loop import LoopConfig, TrainingLoop
 from tests.infinite_id.tiny import (
     ADAPTER,
@@ -153,9 +153,6 @@ def test_parts_of_a_batch_are_the_whole_one_and_exchanged_once_a_step(group: Non
         future.set_result(bucket.buffer())
         return future
 
-    def sync(last: bool) -> AbstractContextManager:
-        return nullcontext() if last else wrapped.no_sync()
-
     def loss(step: int, part: int) -> Tensor:
         seen.append((step, part))
         return wrapped(batch(2 * step + part, text_active=False))
@@ -163,6 +160,7 @@ def test_parts_of_a_batch_are_the_whole_one_and_exchanged_once_a_step(group: Non
     model, _ = training(text_active=False)
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(None, count)
+    sync = partial(exchange, wrapped)
     TrainingLoop(model, loss, LoopConfig(accumulation=2, warmup_steps=0), sync=sync).run(steps=3)
     assert seen == [(step, part) for step in range(3) for part in range(2)]
     # A step's gradients may take several exchanges, none of which is after its first part.

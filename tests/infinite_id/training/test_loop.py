@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from infinite_id.training.loop import CheckpointError, LocalStore, LoopConfig, TrainingLoop
+from tests.full_disk import files_of_at_most
 
 
 def regression(seed: int = 0) -> tuple[nn.Linear, object]:
@@ -102,13 +102,11 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path):
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path: Path):
     store = LocalStore(tmp_path / "state.pt")
     store.write(b"first")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="the former one is intact"):
-            store.write(bytes(100_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        files_of_at_most(1000),
+        pytest.raises(CheckpointError, match="the former one is intact"),
+    ):
+        store.write(bytes(100_000))
     assert store.read() == b"first"
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 

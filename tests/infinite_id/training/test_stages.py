@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from infinite_id.training.export import export, restore
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.pocket import main
 from infinite_id.training.stages import STAGES, train_stage
+from tests.full_disk import files_of_at_most
 
 
 def pictures(count: int, people: int) -> Pictures:
@@ -130,13 +130,9 @@ def test_other_pictures_have_other_latents(state: Path):
 def test_an_export_that_fails_leaves_the_former_one(state: Path, tmp_path: Path):
     export(state, tmp_path / "assets")
     before = {path: path.read_bytes() for path in (tmp_path / "assets").rglob("*.*")}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-    try:
-        arguments = ["--export", str(tmp_path / "assets"), "--state", str(state), "--minutes", "0"]
+    arguments = ["--export", str(tmp_path / "assets"), "--state", str(state), "--minutes", "0"]
+    with files_of_at_most(1_000_000):
         assert main(arguments) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in (tmp_path / "assets").rglob("*.*")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["assets"]
 
