@@ -28,11 +28,11 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         bytes that go from one stage to the next beside the encoded picture, a picture.
     """
     from benchmarks.crowd import crowd_config
-    from pipelines.session import quiet
+    from pipelines.run.session import quiet
 
     quiet()
     from pipelines.benchmark import run_benchmark
-    from pipelines.storage import Store
+    from pipelines.tables.storage import Store
 
     with tempfile.TemporaryDirectory() as folder:
         config = crowd_config(arguments, Path(folder))
@@ -58,9 +58,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load_seconds(config: Any) -> float:
     begin = time.perf_counter()
-    from pipelines.actors import GenerationActor
-    from pipelines.inputs import load_manifests, model_family, request_plan
-    from pipelines.storage import Store
+    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.stages.generation import GenerationActor
+    from pipelines.tables.storage import Store
 
     family, store = model_family(config), Store(config.output)
     GenerationActor(store, request_plan(config, family, load_manifests(config), store), family)

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.pocket_people import drawn_people, find_face
-from eval.facenet import FaceNet
+from eval.judges.facenet import FaceNet
 from eval.stats import summarise
-from infinite_id import pocket
-from infinite_id.faces import FaceBackend, FaceError, load_face_backend
+from infinite_id.faces.detection import FaceBackend, FaceError
+from infinite_id.faces.loading import load_face_backend
+from infinite_id.pocket import model as pocket
 from infinite_id.training.captions import draw_description
 from infinite_id.training.context import pixels_of
 from infinite_id.training.world import compose

@@ -58,7 +58,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         seconds of an undisturbed and of a disturbed run.
     """
     from benchmarks.crowd import crowd_config
-    from pipelines.session import quiet
+    from pipelines.run.session import quiet
 
     quiet()
     begin = time.monotonic()
@@ -128,8 +128,8 @@ def undisturbed(nodes: Nodes, config: Any, folder: Path) -> float:
     Raises:
         ValueError: the one that is there has other pictures, of another version of this program.
     """
-    from pipelines.inputs import model_family
-    from pipelines.revisions import method_revision, weights_revision
+    from pipelines.plan.inputs import model_family
+    from pipelines.plan.weights import method_revision, weights_revision
 
     family = model_family(config)
     revision = method_revision(config.methods[0], family, weights_revision(family)[0])

@@ -18,7 +18,7 @@ __all__ = ["KINDS", "Nodes", "Run", "cluster"]
 KINDS = ("actor", "node", "driver")
 _DRIVER = """
 import sys
-from pipelines.session import quiet
+from pipelines.run.session import quiet
 quiet()
 from pipelines.benchmark import run_benchmark
 from pipelines.settings import load_config

@@ -25,10 +25,9 @@ def crowd_config(arguments: Mapping[str, Any], folder: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipelines.demo import demo_identities
-    from pipelines.manifest import default_styles
-    from pipelines.schemas import IDENTITIES, PROMPTS
     from pipelines.settings import load_config
+    from pipelines.tables.manifest import default_styles, demo_identities
+    from pipelines.tables.schemas import IDENTITIES, PROMPTS
 
     # Workers of a local cluster inherit it; the timed generator reads it.
     os.environ["INFINITE_ID_TIMED_SECONDS"] = str(arguments["seconds_per_batch"])

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.pocket_people import drawn_people, find_face
-from eval.facenet import FaceNet
+from eval.judges.facenet import FaceNet
 from eval.stats import summarise
-from infinite_id import pocket
 from infinite_id.base import BaseModel, load_base
 from infinite_id.config import preset
-from infinite_id.encoders import IdentityEncoder, load_identity_encoder
-from infinite_id.faces import Detection, FaceError, align_face
+from infinite_id.faces.detection import Detection, FaceError, align_face
+from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
+from infinite_id.pocket import model as pocket
 from infinite_id.training.adapter import (
     AdapterBatch,
     AdapterTraining,
@@ -33,7 +33,7 @@ from infinite_id.training.captions import draw_description
 from infinite_id.training.context import pixels_of
 from infinite_id.training.world import compose
 from infinite_id.types import Identity
-from infinite_id.weights import load_adapter
+from infinite_id.weights.adapter_file import load_adapter
 
 __all__ = ["run"]
 

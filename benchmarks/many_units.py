@@ -34,7 +34,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         for both, seconds to the first unit and units a second after it; memory_growth_mb: how much
         more the driver's memory rose with many units than with few.
     """
-    from pipelines.session import quiet, ray_session
+    from pipelines.run.session import quiet, ray_session
 
     quiet()
     figures: dict[str, float] = {}
@@ -52,8 +52,9 @@ def _stream(units: int, passed: int) -> tuple[float, float, float]:
     """Seconds to the first unit, units a second after it, and the rise of the driver's MB."""
     import psutil
 
-    from pipelines.stage import Stage, stream_units
-    from pipelines.storage import Store
+    from pipelines.stages.ray_data import stream_units
+    from pipelines.stages.stage import Stage
+    from pipelines.tables.storage import Store
 
     driver = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:

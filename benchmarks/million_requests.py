@@ -24,7 +24,7 @@ _LOOP_UNITS = 50
 _EARLY_PICTURES = 10_000
 _DRIVER = """
 import sys
-from pipelines.session import quiet
+from pipelines.run.session import quiet
 quiet()
 import psutil
 from pipelines.benchmark import run_benchmark
@@ -52,7 +52,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         RuntimeError: the resumed run failed, or its tables lack or double a picture.
     """
     from benchmarks.crowd import CpuSeconds, crowd_config
-    from pipelines.session import quiet
+    from pipelines.run.session import quiet
 
     quiet()
     import yaml
@@ -131,10 +131,11 @@ def _loop(config: Any, output: Path) -> float:
     """CPU seconds a picture of the actors' own work, in one process."""
     import shutil
 
-    from pipelines.actors import GenerationActor, ScoringActor
-    from pipelines.inputs import load_manifests, model_family, request_plan
-    from pipelines.storage import Store
-    from pipelines.units import unit_table
+    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.run.units import unit_table
+    from pipelines.stages.generation import GenerationActor
+    from pipelines.stages.scoring import ScoringActor
+    from pipelines.tables.storage import Store
 
     family = model_family(config)
     plan = request_plan(config, family, load_manifests(config), Store(config.output))

@@ -26,7 +26,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         seconds a picture of each side (medians) and `overhead`, pipeline / loop - 1.
     """
-    from pipelines.session import quiet
+    from pipelines.run.session import quiet
 
     quiet()
     import statistics
@@ -78,10 +78,11 @@ def _loop(arguments: Mapping[str, Any], run: Path, output: Path) -> float:
 
     import torch
 
-    from pipelines.actors import GenerationActor, ScoringActor
-    from pipelines.inputs import load_manifests, model_family, request_plan
-    from pipelines.storage import Store
-    from pipelines.units import unit_table
+    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.run.units import unit_table
+    from pipelines.stages.generation import GenerationActor
+    from pipelines.stages.scoring import ScoringActor
+    from pipelines.tables.storage import Store
 
     config = _config(arguments, run)
     family = model_family(config)

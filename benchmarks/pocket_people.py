@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eval.facenet import FaceNet
-from infinite_id.encoders import IdentityEncoder
-from infinite_id.faces import Detection, FaceBackend, FaceSelection, find_faces
+from eval.judges.facenet import FaceNet
+from infinite_id.faces.detection import Detection, FaceBackend, FaceSelection, find_faces
+from infinite_id.identity.encoders import IdentityEncoder
 from infinite_id.training.dataset import SPLITS
 from infinite_id.training.faces_gan import Person, draw_people, load_face_generator
 from infinite_id.types import Identity

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.pocket_people import JudgedPerson, find_face, real_people, synthetic_people
-from eval.facenet import FaceNet
-from eval.pocket_score import PocketImageText
+from eval.judges.facenet import FaceNet
+from eval.judges.pocket_score import PocketImageText
 from eval.stats import paired_difference, summarise
-from infinite_id import pocket
 from infinite_id.config import preset
-from infinite_id.encoders import load_identity_encoder
-from infinite_id.faces import FaceBackend, FaceError
+from infinite_id.faces.detection import FaceBackend, FaceError
+from infinite_id.identity.encoders import load_identity_encoder
 from infinite_id.methods import METHODS, load_generators
+from infinite_id.pocket import model as pocket
 from infinite_id.training.captions import COLORS, SCENES, STYLES
 from infinite_id.types import GenerationRequest, Identity
 

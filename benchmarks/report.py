@@ -1,4 +1,4 @@
-"""Time and memory of `eval.report.write_report`, in a process of its own, on a made-up run."""
+"""Time and memory of `eval.reports.report.write_report` on a made-up run, in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.schemas import IMAGES, REQUESTS, scores_schema
+from pipelines.tables.schemas import IMAGES, REQUESTS, scores_schema
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ METRICS = ("face_found", "identity_facenet", "identity_sface", "text_score", "im
 # VmHWM and not ru_maxrss, which keeps what the parent used before the new program began.
 PROGRAM = """
 import sys
-from eval.report import write_report
+from eval.reports.report import write_report
 write_report(sys.argv[1])
 print(*[line.split()[1] for line in open("/proc/self/status") if "VmHWM" in line])
 """

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval.suite import load_suite
-from infinite_id.faces import find_faces, load_face_backend
+from infinite_id.faces.detection import find_faces
+from infinite_id.faces.loading import load_face_backend
 
 __all__ = ["run"]
 

@@ -206,11 +206,11 @@ def _generate(pipe: Connection, arguments: dict[str, Any]) -> None:
     import torch
 
     from infinite_id.config import preset
+    from infinite_id.faces.photos import PhotoLimits
     from infinite_id.methods import load_generator
-    from infinite_id.photos import PhotoLimits
     from infinite_id.types import GenerationRequest
     from pipelines.serving.faces import FaceStage
-    from pipelines.serving.samples import sample_names, sample_photo
+    from pipelines.serving.page import sample_names, sample_photo
 
     torch.set_num_threads(arguments["threads"])
     family = preset("pocket")

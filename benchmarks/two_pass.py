@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import SamplerConfig
-from infinite_id.pipeline import StreamBatch
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.sampler.denoise import StreamBatch
 
 __all__ = ["two_pass"]
 

@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.two_pass import two_pass
-from infinite_id.adapter import IdentityAdapter
-from infinite_id.attention import attention_layers, cross_attention_layers
+from infinite_id.attention.processors import attention_layers, cross_attention_layers
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import FusionConfig, Preset, SamplerConfig, preset
-from infinite_id.pipeline import StreamBatch, denoise
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.sampler.denoise import StreamBatch, denoise
 
 __all__ = ["run"]
 
@@ -207,7 +207,7 @@ def _pipeline(
 ) -> StableDiffusionXLPipeline:
     torch.manual_seed(0)
     if family.base == "pocket":
-        from infinite_id import pocket
+        from infinite_id.pocket import model as pocket
 
         unet: Any = pocket.build_unet()
         vae: Any = pocket.build_vae()

@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.judges.networks import Need, Networks
 from eval.metric_info import MetricInfo
-from eval.networks import Need, Networks
-from infinite_id.faces import Detection, FaceError, align_face, find_faces
+from infinite_id.faces.detection import Detection, FaceError, align_face, find_faces
 
 __all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "PictureBatch"]
 

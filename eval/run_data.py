@@ -1,8 +1,8 @@
 """A run folder, read from disk without Ray: what a report is made of.
 
 A run is a folder with `run.json` and one folder of Parquet files a table: faces, embeddings,
-requests, images, scores, rejects (columns: `pipelines.schemas`). Encoded pictures stay on disk:
-only those that a report shows are read.
+requests, images, scores, rejects (columns: `pipelines.tables.schemas`). Encoded pictures stay on
+disk: only those that a report shows are read.
 """
 
 from __future__ import annotations

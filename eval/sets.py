@@ -26,11 +26,11 @@ from eval.dataset_metrics import (
     seed_diversity,
     verification_pairs,
 )
+from eval.judges.networks import Need, Networks
 from eval.metrics import PictureBatch
-from eval.networks import Need, Networks
+from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, summarise
-from eval.thumbnails import open_picture
 
 __all__ = ["MAX_PICTURES", "measure_sets"]
 

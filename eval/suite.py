@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.image_text import ImageTextModel
+from eval.judges.image_text import ImageTextModel
+from eval.judges.networks import Networks
 from eval.metric_info import MetricInfo
 from eval.metrics import DEFAULT_METRICS, METRICS, PictureBatch
-from eval.networks import Networks
-from infinite_id.faces import check_image
+from infinite_id.faces.detection import check_image
 
 __all__ = ["ScoringSuite", "load_suite"]
 

@@ -21,7 +21,7 @@ from diffusers import (
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infinite_id.attention import StreamAttnProcessor, install, stream_processors
+from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import Preset, SchedulerKind, check_choice
 from infinite_id.packages import file_revision
 
@@ -235,7 +235,7 @@ def load_base(
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
     if preset.base == "pocket":
-        from infinite_id import pocket
+        from infinite_id.pocket import model as pocket
 
         pipeline, revision = pocket.load_pipeline(dtype), pocket.revision()
     else:

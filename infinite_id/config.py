@@ -158,8 +158,8 @@ class Preset:
         height, width: default size in pixels.
         encoders, adapter, sampler, fusion: see their classes.
         adapter_path: Infinite-ID adapter weights, or a public IP-Adapter face file
-            (`infinite_id.public_adapters`); a file, or hub://OWNER/NAME@REVISION/FILE; None:
-            none trained. An entry "infinite_id" of `weights` counts more.
+            (`infinite_id.weights.public_adapters`); a file, or hub://OWNER/NAME@REVISION/FILE;
+            None: none trained. An entry "infinite_id" of `weights` counts more.
         base_lora: safetensors file of a LoRA fused into the base, such as LCM, Lightning or
             Hyper-SD; None for none.
         weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from infinite_id.adapter import IdentityAdapter, StreamAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import Preset
-from infinite_id.encoders import load_clip_encoder
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
+from infinite_id.identity.adapter import IdentityAdapter, StreamAdapter
+from infinite_id.identity.encoders import load_clip_encoder
 from infinite_id.methods import MethodSpec
 from infinite_id.packages import file_revision
-from infinite_id.public_adapters import is_public_adapter, load_public_adapter
 from infinite_id.types import Generator
-from infinite_id.weights import load_adapter, local_file
+from infinite_id.weights.adapter_file import load_adapter, local_file
+from infinite_id.weights.public_adapters import is_public_adapter, load_public_adapter
 
 __all__ = ["infinite_id", "text_only"]
 
@@ -60,7 +60,7 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamA
             path = None
     shipped = path is None
     if path is None and preset.base == "pocket" and spec.adapter is not None:
-        from infinite_id.pocket import adapter_path
+        from infinite_id.pocket.weights import adapter_path
 
         path = adapter_path(spec.adapter)
     if path is not None and is_public_adapter(path):

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from infinite_id.adapter import StreamAdapter, request_tokens
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.pipeline import StreamBatch, denoise
-from infinite_id.previews import preview_callback
+from infinite_id.identity.adapter import StreamAdapter, request_tokens
+from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.previews import preview_callback
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, PreviewHook
 
 __all__ = ["InfiniteIdGenerator", "TextOnlyGenerator", "check_request"]

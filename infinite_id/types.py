@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AI_GENERATED",
     "CancelledError",
     "FaceRecord",
     "GeneratedImage",
@@ -24,6 +25,9 @@ __all__ = [
     "IdentityMix",
     "PreviewHook",
 ]
+
+AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC digital source type of a picture made by a trained model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class GenerationRequest:
     """One picture to make. Everything that determines it is here or in the identity.
 
     Attributes:
-        sample_id: stable hash of all that determines the picture (`pipelines.manifest`).
+        sample_id: stable hash of all that determines the picture (`pipelines.tables.manifest`).
         identity_id: the key of a person, or of a mix.
         method: an entry of `infinite_id.methods.METHODS`.
         prompt: final text, subject word and style suffix filled in.

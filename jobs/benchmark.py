@@ -2,15 +2,214 @@
 
 from __future__ import annotations
 
-from pipelines.session import quiet
+from pipelines.run.session import quiet
 
 quiet()
 
-import typer  # noqa: E402
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jobs.commands import benchmark  # noqa: E402
+import typer
 
-__all__ = ["benchmark"]
+from jobs import options
+from jobs.console import RESUME, console, progress_display, user_errors
+from jobs.report import show_report
+from pipelines.settings import BenchmarkConfig, Requirement, load_config
+
+if TYPE_CHECKING:
+    from pipelines.benchmark import RunSummary
+
+__all__ = [
+    "benchmark",
+    "failed_requirements",
+]
+
+Optional = str | None
+
+
+@user_errors(RESUME)
+def benchmark(
+    config: options.Config = None,
+    identities: options.Identities = None,
+    prompts: options.Prompts = None,
+    styles: options.Styles = None,
+    mixes: options.Mixes = None,
+    methods: options.Methods = None,
+    metrics: Annotated[Optional, typer.Option(help="Metrics, comma-separated.")] = None,
+    seeds: options.Seeds = None,
+    limit: Annotated[int | None, typer.Option(help="Most pictures a method.")] = None,
+    steps: options.Steps = None,
+    batch_size: options.BatchSize = None,
+    output: options.Output = None,
+    preset: options.Preset = None,
+    tracking_uri: Annotated[
+        Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
+    ] = None,
+    address: options.Address = None,
+    largest_face: options.LargestFace = False,
+    resume: options.Resume = False,
+    max_rejects: Annotated[
+        int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
+    ] = None,
+    weights: Annotated[
+        Optional, typer.Option(help="Files of baselines: photomaker=FILE,dreambooth=FOLDER.")
+    ] = None,
+    scenario: Annotated[
+        Optional, typer.Option(help="A figure of the comparison, or all; see --list-scenarios.")
+    ] = None,
+    list_scenarios: Annotated[
+        bool, typer.Option("--list-scenarios", help="List the scenarios with a line each.")
+    ] = False,
+) -> None:
+    """Generate for identities x prompts x styles x methods, score, report, log to MLflow."""
+    from jobs import scenarios
+
+    if list_scenarios:
+        scenarios.list_scenarios()
+        return
+    overrides: dict[str, Any] = {
+        "identities": identities,
+        "prompts": prompts,
+        "styles": styles,
+        "mixes": mixes,
+        "methods": options.names_of(methods),
+        "metrics": options.names_of(metrics),
+        "seeds": seeds,
+        "limit": limit,
+        "num_inference_steps": steps,
+        "batch_size": batch_size,
+        "output": output,
+        "preset": preset,
+        "tracking_uri": tracking_uri,
+        "address": address,
+        "largest_face": largest_face or None,
+        "resume": resume or None,
+        "max_rejects": max_rejects,
+        "weights": _pairs(weights),
+    }
+
+    command = options.command_line()
+    with progress_display() as progress:
+        if scenario is not None:
+            if config is not None:
+                raise ValueError(f"config is {config!r} beside a scenario, allowed: one of them")
+            scenarios.run_scenarios(
+                scenario, overrides, _finish, command=command, progress=progress
+            )
+            return
+        settings = load_config(config, **overrides)
+        _check_tracking(settings)
+
+        from pipelines.benchmark import run_benchmark
+
+        summary = run_benchmark(settings, command=command, progress=progress)
+    _finish(summary, settings)
+
+
+def _check_tracking(settings: BenchmarkConfig) -> None:
+    from jobs.tracking import check_tracking, tracking_address
+
+    check_tracking(tracking_address(settings.tracking_uri, settings.output))
+
+
+def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
+    """Measures of the whole set, report, tracking."""
+    from jobs.tracking import log_run, tracking_address
+
+    uri = tracking_address(settings.tracking_uri, settings.output)
+    if settings.set_pictures:
+        from eval.sets import measure_sets
+
+        measure_sets(
+            summary.url,
+            settings.preset,
+            max_pictures=settings.set_pictures,
+            options=settings.storage_options,
+        )
+    show_report(summary.url, settings.storage_options)
+    if summary.untrained:
+        console.print("untrained weights: pictures are noise")
+    first = summary.seconds_to_first_picture
+    console.print(
+        f"{summary.pictures} pictures of {summary.people} people in {summary.seconds:.0f} s"
+        + (f", the first after {first:.0f} s" if first else "")
+        + _rejects(summary.rejects)
+    )
+    if summary.lost_tries:
+        again = ", ".join(f"{number} of {stage}" for stage, number in summary.lost_tries.items())
+        console.print(f"units begun again after their process died: {again}")
+    console.print(f"Parquet:  {summary.url}/{{faces,embeddings,requests,images,scores,rejects}}")
+    if uri is not None:
+        log_run(summary.url, uri, settings.experiment, settings.storage_options)
+        console.print(f"MLflow:   {uri}")
+    _check_requirements(summary.url, settings)
+    refused = sum(summary.rejects.values())
+    if settings.max_rejects is not None and refused > settings.max_rejects:
+        console.print(f"rejects are {refused}, at most {settings.max_rejects} wanted")
+        raise typer.Exit(1)
+
+
+def _rejects(reasons: Mapping[str, int]) -> str:
+    """ "; 3 rejects (2 no_face, 1 refused)", empty without any."""
+    if not reasons:
+        return ""
+    parts = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
+    return f"; {sum(reasons.values())} rejects ({parts})"
+
+
+def _check_requirements(url: str, settings: BenchmarkConfig) -> None:
+    from jobs.benchmark import failed_requirements
+    from pipelines.tables.storage import Store
+
+    if not settings.requirements:
+        return
+    record = json.loads(Store(url, settings.storage_options).read_bytes("report/report.json"))
+    failed = failed_requirements(record, settings.requirements)
+    for sentence in failed:
+        console.print(sentence, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _pairs(text: str | None) -> dict[str, str] | None:
+    """name -> value of "name=value,name=value"."""
+    if not text:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not name or not value for name, _, value in pairs):
+        raise ValueError(f"weights are {text!r}, allowed: NAME=PATH, comma-separated")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def failed_requirements(
+    report: Mapping[str, Any], requirements: Sequence[Requirement]
+) -> list[str]:
+    """One sentence a requirement that the run does not reach.
+
+    Args:
+        report: report.json of `eval.reports.report`.
+        requirements: of the run's configuration.
+    """
+    failed = []
+    for wanted in requirements:
+        rows = report["styles"] if wanted.style else report["methods"]
+        what = f"{wanted.metric} of {wanted.method}" + (f" in {wanted.style}" * bool(wanted.style))
+        cells = [
+            row["cells"].get(wanted.metric)
+            for row in rows
+            if row["method"] == wanted.method and row["style"] == wanted.style
+        ]
+        mean = cells[0]["mean"] if cells and cells[0] else None
+        if mean is None:
+            failed.append(f"requirement: {what} was not measured")
+            continue
+        if wanted.at_least is not None and mean < wanted.at_least:
+            failed.append(f"requirement: {what} is {mean:.4g}, at least {wanted.at_least:g} wanted")
+        if wanted.at_most is not None and mean > wanted.at_most:
+            failed.append(f"requirement: {what} is {mean:.4g}, at most {wanted.at_most:g} wanted")
+    return failed
+
 
 if __name__ == "__main__":
     typer.run(benchmark)

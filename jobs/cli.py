@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from pipelines.session import quiet
+from pipelines.run.session import quiet
 
 quiet()
 
-import typer  # noqa: E402
+import typer
 
-from jobs import commands, comparison, exporting, planning, serving, synthesis  # noqa: E402
+from jobs.benchmark import benchmark
+from jobs.compare import compare
+from jobs.dreambooth import dreambooth
+from jobs.export import export
+from jobs.manifest import manifest_build, manifest_check
+from jobs.plan import plan
+from jobs.report import report, status
+from jobs.serve import serve
+from jobs.synthesize import synthesize
+from jobs.train import train
 
 __all__ = ["main"]
 
@@ -21,17 +30,21 @@ app = typer.Typer(
 manifest = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
 app.add_typer(manifest, name="manifest")
 
-app.command("benchmark")(commands.benchmark)
-app.command("report")(commands.report)
-app.command("export")(exporting.export)
-app.command("compare")(comparison.compare)
-app.command("dreambooth")(comparison.dreambooth)
-app.command("plan")(planning.plan)
-app.command("synthesize")(synthesis.synthesize)
-app.command("serve")(serving.serve)
-app.command("status")(commands.status)
-manifest.command("build")(commands.manifest_build)
-manifest.command("check")(commands.manifest_check)
+for command in (
+    benchmark,
+    report,
+    status,
+    compare,
+    export,
+    plan,
+    synthesize,
+    train,
+    dreambooth,
+    serve,
+):
+    app.command(command.__name__)(command)
+manifest.command("build")(manifest_build)
+manifest.command("check")(manifest_check)
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.failures import RunFailedError, is_mistake, root_cause
-from pipelines.storage_errors import StorageError
+from pipelines.run.failures import RunFailedError, is_mistake, root_cause
+from pipelines.tables.storage import StorageError
 
 __all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
-from pipelines.session import quiet
+from pipelines.run.session import quiet
 
 quiet()
 
-import typer  # noqa: E402
+from typing import Annotated
 
-from jobs.comparison import dreambooth  # noqa: E402
+import typer
 
-__all__ = ["dreambooth"]
+from infinite_id.baselines.config import DreamBoothConfig
+from jobs.console import console, progress_display, user_errors
+from jobs.options import Address, Identities, LargestFace, Preset
+from pipelines.settings import load_config
+
+__all__ = [
+    "dreambooth",
+]
+
+Optional = str | None
+
+
+@user_errors("people who are fitted stay, the same command fits the others")
+def dreambooth(
+    output: Annotated[str, typer.Option(help="Folder of the LoRAs; all machines must share it.")],
+    identities: Identities = None,
+    config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
+    preset: Preset = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps a person.")] = 200,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 8,
+    prior_weight: Annotated[
+        float, typer.Option(help="Of the prior preservation loss; 0: without.")
+    ] = 1.0,
+    class_pictures: Annotated[int, typer.Option(help="Made by the base for that loss.")] = 16,
+    held_out_photos: Annotated[
+        int, typer.Option(help="Last photos of each person that are not trained on.")
+    ] = 0,
+    largest_face: LargestFace = False,
+    address: Address = None,
+) -> None:
+    """Fit one DreamBooth LoRA a person, in parallel; those that are there already are skipped."""
+    settings = load_config(
+        config,
+        identities=identities,
+        preset=preset,
+        held_out_photos=held_out_photos or None,
+        largest_face=largest_face or None,
+        address=address,
+    )
+    fit = DreamBoothConfig(
+        prior_weight=prior_weight, class_pictures=class_pictures, rank=rank, steps=steps
+    )
+    from pipelines.training.dreambooth import fit_people
+
+    with progress_display() as progress:
+        done = fit_people(settings, output, fit, progress=progress)
+    for line in done.refused:
+        console.print(f"refused  {line}", markup=False)
+    console.print(
+        f"{done.fitted} people fitted, {done.present} were there, {len(done.refused)} refused, "
+        f"in {done.seconds:.0f} s: {output}",
+        markup=False,
+    )
+
 
 if __name__ == "__main__":
     typer.run(dreambooth)

@@ -11,9 +11,9 @@ import typer
 from jobs.console import console
 from jobs.tracking import check_tracking, tracking_address
 from pipelines.benchmark import RunSummary
-from pipelines.failures import RunFailedError
+from pipelines.run.failures import RunFailedError
+from pipelines.run.session import ray_session
 from pipelines.scenarios import load_scenario, run_scenario, scenario_names
-from pipelines.session import ray_session
 from pipelines.settings import BenchmarkConfig
 
 __all__ = ["CONFIGS", "list_scenarios", "run_scenarios"]
@@ -63,7 +63,7 @@ def run_scenarios(
         given = {**overrides, "output": overrides.get("output") or f"runs/{name}"}
         finish(*run_scenario(scenario, run, given, name=name, command=command, progress=progress))
         return
-    from eval.collection import write_collection
+    from eval.reports.collection import write_collection
 
     failed: dict[str, str] = {}
     unmet = False

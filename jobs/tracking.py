@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from pipelines.storage import Store
+from pipelines.tables.storage import Store
 
 __all__ = ["check_tracking", "log_run", "tracking_address", "use_experiment"]
 

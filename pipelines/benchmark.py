@@ -15,15 +15,16 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from pipelines.inputs import inputs_digest, load_manifests, model_family, request_plan
-from pipelines.open_run import open_run
-from pipelines.phases import people_stages, picture_stages
-from pipelines.plan import RequestPlan
-from pipelines.schemas import REJECTS
+from pipelines.plan.inputs import inputs_digest, load_manifests, model_family, request_plan
+from pipelines.plan.requests import RequestPlan
+from pipelines.run.open import open_run
+from pipelines.run.units import unit_flags
 from pipelines.settings import BenchmarkConfig
-from pipelines.stage import Progress, check_stages, report_stages, stream_units
-from pipelines.storage import Store
-from pipelines.units import unit_flags
+from pipelines.stages.phases import people_stages, picture_stages
+from pipelines.stages.ray_data import stream_units
+from pipelines.stages.stage import Progress, check_stages, report_stages
+from pipelines.tables.schemas import REJECTS
+from pipelines.tables.storage import Store
 
 __all__ = ["RunSummary", "run_benchmark", "write_requests"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipelines.storage import StorageError, Store
+from pipelines.tables.storage import StorageError, Store
 
 __all__ = ["Made", "MadeUnits", "clear_made"]
 

@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infinite_id.baselines.config import DreamBoothConfig
 from pipelines.benchmark import RunSummary, run_benchmark
-from pipelines.inputs import load_manifests
-from pipelines.schemas import IDENTITIES, MIXES
+from pipelines.plan.inputs import load_manifests
 from pipelines.settings import BenchmarkConfig, load_config
-from pipelines.storage import Store, read_uri
+from pipelines.tables.schemas import IDENTITIES, MIXES
+from pipelines.tables.storage import Store, read_uri
 
 __all__ = ["Scenario", "load_scenario", "run_scenario", "scenario_names"]
 
@@ -146,7 +146,7 @@ def run_scenario(
 
 
 def _fitted(config: BenchmarkConfig, scenario: Scenario, progress: Progress) -> BenchmarkConfig:
-    from pipelines.dreambooth import fit_people
+    from pipelines.training.dreambooth import fit_people
 
     folder = Store(f"{config.output}-loras", config.storage_options).root
     for weight in scenario.dreambooth or ():
@@ -175,7 +175,7 @@ def _variants(
 
 def _coarse(photo: bytes, factor: int) -> bytes:
     """The photo made smaller by a factor and large again, PNG: as many pixels, less in them."""
-    from infinite_id.photos import decode_photo
+    from infinite_id.faces.photos import decode_photo
 
     image = Image.fromarray(decode_photo(photo))
     small = (max(1, image.width // factor), max(1, image.height // factor))

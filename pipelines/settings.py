@@ -1,7 +1,7 @@
 """Configurations of runs, from YAML and the command line; unknown keys are refused.
 
 `RunConfig` is what every run over manifests has: who, what, on which weights, where to.
-`BenchmarkConfig` and `pipelines.synthesis_config.SynthesisConfig` add what their job does with it.
+`BenchmarkConfig` and `pipelines.synthesis.config.SynthesisConfig` add what their job does with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infinite_id.config import PRESETS
-from pipelines.images import IMAGE_FORMATS
-from pipelines.manifest import parse_seeds
+from pipelines.tables.manifest import parse_seeds
+from pipelines.tables.pictures import IMAGE_FORMATS
 
 __all__ = [
     "BenchmarkConfig",
@@ -38,7 +38,7 @@ class Resources(Strict):
     """Actors of each stage, and what one takes. The defaults fit two cores.
 
     `generation_actors` and `threads` (of torch in one of them, on a CPU) are fitted to the run and
-    the cluster where they are None: see `pipelines.inputs.generation_pool`.
+    the cluster where they are None: see `pipelines.plan.inputs.generation_pool`.
     """
 
     face_actors: int = Field(1, ge=1)

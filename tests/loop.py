@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pipelines.benchmark import write_requests
-from pipelines.inputs import load_manifests, model_family, request_plan
-from pipelines.phases import generation_stage, people_stages, picture_stages
+from pipelines.plan.inputs import load_manifests, model_family, request_plan
+from pipelines.run.units import unit_table
 from pipelines.settings import BenchmarkConfig
-from pipelines.stage import Stage
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from pipelines.stages.phases import generation_stage, people_stages, picture_stages
+from pipelines.stages.stage import Stage
+from pipelines.tables.storage import Store
 
 __all__ = ["undisturbed"]
 

@@ -17,7 +17,7 @@ from infinite_id.config import Preset
 from infinite_id.factories import infinite_id
 from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.methods import MethodSpec
-from infinite_id.pipeline import StreamBatch
+from infinite_id.sampler.denoise import StreamBatch
 from infinite_id.types import GenerationRequest, Generator, Identity
 
 __all__ = ["ImageTokenGenerator", "ip_adapter", "ip_adapter_face"]
@@ -55,7 +55,8 @@ def ip_adapter(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
 
 def ip_adapter_face(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
     """Face and image tokens; weights `preset.weights["ip_adapter_face"]`: a public plus-face or
-    FaceID file (`infinite_id.public_adapters`), or the pocket adapter that was trained with text.
+    FaceID file (`infinite_id.weights.public_adapters`), or the pocket adapter that was trained with
+    text.
 
     A factory of METHODS; `spec.config` is a `FusionConfig` without fusion.
     """

@@ -189,7 +189,7 @@ def photomaker(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
         raise ValueError(f"method {spec.title!r} needs a base model, allowed: a loaded one")
     path = dict(preset.weights).get(_ADAPTER)
     if path is None and preset.base == "pocket":
-        from infinite_id.pocket_weights import adapter_path
+        from infinite_id.pocket.weights import adapter_path
 
         found = adapter_path(_ADAPTER)
         path = str(found) if found is not None else None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from infinite_id.base import BaseModel
-from infinite_id.encoders import CLIP_MEAN, CLIP_STD
+from infinite_id.identity.encoders import CLIP_MEAN, CLIP_STD
 from infinite_id.packages import file_revision
 from infinite_id.types import Identity
 

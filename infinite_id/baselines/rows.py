@@ -25,7 +25,7 @@ from torch import Tensor
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import SamplerConfig
 from infinite_id.generator import check_request
-from infinite_id.previews import clean_latents, preview_callback
+from infinite_id.sampler.previews import clean_latents, preview_callback
 from infinite_id.types import (
     CancelledError,
     GeneratedImage,

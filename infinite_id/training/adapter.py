@@ -16,10 +16,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from infinite_id.adapter import IdentityAdapter
-from infinite_id.attention import StreamContext, cross_attention_layers, stream_processors
+from infinite_id.attention.fusion import KeyValue
+from infinite_id.attention.processors import (
+    StreamContext,
+    cross_attention_layers,
+    stream_processors,
+)
 from infinite_id.config import FusionConfig
-from infinite_id.fusion import KeyValue
+from infinite_id.identity.adapter import IdentityAdapter
 
 __all__ = [
     "AdapterBatch",

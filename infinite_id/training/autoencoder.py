@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from infinite_id import pocket
+from infinite_id.pocket import model as pocket
 from infinite_id.training.context import (
     Context,
     Stage,

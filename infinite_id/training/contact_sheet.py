@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from infinite_id.faces import load_face_backend
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.captions import COLORS, GARMENTS, LIGHTS, SCENES, STYLES, Description
 from infinite_id.training.dataset import SPLITS
 from infinite_id.training.faces_gan import draw_people, load_face_generator

@@ -135,7 +135,7 @@ def photos_chunk(folder: Path, photos: Path) -> tuple[str, Counter[str]]:
         ValueError: no photo in the folder, or none with a usable face.
     """
     # A machine that trains on a data pack has no OpenCV.
-    from infinite_id.faces import load_face_backend
+    from infinite_id.faces.loading import load_face_backend
     from infinite_id.training.real_photos import folder_digest, people_of_photos
 
     digest = folder_digest(photos)
@@ -152,7 +152,7 @@ def people_chunk(folder: Path, number: int) -> None:
     path = people_path(folder, number)
     if path.exists():
         return
-    from infinite_id.faces import load_face_backend
+    from infinite_id.faces.loading import load_face_backend
     from infinite_id.training.faces_gan import draw_people, load_face_generator
 
     _one_thread()
@@ -199,7 +199,7 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
     path = pictures_path(folder, people, split, number)
     if path.exists():
         return
-    from infinite_id.faces import Detection
+    from infinite_id.faces.detection import Detection
     from infinite_id.training.faces_gan import Portrait
     from infinite_id.training.world import compose
 

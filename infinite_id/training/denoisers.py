@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infinite_id import pocket
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import preset
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.pocket import model as pocket
 from infinite_id.training.adapter import (
     AdapterBatch,
     AdapterTraining,

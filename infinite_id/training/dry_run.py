@@ -13,8 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import Preset
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.distributed import Strategy, split_parts
 from infinite_id.training.loop import Precision

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-from infinite_id import pocket
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.baselines.photomaker_weights import load_photomaker
 from infinite_id.config import preset
-from infinite_id.pocket_clip import no_bars
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.pocket import model as pocket
+from infinite_id.pocket.image_text import no_bars
 from infinite_id.training.adapter import AdapterTraining
 from infinite_id.training.autoencoder import (
     decoder_alone,
@@ -32,7 +32,7 @@ from infinite_id.training.autoencoder import (
 from infinite_id.training.context import load_stage, stage_file
 from infinite_id.training.image_text import ImageText
 from infinite_id.training.photomaker import PhotoMakerTraining, export_photomaker
-from infinite_id.weights import AdapterMetadata, load_adapter, save_adapter
+from infinite_id.weights.adapter_file import AdapterMetadata, load_adapter, save_adapter
 
 __all__ = ["export", "restore"]
 

@@ -18,8 +18,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from infinite_id.face_backends.embedded import sface_path
-from infinite_id.faces import ALIGNED_SIZE, ARCFACE_TEMPLATE, similarity_transform
+from infinite_id.faces.detection import ALIGNED_SIZE, ARCFACE_TEMPLATE, similarity_transform
+from infinite_id.faces.embedded import sface_path
 
 __all__ = ["TorchSFace", "align", "align_matrices"]
 
@@ -73,7 +73,7 @@ def align_matrices(landmarks: NDArray[np.float32]) -> Tensor:
 
 
 def align(pictures: Tensor, matrices: Tensor) -> Tensor:
-    """(B, 3, 112, 112): `infinite_id.faces.align_face` with gradients, zero outside the picture.
+    """(B, 3, 112, 112): `infinite_id.faces.detection.align_face` with gradients, zero outside.
 
     Args:
         pictures: (B, 3, H, W).

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from infinite_id.faces import Detection, FaceBackend, align_face
+from infinite_id.faces.detection import Detection, FaceBackend, align_face
 from infinite_id.packages import PackageFile, package_file
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from infinite_id import pocket
+from infinite_id.pocket import model as pocket
 from infinite_id.training.context import (
     Context,
     Stage,

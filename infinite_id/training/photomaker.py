@@ -18,9 +18,9 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from infinite_id import pocket
 from infinite_id.baselines.photomaker_weights import save_photomaker, untrained_encoder
 from infinite_id.config import preset
+from infinite_id.pocket import model as pocket
 from infinite_id.training.adapter import clean_latents, diffusion_loss, noisy_and_target
 from infinite_id.training.captions import SUBJECTS
 

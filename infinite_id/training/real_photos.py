@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infinite_id.faces import FaceBackend, FaceError, find_faces
-from infinite_id.photos import PhotoError, decode_photo
+from infinite_id.faces.detection import FaceBackend, FaceError, find_faces
+from infinite_id.faces.photos import PhotoError, decode_photo
 from infinite_id.training.faces_gan import FACE_SIZE, Person, Portrait, accept
 
 __all__ = ["FIRST_INDEX", "folder_digest", "people_of_photos"]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from infinite_id import pocket
+from infinite_id.pocket import model as pocket
 from infinite_id.training.autoencoder import build_decoder_stage, build_vae_stage
 from infinite_id.training.context import (
     Context,

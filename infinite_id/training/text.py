@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinite_id import pocket
+from infinite_id.pocket import model as pocket
 
 __all__ = ["encode_texts", "tokenize"]
 

@@ -13,12 +13,12 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from pipelines.serving import generation, openai_images, routes
+from pipelines.serving import generate as generation
+from pipelines.serving import openai_images, routes
 from pipelines.serving.answers import error_answer
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.guard import Guard
-from pipelines.serving.measures import Measures
+from pipelines.serving.guard import Guard, Measures
 from pipelines.serving.page import mount_page
 from pipelines.serving.service import Service
 

@@ -46,7 +46,7 @@ def load_batcher(config: ServiceConfig) -> Batcher:
 
     from infinite_id.config import preset
     from infinite_id.methods import load_generators
-    from pipelines.weights_cache import local_preset
+    from pipelines.plan.weights import local_preset
 
     # One while loading: a pool of threads that this thread leaves behind would make the one of the
     # generating thread sleep between operations.

@@ -26,8 +26,8 @@ from infinite_id.types import (
     Identity,
     PreviewHook,
 )
-from pipelines.images import encode_image
 from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.tables.pictures import encode_image
 
 __all__ = ["Batcher", "Event"]
 

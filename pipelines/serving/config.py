@@ -29,7 +29,7 @@ class ServiceConfig(Strict):
         max_inflight_bytes: of the bodies of all requests that are not answered yet; more are
             answered with 503.
         max_photos, max_photo_pixels, min_photo_side, min_face: of photos, see
-            `infinite_id.photos.PhotoLimits` and `infinite_id.faces.find_faces`.
+            `infinite_id.faces.photos.PhotoLimits` and `infinite_id.faces.detection.find_faces`.
         max_prompt_chars, max_images, max_steps, max_guidance: of one request.
         max_previews: unfinished pictures of one picture.
         max_side: largest height or width in pixels; None for twice the preset's.

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from infinite_id.config import Preset
-from infinite_id.faces import FaceError, find_faces
-from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.faces.detection import FaceError, find_faces
+from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
 from infinite_id.types import FaceRecord, Identity
-from pipelines.digests import embedding_digest
-from pipelines.images import encode_image
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.people import Person
+from pipelines.tables.people import embedding_digest
+from pipelines.tables.pictures import encode_image
 
 __all__ = ["FaceStage"]
 
@@ -22,7 +22,7 @@ class FaceStage:
     """Photos -> person, by the networks of the offline pipeline. One thread at a time."""
 
     def __init__(self, preset: Preset, limits: PhotoLimits, min_face: float) -> None:
-        from infinite_id.encoders import load_identity_encoder
+        from infinite_id.identity.encoders import load_identity_encoder
 
         self._encoder = load_identity_encoder(preset.encoders)
         self._limits, self._min_face = limits, min_face

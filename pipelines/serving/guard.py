@@ -6,15 +6,19 @@ import asyncio
 import logging
 import traceback
 
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serving.answers import error_answer
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError, overloaded
-from pipelines.serving.measures import Measures
 from pipelines.serving.worker import Deadline
 
-__all__ = ["Guard", "unexpected"]
+__all__ = [
+    "Guard",
+    "unexpected",
+    "Measures",
+]
 
 _LOG = logging.getLogger(__name__)
 _MOST_DIGITS = 18
@@ -128,3 +132,16 @@ def unexpected(error: Exception) -> ServiceError:
     where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     _LOG.error("%s at %s", type(error).__name__, where)
     return ServiceError(500, "internal", "The service has failed.")
+
+
+class Measures:
+    """Of one application; a registry of its own, so that two can live in one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.pictures = Counter("pictures", "Pictures made", registry=self._registry)
+        self.errors = Counter("errors", "Answers by code", ["code"], registry=self._registry)
+
+    def text(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)

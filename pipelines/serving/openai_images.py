@@ -15,9 +15,9 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.serving.access import Owner, Served, Until
+from pipelines.serving.bodies import Finite, GenerateBody
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.generation import Job, unless_gone
-from pipelines.serving.schemas import Finite, GenerateBody
+from pipelines.serving.generate import Job, unless_gone
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 

@@ -1,4 +1,4 @@
-"""The browser page: static files of this package, served by the service itself."""
+"""The browser page and its sample people: static files of this package."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-__all__ = ["mount_page"]
+from pipelines.serving.errors import ServiceError
 
-_FOLDER = Path(str(files("pipelines") / "data" / "page"))
+__all__ = [
+    "mount_page",
+    "sample_names",
+    "sample_photo",
+]
+
+_SAMPLES = files("pipelines") / "data" / "samples"
+_PAGE = Path(str(files("pipelines") / "data" / "page"))
+
+
 # Nothing but this server's own files and the pictures it sends: no inline script or style, no
 # other host, no frame around the page.
 _HEADERS = {
@@ -37,7 +46,30 @@ def mount_page(app: FastAPI) -> None:
     """Adds `/` and its files under `/page`; they need no key, their requests do."""
 
     async def index() -> FileResponse:
-        return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+        return FileResponse(_PAGE / "index.html", headers=_HEADERS)
 
     app.add_api_route("/", index, include_in_schema=False, response_class=FileResponse)
-    app.mount("/page", _Files(directory=_FOLDER))
+    app.mount("/page", _Files(directory=_PAGE))
+
+
+def sample_names() -> list[str]:
+    """Names of the sample people, sorted."""
+    return sorted(
+        entry.name.removesuffix(".png")
+        for entry in _SAMPLES.iterdir()
+        if entry.name.endswith(".png")
+    )
+
+
+def sample_photo(name: str) -> bytes:
+    """The PNG of a sample person.
+
+    Raises:
+        ServiceError: 422, there is no such person.
+    """
+    # Only listed names are opened: a name is never part of a path before it is known.
+    known = sample_names()
+    if name not in known:
+        message = f"The sample is unknown, allowed: {', '.join(known)}."
+        raise ServiceError(422, "unknown_sample", message)
+    return (_SAMPLES / f"{name}.png").read_bytes()

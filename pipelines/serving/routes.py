@@ -11,11 +11,11 @@ from fastapi import APIRouter, File, Form, Path, Request, UploadFile
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from infinite_id.photos import PhotoError, decode_photo
-from pipelines.images import encode_image
+from infinite_id.faces.photos import PhotoError, decode_photo
 from pipelines.serving.access import Owner, Served, Until
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.samples import sample_names, sample_photo
+from pipelines.serving.page import sample_names, sample_photo
+from pipelines.tables.pictures import encode_image
 
 __all__ = ["router"]
 

@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 
 from eval.suite import load_suite
 from infinite_id.config import preset
+from infinite_id.faces.photos import PhotoLimits
 from infinite_id.methods import METHODS
-from infinite_id.photos import PhotoLimits
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
-from pipelines.images import encode_image
-from pipelines.manifest import default_styles
-from pipelines.plan import Subject, Text, sample_id
-from pipelines.revisions import method_revision, weights_revision
+from pipelines.plan.requests import Subject, Text, sample_id
+from pipelines.plan.weights import method_revision, weights_revision
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
+from pipelines.serving.bodies import GenerateBody
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import FaceStage
 from pipelines.serving.keys import KeyRing
 from pipelines.serving.people import Person
 from pipelines.serving.safety import load_safety_check
-from pipelines.serving.schemas import GenerateBody
 from pipelines.serving.state import State
 from pipelines.serving.worker import Deadline, Worker
+from pipelines.tables.manifest import default_styles
+from pipelines.tables.pictures import encode_image
 
 __all__ = ["Order", "Service"]
 

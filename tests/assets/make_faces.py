@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from infinite_id.faces import load_face_backend
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.faces_gan import draw_people, load_face_generator
 
 PEOPLE, PORTRAITS = 6, 3

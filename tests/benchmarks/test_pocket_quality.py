@@ -22,10 +22,10 @@ from benchmarks.pocket_quality import (
     run,
 )
 from benchmarks.run import load_scenario
-from eval.facenet import FaceNet
-from eval.pocket_score import PocketImageText
+from eval.judges.facenet import FaceNet
+from eval.judges.pocket_score import PocketImageText
 from infinite_id.config import preset
-from infinite_id.encoders import IdentityEncoder, load_identity_encoder
+from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
 from infinite_id.training.captions import COLORS, SCENES, STYLES
 from infinite_id.types import GenerationRequest, Identity
 from tests.infinite_id.face_photos import PORTRAITS, portraits

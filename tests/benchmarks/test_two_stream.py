@@ -9,10 +9,10 @@ import torch
 from benchmarks.run import load_scenario, scenario_names
 from benchmarks.two_pass import two_pass
 from benchmarks.two_stream import run
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.pipeline import StreamBatch, denoise
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.sampler.denoise import StreamBatch, denoise
 from tests.infinite_id.conftest import adapter, base  # noqa: F401 -- fixtures
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_identity
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.metrics import METRICS
+from pipelines.run.counters import METRICS
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 # Prometheus shows a histogram as cumulative buckets with their upper limit in `le`.

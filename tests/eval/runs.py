@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines import schemas
+from pipelines.tables import schemas
 
 METRICS = {
     "face_found": {"title": "Face found", "unit": "share", "bounds": [0, 1]},

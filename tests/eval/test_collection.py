@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.collection import write_collection
-from eval.report import write_report
-from eval.report_figures import make_sheets
+from eval.reports.collection import write_collection
+from eval.reports.report import write_report
+from eval.reports.report_figures import make_sheets
+from eval.reports.tables import make_tables
 from eval.run_data import read_run
-from eval.tables import make_tables
-from pipelines import schemas
+from pipelines.tables import schemas
 from tests.eval.runs import write_run, write_table
 
 

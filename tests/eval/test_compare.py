@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.compare import compare_reports, compare_runs, failures
-from eval.report import write_report
+from eval.reports.report import write_report
 from eval.run_data import read_run
 from tests.eval.runs import write_run
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.facenet import FaceNet, crop_face
-from infinite_id.faces import find_faces
+from eval.judges.facenet import FaceNet, crop_face
+from infinite_id.faces.detection import find_faces
 from tests.infinite_id.face_photos import embedded, photo, portraits, resized, split
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.open_clip import OpenClip
+from eval.judges.open_clip import OpenClip
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = Path(
@@ -35,7 +35,7 @@ if torch.version.cuda is None and torch.version.hip is None:
 import open_clip
 from PIL import Image
 from safetensors.torch import save_file
-from eval.open_clip import OpenClip
+from eval.judges.open_clip import OpenClip
 from eval.suite import load_suite
 
 folder = Path(sys.argv[1])

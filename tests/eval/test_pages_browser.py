@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.collection import write_collection
-from eval.report import write_report
+from eval.reports.collection import write_collection
+from eval.reports.report import write_report
 from eval.sets import measure_sets
 from tests.eval.browser import look
 from tests.eval.runs import write_run

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.report import write_report
-from pipelines import schemas
+from eval.reports.report import write_report
+from pipelines.tables import schemas
 from tests.eval.runs import METRICS, face_picture, write_run, write_table
 
 
@@ -325,7 +325,7 @@ def test_a_thousand_pictures_take_a_minute_and_a_gigabyte_at_most(tmp_path):
     write_run(tmp_path, people=42)
     # Not ru_maxrss: it keeps what the parent used before the new program began.
     program = (
-        "import sys; from eval.report import write_report; write_report(sys.argv[1])\n"
+        "import sys; from eval.reports.report import write_report; write_report(sys.argv[1])\n"
         "print(*[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line])"
     )
     begin = time.perf_counter()

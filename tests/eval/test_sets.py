@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.facenet import FaceNet
-from eval.networks import Networks
-from eval.report import write_report
+from eval.judges.facenet import FaceNet
+from eval.judges.networks import Networks
+from eval.reports.report import write_report
 from eval.sets import measure_sets
-from infinite_id.faces import find_faces
-from pipelines import schemas
-from pipelines.dreambooth import portrait
+from infinite_id.faces.detection import find_faces
+from pipelines.tables import schemas
+from pipelines.training.dreambooth import portrait
 from tests.eval.runs import write_run, write_table
 from tests.infinite_id.face_photos import embedded, photo
 

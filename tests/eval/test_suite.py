@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from eval.judges.networks import FeatureCache
 from eval.metrics import DEFAULT_METRICS
-from eval.networks import FeatureCache
 from eval.suite import load_suite
-from infinite_id.faces import find_faces, load_face_backend
-from infinite_id.pocket import CLIP_MEAN, CLIP_STD, load_scorer
+from infinite_id.faces.detection import find_faces
+from infinite_id.faces.loading import load_face_backend
+from infinite_id.identity.encoders import CLIP_MEAN, CLIP_STD
+from infinite_id.pocket.image_text import load_scorer
 
 PROMPTS = ["a woman on the beach", "a man in the snow, anime"]
 

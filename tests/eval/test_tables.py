@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from eval import tables
+from eval.reports import tables
+from eval.reports.tables import extremes, make_tables
+from eval.reports.thumbnails import choose_pictures
 from eval.run_data import read_run
-from eval.tables import extremes, make_tables
-from eval.thumbnails import choose_pictures
 from tests.eval.runs import write_run
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.pipeline import StreamBatch, denoise
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.sampler.denoise import StreamBatch, denoise
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_base, tiny_identity
 
 pytestmark = [

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.types import Identity
 from tests.infinite_id.tiny import ADAPTER, tiny_base, tiny_identity
 

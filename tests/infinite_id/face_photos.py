@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from infinite_id.faces import FaceBackend, load_face_backend
-from infinite_id.photos import decode_photo
+from infinite_id.faces.detection import FaceBackend
+from infinite_id.faces.loading import load_face_backend
+from infinite_id.faces.photos import decode_photo
 
 
 @cache

@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from infinite_id.attention import attention_layers
+from infinite_id.attention.processors import attention_layers
 from tests.infinite_id.tiny import ADAPTER
 
 __all__ = ["KINDS", "write_public"]

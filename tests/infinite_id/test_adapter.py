@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter, request_tokens
 from infinite_id.base import BaseModel
-from infinite_id.mappers import FaceMapper, IdentityProjector, interpolate, stack
+from infinite_id.identity.adapter import IdentityAdapter, request_tokens
+from infinite_id.identity.mappers import FaceMapper, IdentityProjector, interpolate, stack
 from infinite_id.types import Identity, IdentityMix
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_identity, tiny_request
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter
-from infinite_id.attention import (
+from infinite_id.attention.fusion import KeyValue
+from infinite_id.attention.processors import (
     StreamContext,
     cross_attention_layers,
     install,
@@ -19,7 +19,7 @@ from infinite_id.attention import (
 )
 from infinite_id.base import BaseModel
 from infinite_id.config import AdapterConfig, FusionConfig
-from infinite_id.fusion import KeyValue
+from infinite_id.identity.adapter import IdentityAdapter
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_unet
 
 SDXL_UNET = Path(__file__).parents[2] / "benchmarks" / "sdxl_unet.json"

@@ -8,8 +8,8 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from infinite_id.config import preset
-from infinite_id.encoders import ClipImageEncoder, IdentityEncoder, load_identity_encoder
-from infinite_id.faces import find_faces
+from infinite_id.faces.detection import find_faces
+from infinite_id.identity.encoders import ClipImageEncoder, IdentityEncoder, load_identity_encoder
 from tests.infinite_id.face_photos import embedded, photo
 
 

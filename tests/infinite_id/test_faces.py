@@ -6,9 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from infinite_id.face_backends.embedded import sface_path
-from infinite_id.face_backends.onnx_files import onnx_session
-from infinite_id.faces import ARCFACE_TEMPLATE, FaceError, align_face, find_faces, load_face_backend
+from infinite_id.faces.detection import ARCFACE_TEMPLATE, FaceError, align_face, find_faces
+from infinite_id.faces.embedded import sface_path
+from infinite_id.faces.loading import load_face_backend
+from infinite_id.faces.onnx_files import onnx_session
 from tests.infinite_id.face_photos import embedded, photo, portraits, resized, split
 
 SIX, ONE = "t1.jpg", "Tom_Hanks_54745.png"

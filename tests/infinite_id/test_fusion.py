@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from infinite_id.fusion import KeyValue, adain, adain_mean, fuse
+from infinite_id.attention.fusion import KeyValue, adain, adain_mean, fuse
 
 SHAPES = st.tuples(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)

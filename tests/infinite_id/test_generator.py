@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.types import CancelledError, Generator, Identity, IdentityMix
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_identity, tiny_request
 

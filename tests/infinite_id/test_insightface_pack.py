@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from infinite_id.faces import find_faces, load_face_backend
+from infinite_id.faces.detection import find_faces
+from infinite_id.faces.loading import load_face_backend
 
 CELL = 21  # of the 64 px input's 8 x 8 stride-8 grid with two anchors: column 2, row 1
 POINTS = np.array([[-1, -1], [1, -1], [0, 0], [-1, 1], [1, 1]], dtype=np.float32)

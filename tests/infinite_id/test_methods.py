@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel, load_base
 from infinite_id.config import AdapterConfig, EncoderConfig, Preset, SamplerConfig, preset
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.methods import METHODS, load_generator, load_generators
-from infinite_id.pocket import build_clip, vision_tower
+from infinite_id.pocket.image_text import build_clip, vision_tower
 from infinite_id.types import Generator, Identity
-from infinite_id.weights import AdapterMetadata, save_adapter
+from infinite_id.weights.adapter_file import AdapterMetadata, save_adapter
 from tests.infinite_id.public_files import write_public
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_pipeline, tiny_request
 
@@ -86,7 +86,7 @@ def test_public_weights_of_a_file_are_used(
 
 
 def test_null_states_come_from_the_presets_encoder(tmp_path: Path, family: Preset) -> None:
-    from infinite_id.encoders import load_clip_encoder
+    from infinite_id.identity.encoders import load_clip_encoder
 
     tower = vision_tower(build_clip())
     tower.save_pretrained(tmp_path)

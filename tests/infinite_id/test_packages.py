@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infinite_id.face_backends.embedded import YUNET
+from infinite_id.faces.embedded import YUNET
 from infinite_id.packages import (
     PackageFileError,
     cache_folder,

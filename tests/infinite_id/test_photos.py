@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinite_id.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
 
 RED = (200, 30, 20)
 

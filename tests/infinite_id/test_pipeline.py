@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.pipeline import DenoisedBatch, StreamBatch, denoise
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.sampler.denoise import DenoisedBatch, StreamBatch, denoise
 from infinite_id.types import CancelledError
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_base, tiny_identity
 

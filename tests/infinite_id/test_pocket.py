@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from infinite_id import pocket
 from infinite_id.config import preset
+from infinite_id.pocket import model as pocket
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_an_unknown_adapter_is_named():
 
 
 def test_a_damaged_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path):
-    from infinite_id import pocket_weights
+    from infinite_id.pocket import weights as pocket_weights
 
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "unet.safetensors").write_bytes(b"damaged")

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.pipeline import StreamBatch, denoise
-from infinite_id.public_adapters import PublicAdapter, is_public_adapter, load_public_adapter
+from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.weights.public_adapters import (
+    PublicAdapter,
+    is_public_adapter,
+    load_public_adapter,
+)
 from tests.infinite_id.public_files import KINDS, save_public, write_public
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_base, tiny_identity
 

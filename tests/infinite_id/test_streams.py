@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infinite_id.streams import StreamLayout, group_texts
+from infinite_id.attention.layout import StreamLayout, group_texts
 
 CPU = torch.device("cpu")
 

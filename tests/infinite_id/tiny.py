@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from infinite_id.base import BaseModel
 from infinite_id.config import AdapterConfig
-from infinite_id.pocket import load_tokenizer
+from infinite_id.pocket.image_text import load_tokenizer
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
 
 __all__ = ["ADAPTER", "CLIP_TOKENS", "tiny_base", "tiny_identity", "tiny_pipeline", "tiny_request"]

@@ -11,7 +11,7 @@ import pytest
 
 from infinite_id.config import PRESETS
 from jobs import cli
-from pipelines.schemas import PROMPTS
+from pipelines.tables.schemas import PROMPTS
 
 
 def invoke(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:

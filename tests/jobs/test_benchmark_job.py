@@ -17,8 +17,8 @@ import pytest
 from infinite_id.config import preset
 from infinite_id.methods import METHODS
 from infinite_id.timed_config import TimedConfig
-from pipelines.schemas import EMBEDDINGS, FACES, IMAGES, REQUESTS, version_of
 from pipelines.settings import load_config
+from pipelines.tables.schemas import EMBEDDINGS, FACES, IMAGES, REQUESTS, version_of
 from tests.loop import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,12 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from pipelines.demo import demo_identities
-from pipelines.manifest import default_prompts, default_styles, write_manifests
+from pipelines.tables.manifest import (
+    default_prompts,
+    default_styles,
+    demo_identities,
+    write_manifests,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")

@@ -11,8 +11,8 @@ from infinite_id.packages import PackageFile, package_file
 from infinite_id.training.loop import CheckpointError
 from jobs import console
 from jobs.console import progress_display, user_errors
-from pipelines.failures import RunFailedError
-from pipelines.storage import StorageError
+from pipelines.run.failures import RunFailedError
+from pipelines.tables.storage import StorageError
 
 
 def test_each_stage_has_lines_of_its_own_and_one_for_its_end(capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.requirements import failed_requirements
+from jobs.benchmark import failed_requirements
 from pipelines.settings import Requirement
 
 REPORT = {

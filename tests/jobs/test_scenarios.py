@@ -11,7 +11,8 @@ import pytest
 import typer
 import yaml
 
-from jobs import commands, scenarios
+from jobs import manifest as commands
+from jobs import scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
 

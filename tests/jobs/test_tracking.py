@@ -8,10 +8,14 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from eval.report import write_report
+from eval.reports.report import write_report
 from jobs.tracking import log_run
-from pipelines.demo import demo_identities
-from pipelines.manifest import default_prompts, default_styles, write_manifests
+from pipelines.tables.manifest import (
+    default_prompts,
+    default_styles,
+    demo_identities,
+    write_manifests,
+)
 from tests.eval.runs import write_run
 
 

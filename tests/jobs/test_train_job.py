@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from infinite_id.config import preset
-from infinite_id.pocket import build_unet
-from infinite_id.weights import load_adapter
+from infinite_id.pocket.model import build_unet
+from infinite_id.weights.adapter_file import load_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def run(*options: str, timeout: float = 240) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five people with two pictures each, and one picture that is none."""
-    from infinite_id.faces import load_face_backend
+    from infinite_id.faces.loading import load_face_backend
     from infinite_id.training.faces_gan import draw_people, load_face_generator
 
     people = draw_people(range(100, 140), 2, load_face_generator(), load_face_backend("embedded"))

@@ -9,8 +9,8 @@ import mlflow
 import pytest
 from PIL import Image
 
-from jobs.training import _tracked
-from pipelines.training_config import TrainingConfig
+from jobs.train import _tracked
+from pipelines.training.config import TrainingConfig
 from tests.full_disk import files_of_at_most
 
 ROWS = [

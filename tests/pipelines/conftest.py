@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from infinite_id.config import preset
-from pipelines.images import encode_image
-from pipelines.plan import RequestPlan, Settings, Subject, Text
-from pipelines.schemas import EMBEDDINGS
-from pipelines.storage import Store
+from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.tables.pictures import encode_image
+from pipelines.tables.schemas import EMBEDDINGS
+from pipelines.tables.storage import Store
 
 
 def embeddings_table(people: int, seed: int = 0) -> pa.Table:

@@ -14,11 +14,12 @@ import torch
 from infinite_id.config import preset
 from infinite_id.methods import METHODS, MethodSpec
 from infinite_id.timed import TimedGenerator
-from pipelines.actors import GenerationActor
-from pipelines.identities import IdentityStore
-from pipelines.images import AI_GENERATED, decode_image, encode_image
-from pipelines.schemas import IMAGES, REJECTS
-from pipelines.units import committed_units, unit_of, unit_table
+from infinite_id.types import AI_GENERATED
+from pipelines.run.units import committed_units, unit_of, unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.tables.people import IdentityStore
+from pipelines.tables.pictures import decode_image, encode_image
+from pipelines.tables.schemas import IMAGES, REJECTS
 from tests.pipelines.conftest import embeddings_table, small_plan
 
 
@@ -124,7 +125,7 @@ def test_a_gpu_that_does_not_work_ends_the_run(run_store, monkeypatch, most, err
 
 
 def test_no_torch_is_loaded_to_tell_errors_apart():
-    told = "import sys, pipelines.actors as a; print(a.is_fatal(RuntimeError(), alone=True), "
+    told = "import sys, pipelines.run.failures as a; print(a.is_fatal(RuntimeError(), alone=True), "
     done = subprocess.run(
         [sys.executable, "-c", told + "'torch' in sys.modules)"],
         capture_output=True, text=True, timeout=60, check=True,

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from infinite_id.config import preset
-from pipelines.actors import GenerationActor, ScoringActor
-from pipelines.attempts import KILLED, Attempts, clear_attempts, loading
-from pipelines.failures import RunFailedError
-from pipelines.schemas import IMAGES, REJECTS
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from pipelines.run.attempts import KILLED, Attempts, clear_attempts, loading
+from pipelines.run.failures import RunFailedError
+from pipelines.run.units import unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.stages.scoring import ScoringActor
+from pipelines.tables.schemas import IMAGES, REJECTS
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import small_plan
 
 
@@ -143,8 +144,8 @@ def test_an_actor_that_loads_at_last_is_accused_no_more(store):
 
 _WORKER = """
 import os, signal, sys
-from pipelines.attempts import Attempts
-from pipelines.storage import Store
+from pipelines.run.attempts import Attempts
+from pipelines.tables.storage import Store
 with Attempts(Store(sys.argv[1]), "images").unit(0) as attempt:
     done = []
     for row, allowed in attempt.rows("abcd"):

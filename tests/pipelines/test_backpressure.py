@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.backpressure import BoundedQueues, bound_queues, forget_blocks
+from pipelines.stages.ray_data import bound_queues, forget_blocks
 
 
 class Context:
@@ -20,6 +20,14 @@ class Context:
 
     def get_config(self, key, default=None):
         return self.values.get(key, default)
+
+
+def bounded(context: Context, topology: dict):
+    """The policy that `bound_queues` adds, over a topology."""
+    bound_queues(context, 4)
+    (policies,) = (value for value in context.values.values() if isinstance(value, list))
+    assert policies[-1].name == "BoundedQueues"
+    return policies[-1](context, topology, None)
 
 
 class State:
@@ -48,8 +56,7 @@ def operators() -> tuple:
 def test_an_operator_is_held_back_by_what_waits_for_the_next(given: int, taken: int, free: bool):
     first, last = operators()
     context = Context()
-    bound_queues(context, 4)
-    policy = BoundedQueues(context, {first: State(given), last: State(0, taken)}, None)
+    policy = bounded(context, {first: State(given), last: State(0, taken)})
     assert policy.can_add_input(first) is free
     assert policy.max_task_output_bytes_to_read(first) == (None if free else 0)
     assert policy.can_add_input(last)
@@ -58,8 +65,7 @@ def test_an_operator_is_held_back_by_what_waits_for_the_next(given: int, taken: 
 def test_the_last_operator_is_held_back_by_its_reader():
     first, last = operators()
     context = Context()
-    bound_queues(context, 4)
-    policy = BoundedQueues(context, {first: State(), last: State(given=4)}, None)
+    policy = bounded(context, {first: State(), last: State(given=4)})
     assert not policy.can_add_input(last)
 
 
@@ -67,7 +73,6 @@ def test_rays_own_policies_stay():
     context = Context()
     bound_queues(context, 4)
     (policies,) = (value for value in context.values.values() if isinstance(value, list))
-    assert policies[-1] is BoundedQueues
     assert len(policies) > 1
 
 

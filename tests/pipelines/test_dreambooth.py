@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.dreambooth import portrait
+from pipelines.training.dreambooth import portrait
 
 
 @pytest.mark.parametrize(

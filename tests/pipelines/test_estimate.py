@@ -7,10 +7,10 @@ import json
 import pytest
 
 from infinite_id.config import preset
-from pipelines.actors import GenerationActor
-from pipelines.estimate import Rates, estimate, measured_rates
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from pipelines.plan.estimate import Rates, estimate, measured_rates
+from pipelines.run.units import unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import small_plan
 
 RATES = Rates(images_per_second=0.5, bytes_per_image=2e6)

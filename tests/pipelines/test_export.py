@@ -11,12 +11,13 @@ import pyarrow.dataset as ds
 import pytest
 
 from infinite_id.config import preset
-from pipelines.actors import GenerationActor, ScoringActor
-from pipelines.export import export_run
-from pipelines.lease import Lease
-from pipelines.schemas import IMAGES
-from pipelines.storage import StorageError, Store
-from pipelines.units import unit_table
+from pipelines.export.job import export_run
+from pipelines.run.lease import Lease
+from pipelines.run.units import unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.stages.scoring import ScoringActor
+from pipelines.tables.schemas import IMAGES
+from pipelines.tables.storage import StorageError, Store
 from tests.pipelines.conftest import embeddings_table, small_plan
 
 TEXTS = ["a {subject}", "two", "three"]

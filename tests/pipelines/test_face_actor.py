@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 
 from infinite_id.config import preset
-from pipelines.demo import demo_identities
-from pipelines.manifest import identities_from_folder
-from pipelines.people_actors import EmbeddingActor, FaceActor
-from pipelines.schemas import EMBEDDINGS, FACES, REJECTS
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from pipelines.run.units import unit_table
+from pipelines.stages.people import EmbeddingActor, FaceActor
+from pipelines.tables.manifest import demo_identities, identities_from_folder
+from pipelines.tables.schemas import EMBEDDINGS, FACES, REJECTS
+from pipelines.tables.storage import Store
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from moto.server import ThreadedMotoServer  # noqa: E402
 
 from infinite_id.config import preset  # noqa: E402
 from jobs.console import RESUME, user_errors  # noqa: E402
-from pipelines.actors import GenerationActor  # noqa: E402
-from pipelines.lease import Lease  # noqa: E402
-from pipelines.run_folder import RunFolder, Timings  # noqa: E402
-from pipelines.schemas import IMAGES  # noqa: E402
-from pipelines.units import committed_units, unit_table  # noqa: E402
+from pipelines.run.folder import RunFolder, Timings  # noqa: E402
+from pipelines.run.lease import Lease  # noqa: E402
+from pipelines.run.units import committed_units, unit_table  # noqa: E402
+from pipelines.stages.generation import GenerationActor  # noqa: E402
+from pipelines.tables.schemas import IMAGES  # noqa: E402
 from tests.full_disk import files_of_at_most  # noqa: E402
 from tests.pipelines.conftest import embeddings_table, small_plan  # noqa: E402
 from tests.pipelines.fault_proxy import fault_proxy  # noqa: E402

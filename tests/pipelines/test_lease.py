@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pipelines.lease import Lease, LeaseLostError
-from pipelines.storage import Store
+from pipelines.run.lease import Lease, LeaseLostError
+from pipelines.tables.storage import Store
 
 
 def test_a_second_run_is_refused_and_the_first_leaves_nothing(tmp_path):
@@ -29,8 +29,8 @@ def test_a_second_run_is_refused_and_the_first_leaves_nothing(tmp_path):
 def test_a_process_that_died_without_a_word_holds_nothing(tmp_path):
     code = (
         "import os, sys\n"
-        "from pipelines.lease import Lease\n"
-        "from pipelines.storage import Store\n"
+        "from pipelines.run.lease import Lease\n"
+        "from pipelines.tables.storage import Store\n"
         "Lease(Store(sys.argv[1]), seconds=3600).__enter__()\n"
         "os._exit(9)\n"
     )

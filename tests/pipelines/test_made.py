@@ -11,12 +11,12 @@ import pytest
 
 from infinite_id.config import preset
 from infinite_id.timed import TimedGenerator
-from pipelines.actors import GenerationActor
-from pipelines.attempts import clear_attempts
 from pipelines.made import Made, MadeUnits, clear_made
-from pipelines.schemas import IMAGES, REJECTS
-from pipelines.storage import StorageError, Store
-from pipelines.units import committed_units, reject_row, unit_table
+from pipelines.run.attempts import clear_attempts
+from pipelines.run.units import committed_units, reject_row, unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.tables.schemas import IMAGES, REJECTS
+from pipelines.tables.storage import StorageError, Store
 from tests.pipelines.conftest import embeddings_table, small_plan
 
 _MADE = Made(
@@ -65,9 +65,9 @@ _KILLED_AS_IT_ENCODES = """
 import os, signal, sys
 from pathlib import Path
 from infinite_id.config import preset
-from pipelines.actors import GenerationActor
-from pipelines.storage import Store
-from pipelines.units import unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.tables.storage import Store
+from pipelines.run.units import unit_table
 from tests.pipelines.conftest import small_plan
 class Killed(GenerationActor):
     def _encode_picture(self, row, image):

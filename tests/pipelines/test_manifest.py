@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.manifest import (
+from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
     identities_from_folder,
@@ -15,7 +15,7 @@ from pipelines.manifest import (
     read_manifest,
     write_manifests,
 )
-from pipelines.schemas import IDENTITIES, PROMPTS, check_table, version_of
+from pipelines.tables.schemas import IDENTITIES, PROMPTS, check_table, version_of
 
 
 def _photo(path) -> None:

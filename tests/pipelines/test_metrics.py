@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.metrics import BusyShare, count, metered
-from pipelines.schemas import FACES
-from pipelines.stage import Stage, apply_stage
-from pipelines.storage import Store
-from pipelines.units import commit_unit, reject_row, unit_of, unit_table
+from pipelines.run.counters import BusyShare, count, metered
+from pipelines.run.units import commit_unit, reject_row, unit_of, unit_table
+from pipelines.stages.ray_data import apply_stage
+from pipelines.stages.stage import Stage
+from pipelines.tables.schemas import FACES
+from pipelines.tables.storage import Store
 
 
 class Clock:
@@ -91,7 +92,7 @@ class Refuser:
 @pytest.mark.ray
 def test_the_metrics_port_of_ray_shows_them(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    from pipelines.session import quiet
+    from pipelines.run.session import quiet
 
     quiet()
     with socket.socket() as free:

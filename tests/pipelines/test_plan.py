@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
 
 SETTINGS = Settings(64, 64, 30, 5.0)
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from jobs.scenarios import CONFIGS
 from pipelines.scenarios import Scenario, _mixes, _variants, load_scenario, scenario_names
-from pipelines.schemas import IDENTITIES
 from pipelines.settings import BenchmarkConfig, load_config
+from pipelines.tables.schemas import IDENTITIES
 
 SLIDES = {
     "main_table", "scatter", "raw_grid", "style_grid", "ablation_training_and_mixed_attention",

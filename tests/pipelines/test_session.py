@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.failures import RunFailedError
-from pipelines.session import quiet, ray_session
+from pipelines.run.failures import RunFailedError
+from pipelines.run.session import quiet, ray_session
 
 pytestmark = pytest.mark.ray
 

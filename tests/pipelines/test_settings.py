@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from infinite_id.config import preset
-from pipelines.inputs import generation_pool
 from pipelines.settings import load_config
-from pipelines.stage import Stage, check_stages
+from pipelines.stages.phases import generation_pool
+from pipelines.stages.stage import Stage, check_stages
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):

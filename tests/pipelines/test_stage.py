@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.stage import Stage, apply_stage, check_stages
+from pipelines.stages.ray_data import apply_stage
+from pipelines.stages.stage import Stage, check_stages
 
 
 class Nothing:

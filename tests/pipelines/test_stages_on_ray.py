@@ -17,10 +17,11 @@ from PIL import Image
 
 from infinite_id.packages import PackageFile, package_file
 from jobs.console import RESUME, user_errors
-from jobs.training import train
-from pipelines.stage import Stage, stream_units
-from pipelines.storage import StorageError, Store
-from pipelines.units import commit_unit, unit_of
+from jobs.train import train
+from pipelines.run.units import commit_unit, unit_of
+from pipelines.stages.ray_data import stream_units
+from pipelines.stages.stage import Stage
+from pipelines.tables.storage import StorageError, Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 _STORE_BYTES = 100_000_000
@@ -32,7 +33,7 @@ _SCHEMA = pa.schema([("unit", pa.int64())])
 @pytest.fixture(scope="module")
 def session():
     ray = pytest.importorskip("ray")
-    from pipelines.session import quiet, ray_session
+    from pipelines.run.session import quiet, ray_session
 
     quiet()
     with pytest.MonkeyPatch.context() as own:
@@ -42,7 +43,7 @@ def session():
 
 
 def test_workers_have_their_environment_and_the_driver_its_own(session):
-    from pipelines.session import WORKER_ENVIRONMENT
+    from pipelines.run.session import WORKER_ENVIRONMENT
 
     names = list(WORKER_ENVIRONMENT)
     found = session.get(session.remote(lambda: {n: os.environ.get(n) for n in names}).remote())
@@ -210,7 +211,7 @@ class TinyMaker:
 
 def test_few_units_wait_between_stages_however_small_they_are(session, tmp_path, monkeypatch):
     """The driver keeps books of each: millions of them would fill it before the store is full."""
-    monkeypatch.setattr("pipelines.stage._LEAST_WAITING", 10)
+    monkeypatch.setattr("pipelines.stages.ray_data._LEAST_WAITING", 10)
     store = Store(tmp_path)
     steps = stream_units(_stages(store, TinyMaker, 0.1), store, "written", range(80))
     leads = [step.given["maker"] - step.given["writer"] for step in steps]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.lease import Lease
-from pipelines.run_folder import RunFolder, Timings
-from pipelines.status import run_status
-from pipelines.storage import Store
-from pipelines.units import commit_unit, reject_row
+from pipelines.run.folder import RunFolder, Timings
+from pipelines.run.lease import Lease
+from pipelines.run.status import run_status
+from pipelines.run.units import commit_unit, reject_row
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table
 
 

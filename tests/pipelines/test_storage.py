@@ -8,7 +8,7 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from pipelines.storage import StorageError, Store, read_uri
+from pipelines.tables.storage import StorageError, Store, read_uri
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -14,8 +14,8 @@ s3fs = pytest.importorskip("s3fs")
 
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-from pipelines.storage import StorageError, Store  # noqa: E402
-from pipelines.units import committed_units  # noqa: E402
+from pipelines.run.units import committed_units  # noqa: E402
+from pipelines.tables.storage import StorageError, Store  # noqa: E402
 from tests.pipelines.fault_proxy import fault_proxy  # noqa: E402
 
 _PART = 5 << 20
@@ -74,7 +74,7 @@ def test_an_upload_that_fails_in_the_middle_leaves_nothing(store, size):
 def test_a_process_killed_in_an_upload_leaves_nothing_and_the_next_one_writes_it(store, server):
     code = f"""
 import os, signal
-from pipelines.storage import Store
+from pipelines.tables.storage import Store
 store = Store({store.url!r}, {{**{store.options!r}}})
 with store.writing("images/part-000000000.parquet") as file:
     file.write(os.urandom({3 * _PART}))

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.known_people import KnownPeople
+from eval.judges.known_people import KnownPeople
 from infinite_id.config import preset
-from pipelines.actors import GenerationActor
-from pipelines.export import export_run
-from pipelines.gates import Accepted, refusal
-from pipelines.plan import Settings, Subject, Text
-from pipelines.schemas import IMAGES, REJECTS, VERDICTS
-from pipelines.slots import RoundPlan, SlotPlan, cut_draws
-from pipelines.storage import Store
-from pipelines.synthesis_actors import MeasuringActor, VerdictActor, fingerprint
-from pipelines.synthesis_config import Gates
-from pipelines.synthesis_report import write_synthesis_report
-from pipelines.units import unit_table
+from pipelines.export.job import export_run
+from pipelines.plan.requests import Settings, Subject, Text
+from pipelines.run.units import unit_table
+from pipelines.stages.generation import GenerationActor
+from pipelines.synthesis.actors import MeasuringActor, VerdictActor, fingerprint
+from pipelines.synthesis.config import Gates
+from pipelines.synthesis.gates import Accepted, refusal
+from pipelines.synthesis.report import write_synthesis_report
+from pipelines.synthesis.slots import RoundPlan, SlotPlan, cut_draws
+from pipelines.tables.schemas import IMAGES, REJECTS, VERDICTS
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table
 
 ONLY_DUPLICATES = Gates(one_face=False, identity=None, other_identity=None, duplicate_bits=26)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training_config import TrainingConfig, load_training_config
+from pipelines.training.config import TrainingConfig, load_training_config
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from infinite_id.config import preset
-from pipelines.training_data import (
+from pipelines.training.pairs import (
     PAIRS,
     PairActor,
     changed_view,
@@ -35,7 +35,7 @@ def actor() -> PairActor:
 
 @pytest.fixture(scope="module")
 def photos() -> list[bytes]:
-    from infinite_id.faces import load_face_backend
+    from infinite_id.faces.loading import load_face_backend
     from infinite_id.training.faces_gan import draw_people, load_face_generator
 
     backend = load_face_backend("embedded")
@@ -51,7 +51,7 @@ def test_the_identity_photo_is_never_the_target(actor: PairActor, photos: list[b
     rows = actor(table(photos)).to_pylist()
     assert len(rows) == 6
     faces = actor._encoder
-    from infinite_id.faces import find_faces
+    from infinite_id.faces.detection import find_faces
 
     for number, data in enumerate(photos):
         image = np.asarray(Image.open(io.BytesIO(data)))

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.storage import Store
-from pipelines.training import count_photos
-from pipelines.training_config import TrainingConfig
+from pipelines.tables.storage import Store
+from pipelines.training.config import TrainingConfig
+from pipelines.training.job import count_photos
 
 
 @pytest.fixture

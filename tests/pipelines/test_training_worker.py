@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.base import BaseModel
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.loop import CheckpointError, LoopConfig, TrainingLoop
-from pipelines.storage import Store
-from pipelines.training_config import TrainingConfig
-from pipelines.training_worker import _adapter_batch, _StoredCheckpoint
+from pipelines.tables.storage import Store
+from pipelines.training.config import TrainingConfig
+from pipelines.training.worker import _adapter_batch, _StoredCheckpoint
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_base
 
 PAIRS = 400

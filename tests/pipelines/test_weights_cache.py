@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infinite_id.config import preset
-from pipelines.storage import StorageError, Store
-from pipelines.weights_cache import local_preset, local_weights
+from pipelines.plan.weights import local_preset, local_weights
+from pipelines.tables.storage import StorageError, Store
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// The same request as a shell script with curl and as Python with pipelines.client.
+// The same request as a shell script with curl and as Python with infinite_id.client.
 
 import { hasKey, server } from "./api.js";
 
@@ -69,7 +69,7 @@ export function pythonCode(order) {
   };
   const blend = order.mode === "blend";
   const names = blend ? ["first", "second"] : ["person"];
-  const lines = ["from pipelines.client import Client", ""];
+  const lines = ["from infinite_id.client import Client", ""];
   if (hasKey()) lines.push("# The key is read from INFINITE_ID_API_KEY.");
   lines.push(`with Client(${python(server())}) as client:`);
   order.sources.forEach((source, n) => lines.push(`    ${names[n]} = ${add(source)}`));

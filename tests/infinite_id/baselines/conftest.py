@@ -8,8 +8,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
 from infinite_id.base import BaseModel
-from infinite_id.pocket import load_pipeline
-from infinite_id.pocket_weights import UNET
+from infinite_id.pocket.model import load_pipeline
+from infinite_id.pocket.weights import UNET
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
 
 

@@ -20,7 +20,7 @@ from infinite_id.baselines.photomaker_weights import (
 )
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import TextOnlyGenerator
-from infinite_id.pocket import load_tokenizer
+from infinite_id.pocket.image_text import load_tokenizer
 from infinite_id.types import IdentityMix, PreviewHook
 from tests.infinite_id.baselines.conftest import request
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from infinite_id import pocket
-from infinite_id.adapter import IdentityAdapter
 from infinite_id.config import preset
+from infinite_id.identity.adapter import IdentityAdapter
+from infinite_id.pocket import model as pocket
 from infinite_id.training.adapter import (
     AdapterBatch,
     AdapterTraining,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx import helper
 
-from infinite_id.faces import align_face, find_faces, load_face_backend
+from infinite_id.faces.detection import align_face, find_faces
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.face_network import TorchSFace, align, align_matrices
 from tests.infinite_id.face_photos import photo
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from infinite_id.faces import align_face, find_faces, load_face_backend
+from infinite_id.faces.detection import align_face, find_faces
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.adapter import clean_latents, noisy_and_target
 from infinite_id.training.identity_loss import (
     changed_face,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infinite_id import pocket, pocket_weights
-from infinite_id.faces import ARCFACE_TEMPLATE
+from infinite_id.faces.detection import ARCFACE_TEMPLATE
+from infinite_id.pocket import model as pocket
+from infinite_id.pocket import weights as pocket_weights
 from infinite_id.training.autoencoder import latent_scale, latents_of
 from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.context import Context

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinite_id.faces import FaceBackend, find_faces, load_face_backend
+from infinite_id.faces.detection import FaceBackend, find_faces
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.captions import (
     COLORS,
     SCENES,

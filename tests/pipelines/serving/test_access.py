@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from infinite_id.types import Identity, IdentityEmbedding
-from jobs.serving import serve
+from jobs.serve import serve
 from pipelines.serving.app import create_app
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.config import ServiceConfig

@@ -11,12 +11,11 @@ import pytest
 from PIL import Image
 
 from infinite_id.config import preset
-from infinite_id.encoders import load_identity_encoder
-from infinite_id.faces import find_faces
+from infinite_id.faces.detection import find_faces
+from infinite_id.faces.photos import decode_photo
+from infinite_id.identity.encoders import load_identity_encoder
 from infinite_id.methods import load_generator
-from infinite_id.photos import decode_photo
-from infinite_id.types import GenerationRequest, Identity
-from pipelines.images import AI_GENERATED
+from infinite_id.types import AI_GENERATED, GenerationRequest, Identity
 from tests.pipelines.serving.conftest import portrait, upload
 
 BODY = {"prompt": "a {subject} on the beach", "steps": 2, "seed": 7}

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.client import (
+from infinite_id.client import (
     AsyncClient,
     Client,
     Generation,
@@ -30,7 +30,7 @@ from pipelines.client import (
     ServiceError,
     Step,
 )
-from pipelines.images import AI_GENERATED
+from infinite_id.types import AI_GENERATED
 from tests.pipelines.serving.conftest import portrait
 
 ROOT = Path(__file__).parents[3]
@@ -267,7 +267,7 @@ def test_an_address_without_scheme_is_refused():
 
 def test_the_example_of_the_readme_runs(live_url, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if "pipelines.client" in block]
+    (example,) = [block for block in blocks if "infinite_id.client" in block]
     done = subprocess.run(
         [sys.executable, "-c", example],
         cwd=tmp_path,

@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
 from pipelines.serving.config import ServiceConfig
-from pipelines.serving.guard import Guard
-from pipelines.serving.measures import Measures
+from pipelines.serving.guard import Guard, Measures
 
 
 async def counting(scope, receive, send) -> None:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
-from pipelines.images import AI_GENERATED
+from infinite_id.types import AI_GENERATED
 from tests.pipelines.serving.conftest import portrait, upload
 
 PROMPT = "a {subject} on the beach"

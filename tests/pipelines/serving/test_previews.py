@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.client import Client, Preview
-from pipelines.images import AI_GENERATED
+from infinite_id.client import Client, Preview
+from infinite_id.types import AI_GENERATED
 from pipelines.serve import local_app
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.safety import load_safety_check

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.keys import RateLimit
-from pipelines.serving.samples import sample_names
+from pipelines.serving.page import sample_names
 
 
 @pytest.mark.parametrize("name", sample_names())

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.client import Client, Generation, Retry, ServiceError, Step
-from pipelines.session import ray_session
+from infinite_id.client import Client, Generation, Retry, ServiceError, Step
+from pipelines.run.session import ray_session
 from tests.pipelines.serving.conftest import portrait
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]

@@ -1,0 +1,1 @@
+"""Networks that score pictures; never the ones that condition them."""

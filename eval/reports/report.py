@@ -1,0 +1,332 @@
+"""The report of a run folder: one HTML page without a network, Markdown, JSON and figures.
+
+Everything is read from disk, so a report can be made again, of a finished run or of one that
+broke off: what is missing is said at its top.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from eval.metric_info import MetricInfo
+from eval.reports.report_figures import THEMES, make_plots, make_sheets
+from eval.reports.tables import FACE_FOUND, Row, Tables, extremes, make_tables
+from eval.reports.thumbnails import choose_pictures, data_uri, thumbnail
+from eval.run_data import RunData, read_run
+
+__all__ = ["MAX_PICTURES", "ReportPaths", "write_report"]
+
+MAX_PICTURES = 1000
+THUMBNAIL_EDGE = 192
+MAX_REJECTS = 200
+SCHEMA_VERSION = 1
+SET_TITLES = (
+    "with a face",
+    "separation ↑",
+    "consistency ↓",
+    "variation ↑",
+    "seed diversity ↑",
+    "copy-paste ↓",
+    "EER ↓",
+    "TAR at FAR 1 % ↑",
+    "kernel distance ↓",
+    "Fréchet distance ↓",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPaths:
+    """Addresses of what `write_report` wrote."""
+
+    html: str
+    markdown: str
+    json: str
+    figures: tuple[str, ...]
+
+
+def write_report(
+    run_dir: str | Path,
+    *,
+    reference: str | None = None,
+    max_pictures: int = MAX_PICTURES,
+    options: Mapping[str, Any] | None = None,
+) -> ReportPaths:
+    """Writes report/report.html, report.md, report.json and report/figures/*.png.
+
+    Args:
+        run_dir: folder or address of a run; a partly failed one will do.
+        reference: method that paired differences are taken to; by default `infinite_id`, or the
+            run's first.
+        max_pictures: most pictures in the page; the rest is counted in every number.
+        options: keyword arguments of the fsspec file system.
+
+    Raises:
+        ValueError: no run there, tables of another run in it, or no such reference method.
+    """
+    if max_pictures < 0:
+        raise ValueError(f"max_pictures is {max_pictures}, allowed: 0 or more")
+    data = read_run(run_dir, options)
+    tables = make_tables(data, reference=reference)
+    extreme = extremes(data, [name for name in data.metrics if name != FACE_FOUND])
+    ids = [name for ends in extreme.values() for side in ends.values() for name in side]
+    shown = choose_pictures(data, ids, max_pictures)
+    pictures = _pictures(data, shown)
+    sets = data.folder.read_json("sets.json") or {}
+    scenario = data.folder.read_json("scenario.json") or {}
+    figures = make_plots(data, tables, sets, scenario) | make_sheets(data, tables, scenario)
+    context = _context(data, tables, extreme, pictures, figures)
+    context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
+    environment = _environment()
+    page = environment.get_template("report.html.j2").render(context)
+    markdown = environment.get_template("report.md.j2").render(context)
+    report = json.dumps(
+        _json(data, tables, extreme, shown) | {"sets": sets, "figures": list(figures)},
+        indent=1,
+        ensure_ascii=False,
+    )
+    folder = data.folder
+    written = [
+        folder.write(f"report/figures/{name}.png", figure["light"])
+        for name, figure in figures.items()
+    ]
+    return ReportPaths(
+        html=folder.write("report/report.html", page.encode()),
+        markdown=folder.write("report/report.md", markdown.encode()),
+        json=folder.write("report/report.json", report.encode()),
+        figures=tuple(written),
+    )
+
+
+def _pictures(data: RunData, shown: Sequence[str]) -> dict[str, Any]:
+    """What the page's script draws grids and galleries from."""
+    small = {}
+    for name, encoded in data.pictures(shown):
+        picture = thumbnail(encoded, THUMBNAIL_EDGE)
+        if picture is None:
+            data.missing.append(f"picture {name} cannot be decoded")
+        else:
+            small[name] = picture
+    row_of = {name: row for row, name in enumerate(data.samples["sample_id"].tolist())}
+    prompts: dict[str, int] = {}
+    samples = []
+    for name, picture in small.items():
+        row = row_of[name]
+        sample = {column: data.samples[column][row] for column in ("identity_id", "method")}
+        sample |= {column: data.samples[column][row] for column in ("prompt_id", "style")}
+        samples.append(
+            sample
+            | picture
+            | {
+                "sample_id": name,
+                "seed": str(data.samples["seed"][row]),
+                "prompt": prompts.setdefault(data.samples["prompt"][row], len(prompts)),
+                "scores": {metric: _number(values[row]) for metric, values in data.scores.items()},
+            }
+        )
+    order = {name: number for number, name in enumerate(shown)}
+    samples.sort(key=lambda sample: order[sample["sample_id"]])
+    return {
+        "samples": samples,
+        "prompts": list(prompts),
+        "references": _references(data, {sample["identity_id"] for sample in samples}),
+        "metrics": {name: info.as_dict() for name, info in data.metrics.items()},
+    }
+
+
+def _references(data: RunData, identities: set[str]) -> dict[str, list[str]]:
+    """identity -> data URIs of aligned crops: one of a person, one a part of a mix."""
+    mixes = data.mixes()
+    parts = {name: mixes.get(name, [name]) for name in sorted(identities)}
+    crops = data.references(sorted({person for people in parts.values() for person in people}))
+    small = {name: thumbnail(crop, 112) for name, crop in crops.items()}
+    return {
+        name: [picture["src"] for person in people if (picture := small.get(person))]
+        for name, people in parts.items()
+    }
+
+
+# The first of these stages that was timed gives the images/s of the head line.
+_IMAGE_STAGES = ("images and scores", "images")
+
+
+def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(method, cells) of the table of whole sets; the headings are `SET_TITLES`."""
+    rows = []
+    for name, values in (sets.get("methods") or {}).items():
+        structure = values.get("class_structure") or {}
+        check = values.get("verification") or {}
+        kernel, frechet = values.get("kernel_distance"), values.get("frechet_distance")
+        numbers = [
+            *(structure.get(part) for part in ("separation", "consistency", "variation")),
+            (values.get("seed_diversity") or {}).get("mean"),
+            (values.get("copy_paste") or {}).get("mean"),
+            check.get("eer"),
+            (check.get("tar") or {}).get("0.01"),
+            kernel["mean"] if kernel else None,
+            frechet,
+        ]
+        counted = f"{values.get('with_face')} of {values.get('pictures')}"
+        rows.append((name, [counted, *(_value(number, "cosine") for number in numbers)]))
+    return rows
+
+
+def _context(
+    data: RunData,
+    tables: Tables,
+    extreme: dict[str, dict[str, list[str]]],
+    pictures: dict[str, Any],
+    figures: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    run = data.run
+    timings = run.get("timings") or {}
+    made = int(data.samples["has_image"].sum())
+    return {
+        "run": run,
+        "preset": run.get("preset"),
+        "untrained": bool(run.get("untrained")),
+        "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "missing": data.missing,
+        "metrics": [info for name, info in data.metrics.items() if name != FACE_FOUND],
+        "all_metrics": list(data.metrics.values()),
+        "tables": tables,
+        "counts": {
+            "people": len(data.names("identity_id")),
+            "requests": len(data),
+            "pictures": made,
+            "faces": data.face_count,
+            "methods": len(tables.methods),
+            "styles": len(data.names("style")),
+            "rejects": len(data.rejects),
+        },
+        "rate": next((rate for name in _IMAGE_STAGES if (rate := _rate(timings.get(name)))), None),
+        "timings": {stage: (values, _rate(values)) for stage, values in timings.items()},
+        "reject_counts": _reject_counts(data),
+        "rejects": data.rejects[:MAX_REJECTS],
+        "extremes": extreme,
+        "figures": figures,
+        "plots": {
+            name: figure | {theme: data_uri(figure[theme], "image/png") for theme in THEMES}
+            for name, figure in figures.items()
+            if all(theme in figure for theme in THEMES)
+        },
+        "pictures": pictures,
+        "shown": len(pictures["samples"]),
+        "model_revisions": data.model_revisions,
+        "provenance": {
+            name: json.dumps(run[name], indent=2, ensure_ascii=False, default=str)
+            for name in ("config", "environment", "revisions")
+            if run.get(name)
+        },
+    }
+
+
+def _json(
+    data: RunData, tables: Tables, extreme: dict[str, Any], shown: Sequence[str]
+) -> dict[str, Any]:
+    return _clean(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "untrained": bool(data.run.get("untrained")),
+            "run": data.run,
+            "missing": data.missing,
+            "reference": tables.reference,
+            "metrics": {name: info.as_dict() for name, info in data.metrics.items()},
+            "methods": [row.as_dict() for row in tables.methods],
+            "styles": [row.as_dict() for row in tables.styles],
+            "identities": [row.as_dict() for row in tables.identities],
+            "extremes": extreme,
+            "rejects": _reject_counts(data),
+            "model_revisions": data.model_revisions,
+            "pictures_in_page": len(shown),
+        }
+    )
+
+
+def _reject_counts(data: RunData) -> list[dict[str, Any]]:
+    counts = Counter((str(row.get("stage")), str(row.get("reason"))) for row in data.rejects)
+    return [
+        {"stage": stage, "reason": reason, "count": count}
+        for (stage, reason), count in counts.most_common()
+    ]
+
+
+def _rate(timing: dict[str, Any] | None) -> float | None:
+    """Rows a second."""
+    if not timing or not timing.get("seconds") or timing.get("rows") is None:
+        return None
+    return float(timing["rows"]) / float(timing["seconds"])
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 5)
+
+
+def _clean(value: Any) -> Any:
+    """`value` with NaN and infinities as null: JSON has neither."""
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("eval", "templates"),
+        autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "value": _value,
+        "interval": _interval,
+        "bounds": _bounds,
+        "cell": _cell,
+    }
+    environment.globals["label"] = _label
+    environment.globals["set_titles"] = SET_TITLES
+    # The order of the metrics is the reader's order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return environment
+
+
+def _value(number: float | None, unit: str, *, signed: bool = False) -> str:
+    if number is None or math.isnan(number):
+        return "–"
+    sign = "+" if signed else ""
+    text = f"{100 * number:{sign}.1f} %" if unit == "share" else f"{number:{sign}.3f}"
+    return text.replace("-", "−")
+
+
+def _interval(cell: Any, unit: str) -> str:
+    """[low, high] of a Summary or Difference; empty where there is none."""
+    if math.isnan(cell.low):
+        return ""
+    return f"[{_value(cell.low, unit)}, {_value(cell.high, unit)}]"
+
+
+def _cell(cell: Any, unit: str) -> str:
+    """One line of Markdown for a Summary."""
+    parts = [_value(cell.mean, unit), _interval(cell, unit), f"{cell.nan} NaN" if cell.nan else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _bounds(info: MetricInfo) -> str:
+    low, high = ("∞" if math.isinf(b) else f"{b:g}".replace("-", "−") for b in info.bounds)
+    return f"{'−' if math.isinf(info.bounds[0]) else ''}{low} to {high}"
+
+
+def _label(row: Row) -> str:
+    return " · ".join(name for name in (row.method, row.style, row.identity_id) if name)

@@ -1,0 +1,1 @@
+"""Attention of the two streams: batch layout, fusion, processors, LoRA."""

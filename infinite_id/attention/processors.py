@@ -1,0 +1,240 @@
+"""Attention of both streams in one batch (docs/method.md).
+
+The processors hold no weights and no state of a request. What a call needs travels with the call,
+as `cross_attention_kwargs={"streams": StreamContext(...)}`; without it a layer does what it always
+did. So two requests on one model do not disturb each other, and `install` is undone exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor
+
+from infinite_id.attention.fusion import KeyValue, fuse
+from infinite_id.attention.lora import AttentionLora
+from infinite_id.config import FusionConfig
+
+__all__ = [
+    "StreamAttnProcessor",
+    "StreamContext",
+    "attention_layers",
+    "cross_attention_layers",
+    "install",
+    "self_attention_layers",
+    "stream_processors",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """What the attention layers need to know of one UNet call.
+
+    Attributes:
+        fusion: how the identity rows take from the text rows.
+        text_rows: the first rows of the batch, the text streams; 0 for none.
+        source: int64 (identity rows,): the text row that feeds each identity row.
+        text: K'_t, V'_t of each cross-attention layer, each (texts, L, C); None where the
+            identity rows see no text.
+        identity: K'_id, V'_id of each cross-attention layer, each (identities, T, C), already
+            normalised towards the text's; None where there is no identity.
+        identity_source: int64 (identity rows,): the row of `identity` that each identity row
+            sees; None: row i sees row i.
+        identity_mask: bool (identities, 1, 1, T), False for padding; None for no padding.
+        identity_text: as `text`, as the identity rows see it, where a `lora` makes that differ.
+        lora: update of the projections of identity rows.
+        unfused_rows: the first identity rows, which fusion leaves alone.
+        active: whether the step lies in the range where fusion acts.
+    """
+
+    fusion: FusionConfig
+    text_rows: int
+    source: Tensor
+    text: Sequence[KeyValue] | None
+    identity: Sequence[KeyValue] | None
+    identity_source: Tensor | None = None
+    identity_mask: Tensor | None = None
+    identity_text: Sequence[KeyValue] | None = None
+    lora: AttentionLora | None = None
+    unfused_rows: int = 0
+    active: bool = True
+
+
+def _names(unet: UNet2DConditionModel, kind: str) -> list[str]:
+    return [name for name in attention_layers(unet) if name.endswith(f".{kind}")]
+
+
+def attention_layers(unet: UNet2DConditionModel) -> list[str]:
+    """Module names of all attention layers in the UNet's own order: 140 in SDXL."""
+    return [name.removesuffix(".processor") for name in unet.attn_processors]
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
+    """Module names of the cross-attention layers in the UNet's own order: 70 in SDXL."""
+    return _names(unet, "attn2")
+
+
+def self_attention_layers(unet: UNet2DConditionModel) -> list[str]:
+    """Module names of the self-attention layers in the UNet's own order: 70 in SDXL."""
+    return _names(unet, "attn1")
+
+
+class StreamAttnProcessor:
+    """Attention of one layer.
+
+    Args:
+        name: module name of the layer.
+        index: number of the layer among its kind.
+        count: number of layers of its kind.
+        cross: whether it is cross-attention.
+    """
+
+    def __init__(self, name: str, index: int, count: int, cross: bool) -> None:
+        self.name = name
+        self.index = index
+        self.position = (index + 0.5) / count
+        self.cross = cross
+        self._plain = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        streams: StreamContext | None = None,
+    ) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        if streams is None:
+            return self._plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if self.cross:
+            out = self._cross(attn, hidden_states, encoder_hidden_states, streams)
+        else:
+            out = self._self(attn, hidden_states, streams)
+        return attn.to_out[1](self._project(attn, "to_out", out, streams))
+
+    def _project(
+        self, attn: Attention, projection: str, hidden: Tensor, streams: StreamContext
+    ) -> Tensor:
+        linear = attn.to_out[0] if projection == "to_out" else getattr(attn, projection)
+        out = linear(hidden)
+        # The update fades in with the identity, so that scale 0 is the base model.
+        scale = min(max(streams.fusion.identity_scale, 0.0), 1.0)
+        if streams.lora is None or scale == 0 or hidden.shape[0] == streams.text_rows:
+            return out
+        return streams.lora.add(self.name, projection, hidden, out, streams.text_rows, scale)
+
+    def _self(self, attn: Attention, hidden: Tensor, streams: StreamContext) -> Tensor:
+        query, key, value = (
+            self._project(attn, name, hidden, streams) for name in ("to_q", "to_k", "to_v")
+        )
+        first, last = streams.fusion.layers
+        acts = streams.active and first <= self.position <= last
+        # Rows up to `cut` attend to themselves: the text streams, and unfused identity rows.
+        cut = streams.text_rows + streams.unfused_rows
+        alone = not streams.text_rows or hidden.shape[0] == cut
+        if alone or streams.fusion.fusion == "none" or not acts:
+            return _attend(query, key, value, attn.heads)
+        text = _attend(query[:cut], key[:cut], value[:cut], attn.heads)
+        source = streams.source[streams.unfused_rows :]
+        fused = fuse(
+            KeyValue(key[source], value[source]),
+            KeyValue(key[cut:], value[cut:]),
+            streams.fusion.fusion,
+            streams.fusion.self_norm,
+        )
+        identity = _attend(query[cut:], fused.key, fused.value, attn.heads)
+        return torch.cat([text, identity])
+
+    def _cross(
+        self, attn: Attention, hidden: Tensor, encoded: Tensor | None, streams: StreamContext
+    ) -> Tensor:
+        query, cut = self._project(attn, "to_q", hidden, streams), streams.text_rows
+        parts = []
+        if cut:
+            texts = self._texts(attn, encoded, streams)
+            parts.append(_attend(query[:cut], texts.key[:cut], texts.value[:cut], attn.heads))
+        rest = query[cut:]
+        if rest.shape[0] == 0:
+            return parts[0]
+        out: Tensor | None = None
+        if streams.text is not None and streams.fusion.text_cross_attention:
+            texts = (streams.identity_text or streams.text)[self.index]
+            out = _attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
+        if streams.identity is not None and streams.fusion.identity_scale != 0:
+            own, mask = streams.identity[self.index], streams.identity_mask
+            rows = streams.identity_source
+            if rows is not None:
+                own = KeyValue(own.key[rows], own.value[rows])
+                mask = None if mask is None else mask[rows]
+            seen = _attend(rest, own.key, own.value, attn.heads, mask)
+            seen = seen * streams.fusion.identity_scale
+            out = seen if out is None else out + seen
+        parts.append(torch.zeros_like(rest) if out is None else out)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _texts(self, attn: Attention, encoded: Tensor | None, streams: StreamContext) -> KeyValue:
+        if streams.text is not None:
+            return streams.text[self.index]
+        return KeyValue(attn.to_k(encoded), attn.to_v(encoded))
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V for (B, L, C) inputs."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+@contextlib.contextmanager
+def install(
+    unet: UNet2DConditionModel, processors: Mapping[str, StreamAttnProcessor] | None = None
+) -> Iterator[None]:
+    """Gives every attention layer a `StreamAttnProcessor`; on leaving, the former ones are back.
+
+    Args:
+        unet: the model.
+        processors: of an earlier `stream_processors(unet)`; the same objects each time keep
+            compiled code valid. Made here by default.
+
+    Raises:
+        ValueError: a layer is of a kind that SDXL's architecture does not have.
+    """
+    former = dict(unet.attn_processors)
+    # `set_attn_processor` empties the dictionary that it is given.
+    unet.set_attn_processor(dict(processors) if processors else stream_processors(unet))
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(former)
+
+
+def stream_processors(unet: UNet2DConditionModel) -> dict[str, StreamAttnProcessor]:
+    """A processor for every attention layer, by the names of `unet.attn_processors`.
+
+    Raises:
+        ValueError: a layer is neither self- nor cross-attention of a transformer block.
+    """
+    numbers = {
+        name: (index, len(names), cross)
+        for names, cross in ((_names(unet, "attn1"), False), (_names(unet, "attn2"), True))
+        for index, name in enumerate(names)
+    }
+    processors = {}
+    for layer in attention_layers(unet):
+        if layer not in numbers:
+            raise ValueError(
+                f"attention layer is {layer!r}, allowed: attn1 and attn2 of transformer blocks, "
+                "as in SDXL"
+            )
+        processors[f"{layer}.processor"] = StreamAttnProcessor(layer, *numbers[layer])
+    return processors

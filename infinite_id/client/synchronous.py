@@ -1,0 +1,223 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Unpack
+
+import httpx
+
+from infinite_id.client.calls import (
+    EventReader,
+    GenerateOptions,
+    Photo,
+    Who,
+    access,
+    generate_body,
+    identity_form,
+    score_form,
+    who_id,
+)
+from infinite_id.client.results import Event, Generation, Identity, Method, Sample, Settings, Style
+from infinite_id.client.retry import FAILURES, Retry, failure, raise_for_error
+
+__all__ = ["Client"]
+
+
+class Client:
+    """The service at one address. Safe in several threads.
+
+    Every method raises ServiceError with the service's code and sentence, ConnectionError or
+    TimeoutError.
+
+    Args:
+        server: address, with the path under which the service is mounted; by default the
+            variable INFINITE_ID_SERVER, else http://127.0.0.1:8000.
+        api_key: where the service needs one; by default the variable INFINITE_ID_API_KEY.
+        timeout: seconds without a byte of the answer.
+        retry: when to ask again.
+        transport: of httpx, for proxies of its own or tests.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 180.0,
+        retry: Retry | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.server, options = access(server, api_key, timeout)
+        self._retry = retry or Retry()
+        self._http = httpx.Client(**options, transport=transport)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Returns once pictures can be made.
+
+        Args:
+            timeout: seconds after which the last error is raised.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return raise_for_error(self._http.get("/readyz"))
+            except FAILURES as error:
+                if time.monotonic() > end:
+                    raise failure(error, self.server) from None
+                time.sleep(0.25)
+
+    def add_identity(
+        self,
+        *photos: Photo,
+        sample: str | None = None,
+        face: int | str = "single",
+        class_word: str = "person",
+        keep_photos: bool = False,
+    ) -> Identity:
+        """Embeds one person.
+
+        Args:
+            photos: of that person; paths or bytes of image files.
+            sample: a sample person instead, of `samples`.
+            face: "single", "largest", or a face's number from the left.
+            class_word: what {subject} becomes in prompts.
+            keep_photos: the service keeps the photos as long as the person, see `photo`; else it
+                keeps none.
+        """
+        form = identity_form(photos, sample, face, class_word, keep_photos)
+        return Identity.model_validate(self._json("POST", "/v1/identities", **form))
+
+    def photo(self, identity: Who, number: int = 0) -> bytes:
+        """A photo that was kept: a JPEG file without metadata, upright."""
+        path = f"/v1/identities/{who_id(identity)}/photos/{number}"
+        return self._request("GET", path).content
+
+    def remove_identity(self, identity: Who) -> None:
+        """Makes the service forget a person at once."""
+        self._request("DELETE", f"/v1/identities/{who_id(identity)}")
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        identity: Who | None = None,
+        mix: Mapping[Who, float] | None = None,
+        photos: Sequence[Photo] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """Makes pictures of one person, or of a mix of people.
+
+        Args:
+            prompt: may hold {subject}.
+            identity: a person; exactly one of identity, mix and photos says who.
+            mix: people and their weights, which sum to 1.
+            photos: of a person that is not to be kept.
+            on_event: called with each event of `stream`.
+            options: see `GenerateOptions`.
+        """
+        body = generate_body(prompt, identity, mix, photos, options)
+        if on_event is None:
+            return Generation.of(self._json("POST", "/v1/generate", json=body), body, self.server)
+        made: list[Generation] = []
+        for event in self._events(body):
+            on_event(event)
+            if isinstance(event, Generation):
+                made.append(event)
+        return made[0]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        identity: Who | None = None,
+        mix: Mapping[Who, float] | None = None,
+        photos: Sequence[Photo] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Event]:
+        """As `generate`, step by step; the pictures come last.
+
+        An attempt that is made again starts with another `Queued`. Closing the iterator early
+        cancels the work.
+        """
+        return self._events(generate_body(prompt, identity, mix, photos, options))
+
+    def score(
+        self, image: Photo, *, prompt: str = "", identity: Who | None = None
+    ) -> dict[str, float | None]:
+        """Scores of a picture by metric, None where it cannot be scored."""
+        return self._json("POST", "/v1/score", **score_form(image, prompt, identity))
+
+    def styles(self) -> list[Style]:
+        """Styles and the words that they add."""
+        return [Style.model_validate(row) for row in self._json("GET", "/v1/styles")]
+
+    def methods(self) -> list[Method]:
+        """Methods offered; the first is the default."""
+        return [Method.model_validate(row) for row in self._json("GET", "/v1/methods")]
+
+    def samples(self) -> list[Sample]:
+        """Sample people, who do not exist."""
+        return [Sample.model_validate(row) for row in self._json("GET", "/v1/samples")]
+
+    def settings(self) -> Settings:
+        """Defaults and limits of the service, and what its scores mean."""
+        return Settings.model_validate(self._json("GET", "/v1/settings"))
+
+    def _json(self, method: str, path: str, **content: Any) -> Any:
+        return self._request(method, path, **content).json()
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
+        for attempt in itertools.count(1):
+            try:
+                response = self._http.request(method, path, **content)
+                raise_for_error(response)
+                return response
+            except FAILURES as error:
+                self._pause(attempt, error)
+        raise AssertionError("the last attempt raises")
+
+    def _events(self, body: dict[str, Any]) -> Iterator[Event]:
+        for attempt in itertools.count(1):
+            reader = EventReader(body, self.server)
+            try:
+                with self._http.stream(
+                    "POST", "/v1/generate", json={**body, "stream": True}
+                ) as response:
+                    if not response.is_success:
+                        response.read()
+                    raise_for_error(response)
+                    for line in response.iter_lines():
+                        event = reader.feed(line)
+                        if event is not None:
+                            yield event
+                        if isinstance(event, Generation):
+                            return
+                raise httpx.RemoteProtocolError("the events ended without pictures")
+            except FAILURES as error:
+                self._pause(attempt, error)
+
+    def _pause(self, attempt: int, error: Exception) -> None:
+        wait = self._retry.wait(attempt, error)
+        if wait is None:
+            raise failure(error, self.server) from None
+        time.sleep(wait)

@@ -1,0 +1,1 @@
+"""Photos to aligned faces: decoding, detection, alignment, and the face networks."""

@@ -1,0 +1,1 @@
+"""An aligned face to identity tokens: encoders, mappers, adapter."""

@@ -1,0 +1,1 @@
+"""The small model that is shipped with the package."""

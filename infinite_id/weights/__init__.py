@@ -1,0 +1,1 @@
+"""Files of trained weights: this project's and public ones."""

@@ -1,0 +1,71 @@
+"""The report of a run and how far it is: `infinite-id report`, `infinite-id status`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from jobs.console import console, show_table, user_errors
+
+__all__ = [
+    "report",
+    "status",
+]
+
+_SHORT = {
+    "face_found": "face",
+    "identity_facenet": "FaceNet",
+    "text_score": "text",
+    "image_score": "image",
+    "style_score": "styled",
+}
+
+
+def show_report(url: str, storage_options: dict | None = None) -> None:
+    from eval.reports.report import write_report
+    from pipelines.tables.storage import Store
+
+    paths = write_report(url, options=storage_options)
+    record = json.loads(Store(url, storage_options).read_bytes("report/report.json"))
+    rows = []
+    for method in record["methods"]:
+        styles = [row for row in record["styles"] if row["method"] == method["method"]]
+        for name, entry in ((method["method"], method), *((f"  {s['style']}", s) for s in styles)):
+            row = {"method, by style": name, "n": str(entry["pictures"])}
+            # Eighty columns hold these; the report has the rest.
+            row.update({_SHORT[k]: _cell(c) for k, c in entry["cells"].items() if k in _SHORT})
+            rows.append(row)
+    show_table("Means; intervals are in the report", list(rows[0]) if rows else [], rows)
+    console.print(f"report:   {paths.html}")
+
+
+def _cell(cell: dict) -> str:
+    return "-" if cell["mean"] is None else f"{cell['mean']:.3f}"
+
+
+@user_errors()
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write the report of a run again, from its tables."""
+    show_report(run)
+
+
+@user_errors()
+def status(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+) -> None:
+    """Say how far a running or dead run is."""
+    from pipelines.run.status import run_status
+
+    found = run_status(run)
+    units = "?" if found.units is None else found.units
+    requests = "?" if found.requests is None else found.requests
+    console.print(
+        f"{found.state}: {found.people} people, {found.units_done}/{units} units "
+        f"({found.share:.0%}) of {requests} pictures, "
+        + (f"{found.accepted} of {found.wanted} accepted, " if found.wanted else "")
+        + f"{found.rejects} rejects, last word {found.updated}"
+    )

@@ -1,0 +1,1 @@
+"""A run's pictures as a data set in common formats."""

@@ -1,0 +1,193 @@
+"""What a run is made from: its manifests, its model family, and the request plan they give."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from infinite_id.config import Preset, preset
+from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.weights import method_revision, weights_revision
+from pipelines.settings import BenchmarkConfig, RunConfig
+from pipelines.tables.manifest import (
+    Manifests,
+    default_prompts,
+    default_styles,
+    demo_identities,
+    parse_seeds,
+    read_manifest,
+)
+from pipelines.tables.schemas import EMBEDDINGS, MIXES, REJECTS
+from pipelines.tables.storage import Store
+
+__all__ = [
+    "embedded_subjects",
+    "inputs_digest",
+    "load_manifests",
+    "model_family",
+    "picture_settings",
+    "request_plan",
+    "styled_texts",
+]
+
+
+def load_manifests(config: RunConfig) -> Manifests:
+    """The manifests that a configuration names, checked; defaults where it names none.
+
+    Raises:
+        ValueError: the file, row and column that are wrong, or an unknown prompt or style name.
+    """
+    options = config.storage_options
+    tables = {
+        "identities": demo_identities()
+        if config.identities is None
+        else read_manifest("identities", config.identities, options),
+        "prompts": default_prompts()
+        if config.prompts is None
+        else read_manifest("prompts", config.prompts, options),
+        "styles": default_styles()
+        if config.styles is None
+        else read_manifest("styles", config.styles, options),
+        "mixes": MIXES.empty_table()
+        if config.mixes is None
+        else read_manifest("mixes", config.mixes, options),
+    }
+    tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
+    tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
+    _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
+    return Manifests(**tables)
+
+
+def _choose(table: pa.Table, key: str, names: Sequence[str] | None, what: str) -> pa.Table:
+    if names is None:
+        return table
+    known = table[key].to_pylist()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what} is {name!r}, allowed: {', '.join(known)}")
+    return table.take([known.index(name) for name in names])
+
+
+def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -> None:
+    people = set(identities["identity_id"].to_pylist())
+    for row, mix in enumerate(mixes.to_pylist()):
+        if mix["mix_id"] in people:
+            raise ValueError(f"{where}, row {row}: mix_id {mix['mix_id']!r} is also an identity")
+        for part in mix["parts"]:
+            if part["identity_id"] not in people:
+                raise ValueError(
+                    f"{where}, row {row}, column 'parts': {part['identity_id']!r} is no identity "
+                    "of this run"
+                )
+
+
+def model_family(config: RunConfig) -> Preset:
+    """The preset with the configuration's weights, size, steps and guidance."""
+    family = preset(config.preset)
+    if config.base is not None:
+        family = replace(family, base=config.base, base_revision=config.base_revision)
+    if config.adapter is not None:
+        family = replace(family, adapter_path=config.adapter)
+    sampler = family.sampler
+    if config.num_inference_steps is not None:
+        sampler = replace(sampler, num_inference_steps=config.num_inference_steps)
+    if config.guidance_scale is not None:
+        sampler = replace(sampler, guidance_scale=config.guidance_scale)
+    return replace(
+        family,
+        sampler=sampler,
+        height=config.height or family.height,
+        width=config.width or family.width,
+        weights=tuple(sorted(config.weights.items())),
+    )
+
+
+def inputs_digest(config: RunConfig, manifests: Manifests) -> str:
+    """Of what decides the rows: not of addresses, actors or the tracking server."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in (manifests.identities, manifests.prompts, manifests.styles, manifests.mixes):
+        digest.update(repr(table.to_pylist()).encode())
+    decides = config.model_dump(include=set(config.decides))
+    digest.update(repr(sorted(decides.items())).encode())
+    return digest.hexdigest()
+
+
+def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
+    """The people that were embedded, and the mixes all of whose parts were.
+
+    Raises:
+        ValueError: nobody was; the message gives the first reason.
+    """
+    people = store.read_folder("embeddings", EMBEDDINGS, ["identity_id", "class_word", "digest"])
+    subjects = [
+        Subject(row["identity_id"], row["class_word"] or "person", row["digest"])
+        for row in people.to_pylist()
+    ]
+    if not subjects:
+        reasons = store.read_folder("rejects", REJECTS).to_pylist()
+        detail = f"; the first: {reasons[0]['message']}" if reasons else ""
+        raise ValueError(f"no photo of {manifests.identities.num_rows} people is usable{detail}")
+    return [*subjects, *_mix_subjects(manifests.mixes, subjects)]
+
+
+def styled_texts(manifests: Manifests) -> list[Text]:
+    """Every prompt in every style, style by style."""
+    return [
+        Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "")
+        for s in manifests.styles.to_pylist()
+        for p in manifests.prompts.to_pylist()
+    ]
+
+
+def picture_settings(family: Preset) -> Settings:
+    """Size, steps and guidance of a model family."""
+    sampler = family.sampler
+    return Settings(
+        family.height, family.width, sampler.num_inference_steps, sampler.guidance_scale
+    )
+
+
+def request_plan(
+    config: BenchmarkConfig, family: Preset, manifests: Manifests, store: Store
+) -> RequestPlan:
+    """The requests for the people that were embedded.
+
+    Raises:
+        ValueError: nobody was; the message gives the first reason.
+    """
+    subjects = embedded_subjects(manifests, store)
+    weights, _ = weights_revision(family)
+    return RequestPlan(
+        methods=[(name, method_revision(name, family, weights)) for name in config.methods],
+        texts=styled_texts(manifests),
+        subjects=subjects,
+        seeds=parse_seeds(config.seeds),
+        settings=picture_settings(family),
+        unit_size=config.batch_size,
+        limit=config.limit,
+    )
+
+
+def _mix_subjects(mixes: pa.Table, people: Sequence[Subject]) -> list[Subject]:
+    """Mixes all of whose parts were embedded; the class word only where all parts share it."""
+    known = {person.identity_id: person for person in people}
+    subjects = []
+    for mix in mixes.to_pylist():
+        parts = [known.get(part["identity_id"]) for part in mix["parts"]]
+        if any(part is None for part in parts):
+            continue
+        present = [part for part in parts if part is not None]
+        words = {part.class_word for part in present}
+        subjects.append(
+            Subject(
+                mix["mix_id"],
+                words.pop() if len(words) == 1 else "person",
+                "+".join(part.digest for part in present),
+                tuple(mix["parts"]),
+                mix["mode"],
+            )
+        )
+    return subjects

@@ -1,0 +1,1 @@
+"""What makes a run survive kills: its folder, units, attempts, lease, session."""

@@ -1,0 +1,148 @@
+"""A lease on a run folder: two runs do not write to one folder by mistake.
+
+`lease.json` says who writes and until when; its holder renews it. A holder that dies stops
+renewing, so its lease runs out by itself; on the same machine a dead process is seen at once.
+Object stores have no lock: a holder reads its lease before it renews it, and stops if another's
+is there. Should two runs all the same begin within the same second, no result is torn or doubled:
+a unit's file is written whole, and both write the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from pipelines.run.failures import RunFailedError
+from pipelines.tables.storage import StorageError, Store
+
+__all__ = ["Lease", "LeaseLostError"]
+
+_NAME = "lease.json"
+
+
+class LeaseLostError(RunFailedError):
+    """Another run has taken the folder over."""
+
+
+def _started(pid: int) -> float | None:
+    """When a process of this machine began, None where there is none."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+class Lease:
+    """Held while the context is open.
+
+    Args:
+        store: the run folder.
+        seconds: a lease that was not renewed for so long is nobody's.
+        clock: seconds since the epoch.
+
+    Raises:
+        ValueError: on entering: another live run holds the folder.
+    """
+
+    def __init__(
+        self, store: Store, seconds: float = 60.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        if seconds <= 0:
+            raise ValueError(f"lease is {seconds} s, allowed: more than 0")
+        self._store, self._seconds, self._clock = store, seconds, clock
+        self._token = uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        holder = self._read()
+        if holder is not None and self._alive(holder):
+            left = holder["until"] - self._clock()
+            raise ValueError(
+                f"output {self._store.url} is being written by process {holder['pid']} on "
+                f"{holder['host']}, allowed: another --output, or the same once that run has "
+                f"ended (a dead one's lease runs out in {max(left, 0):.0f} s)"
+            )
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        # A place that is gone ends the run with its own error; the lease runs out by itself.
+        with contextlib.suppress(StorageError):
+            holder = self._read()
+            if holder is not None and holder["token"] == self._token:
+                self._store.delete(_NAME)
+
+    @classmethod
+    def held(cls, store: Store) -> bool:
+        """Whether a live run holds the folder."""
+        looking = cls(store)
+        holder = looking._read()
+        return holder is not None and looking._alive(holder)
+
+    def check(self) -> None:
+        """Raises LeaseLostError if another run has taken the folder over."""
+        if self._lost is not None:
+            raise LeaseLostError(self._lost)
+
+    def _alive(self, holder: dict[str, Any]) -> bool:
+        if self._clock() >= holder["until"]:
+            return False
+        if holder["host"] != socket.gethostname():
+            return True
+        began = _started(holder["pid"])
+        return began is not None and abs(began - holder["began"]) < 1.0
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self._store.exists(_NAME):
+            return None
+        try:
+            holder = json.loads(self._store.read_bytes(_NAME))
+        except (json.JSONDecodeError, UnicodeDecodeError, StorageError):
+            return None
+        wanted = {"token", "host", "pid", "began", "until"}
+        return holder if isinstance(holder, dict) and wanted <= set(holder) else None
+
+    def _write(self) -> None:
+        holder = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "began": _started(os.getpid()),
+            "until": self._clock() + self._seconds,
+        }
+        self._store.write_bytes(_NAME, json.dumps(holder).encode())
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._seconds / 4):
+            try:
+                holder = self._read()
+                if holder is not None and holder["token"] != self._token:
+                    self._lost = (
+                        f"process {holder['pid']} on {holder['host']} has taken over output "
+                        f"{self._store.url}"
+                    )
+                    return
+                self._write()
+            except StorageError:
+                # The store may be away for a moment; the lease lasts several renewals.
+                continue

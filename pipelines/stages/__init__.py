@@ -1,0 +1,1 @@
+"""What runs in actors, and how Ray Data runs it."""

@@ -1,0 +1,232 @@
+"""The actor that makes pictures: it holds a model and maps one unit's requests to pictures.
+
+It never imports Ray, so the same class runs in Ray Data pools, in Ray Serve replicas, in a loop
+in a test. The model is loaded in the constructor, on the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infinite_id.config import Preset
+from infinite_id.types import (
+    CancelledError,
+    Generator,
+    Identity,
+)
+from pipelines.made import Made, MadeUnits
+from pipelines.plan.requests import UnitPlan, people_of, request_from_row
+from pipelines.plan.weights import local_preset
+from pipelines.run.attempts import KILLED, Attempt, Attempts
+from pipelines.run.counters import count, observe
+from pipelines.run.failures import is_fatal
+from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.stages.watermark import Watermark
+from pipelines.tables.people import IdentityStore
+from pipelines.tables.pictures import Provenance, encode_image
+from pipelines.tables.schemas import IMAGES, PROVENANCE, SAMPLE_KEYS
+from pipelines.tables.storage import Store
+
+__all__ = [
+    "GenerationActor",
+]
+
+_KEYS = [field.name for field in SAMPLE_KEYS]
+_SWITCH_SECONDS = 0.0005
+
+
+_Row = Mapping[str, Any]
+
+
+_People = Mapping[str, Identity]
+
+
+class GenerationActor:
+    """Units of the request plan -> pictures; commits `images`.
+
+    Two threads may call it at once: one generates while the other encodes and commits what it has
+    put aside, so that a kill loses one batch and not two (see `pipelines.made`).
+
+    Args:
+        store: the run folder.
+        plan: the request plan.
+        preset: model family.
+        image_format: png, webp or jpeg.
+        watermark: text that every picture carries invisibly, None for none.
+        device: "auto" takes a GPU where there is one.
+        threads: of torch on the CPU.
+        options: of the fsspec file system, should weights lie on one.
+        put_aside: also where the run folder is on an object store, see `pipelines.made`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan: UnitPlan,
+        preset: Preset,
+        *,
+        image_format: str = "png",
+        watermark: str | None = None,
+        device: str = "auto",
+        threads: int = 1,
+        options: Mapping[str, Any] | None = None,
+        put_aside: bool = False,
+    ) -> None:
+        from infinite_id.methods import METHODS, load_generators
+
+        names = [name for name, _ in plan.methods]
+        start: Callable[[], None] | None = None
+        # A generator without a model spares the seconds that torch takes to import.
+        if any(METHODS[name].needs_base for name in names):
+            import torch
+
+            start = partial(torch.set_num_threads, threads)
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._store, self._plan, self._format = store, plan, image_format
+        self._watermark = None if watermark is None else Watermark(watermark)
+        self._attempts = Attempts(store, "images")
+        self._made = MadeUnits(store, anywhere=put_aside)
+        self._people = IdentityStore(store)
+        # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
+        # thread that computes, with a count of its own, and with two pools on two cores both
+        # sleep between operations instead of spinning. Callers encode and commit beside it. It
+        # puts pictures aside itself and takes the next unit at once, with no thread to wait for;
+        # by default one that encodes may keep the interpreter for ten times as long.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        self._model = ThreadPoolExecutor(1, "generate", initializer=start)
+        self._generators: dict[str, Generator] = self._model.submit(
+            load_generators, names, local_preset(preset, options), device=device
+        ).result()
+        self._revisions = dict(plan.methods)
+        self._encoders = ThreadPoolExecutor(4)
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        unit = unit_of(units, "images")
+        done = read_unit(self._store, "images", unit)
+        if done is None:
+            rows = self._plan.table(unit).to_pylist()
+            people = self._people.get(key for row in rows for key in people_of(row))
+            with contextlib.ExitStack() as marks:
+                turn = self._model.submit(self._take_turn, unit, rows, people, marks)
+                attempt, made = turn.result()
+                if self._made.used:
+                    attempt.made()
+                pictures, rejects = self._encode(rows, made)
+                done = commit_unit(
+                    self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64
+                )
+            self._made.drop(unit)
+            if rows:
+                for status, number in (("ok", len(pictures)), ("rejected", len(rejects))):
+                    labels = {"method": rows[0]["method"], "status": status}
+                    count("infinite_id_pictures_total", number, **labels)
+        return unit_block(done, unit)
+
+    def _take_turn(
+        self, unit: int, rows: Sequence[_Row], people: _People, marks: contextlib.ExitStack
+    ) -> tuple[Attempt, Made]:
+        attempt = marks.enter_context(self._attempts.unit(unit))
+        made = None if attempt.alone else self._made.find(unit)
+        if made is None:
+            if attempt.alone:
+                made = self._one_by_one(rows, people, attempt)
+            else:
+                made = self._generate(rows, people, range(len(rows)))
+            self._made.keep(unit, made)
+        return attempt, made
+
+    def _one_by_one(self, rows: Sequence[_Row], people: _People, attempt: Attempt) -> Made:
+        made = Made()
+        for number, (row, allowed) in enumerate(attempt.rows(rows)):
+            if allowed:
+                one = self._generate(rows, people, range(number, number + 1))
+                # Once while the row's mark stands: it may be what kills.
+                self._encode(rows, one)
+            else:
+                one = Made(rejects=[reject_row("images", row["sample_id"], *KILLED)])
+            made = made + one
+        return made
+
+    def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> Made:
+        if not numbers:
+            return Made()
+        asked = [rows[number] for number in numbers]
+        generator = self._generators[asked[0]["method"]]
+        try:
+            requests = [request_from_row(row) for row in asked]
+            begin = time.perf_counter()
+            images = generator.generate(requests, people)
+            seconds = time.perf_counter() - begin
+        except CancelledError:
+            raise
+        except Exception as error:
+            if len(asked) == 1 or is_fatal(error, alone=False):
+                return Made(rejects=[_refusal(asked[0], error)])
+        else:
+            observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
+            arrays = [made.image for made in images]
+            return Made(list(numbers), arrays, [seconds / len(asked)] * len(asked))
+        # One bad request must not cost its batch mates their pictures: halve until it is alone.
+        middle = len(asked) // 2
+        first, second = numbers[:middle], numbers[middle:]
+        return self._generate(rows, people, first) + self._generate(rows, people, second)
+
+    def _encode(
+        self, rows: Sequence[_Row], made: Made
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        asked = [rows[number] for number in made.numbers]
+        encoded = [
+            self._encoders.submit(self._encode_picture, row, image)
+            for row, image in zip(asked, made.images, strict=True)
+        ]
+        pictures, rejects = [], list(made.rejects)
+        for row, image, seconds, future in zip(
+            asked, made.images, made.seconds, encoded, strict=True
+        ):
+            try:
+                data = future.result()
+            except Exception as error:
+                rejects.append(_refusal(row, error))
+                continue
+            travels = self._people.row(people_of(row)[0])
+            pictures.append(
+                {
+                    **{name: row[name] for name in (*_KEYS, "prompt")},
+                    "image": data,
+                    "format": self._format,
+                    "height": image.shape[0],
+                    "width": image.shape[1],
+                    "seconds": seconds,
+                    "model_revision": self._revisions[row["method"]],
+                    **{name: travels[name] for name in PROVENANCE},
+                }
+            )
+        return pictures, rejects
+
+    def _encode_picture(self, row: _Row, image: NDArray[np.uint8]) -> bytes:
+        if self._watermark is not None:
+            image = self._watermark.embed(image)
+        names = ("sample_id", "method", "prompt", "negative_prompt", "seed")
+        provenance = Provenance(
+            model_revision=self._revisions[row["method"]], **{name: row[name] for name in names}
+        )
+        return encode_image(image, self._format, provenance=provenance)
+
+
+def _refusal(row: _Row, error: Exception) -> dict[str, Any]:
+    """The row of `rejects` for a request that raised; errors that are not its own are raised."""
+    if is_fatal(error, alone=True):
+        raise error
+    reason = "refused" if isinstance(error, ValueError) else "failed"
+    return reject_row("images", row["sample_id"], reason, f"{type(error).__name__}: {error}")

@@ -1,0 +1,203 @@
+"""The stages of the phases that runs share: people (photos to embeddings) and pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from infinite_id.config import Preset
+from infinite_id.methods import METHODS
+from pipelines.plan.requests import UnitPlan
+from pipelines.settings import RunConfig
+from pipelines.stages.generation import GenerationActor
+from pipelines.stages.people import EmbeddingActor, FaceActor
+from pipelines.stages.scoring import ScoringActor
+from pipelines.stages.stage import SPARE_CPUS, Stage
+from pipelines.tables.manifest import (
+    Manifests,
+)
+from pipelines.tables.schemas import FACES, IMAGES
+from pipelines.tables.storage import Store
+
+__all__ = [
+    "generation_stage",
+    "people_stages",
+    "picture_stages",
+    "generation_gpus",
+    "generation_pool",
+]
+
+# Below this an actor spends more on loading than on pictures.
+_UNITS_AN_ACTOR = 6
+_MOST_THREADS = 4
+_PEOPLE_PER_UNIT = 8
+
+
+def people_stages(
+    config: RunConfig, family: Preset, manifests: Manifests, store: Store
+) -> tuple[list[Stage], list[tuple[int, int, int]]]:
+    """The face and embedding stages, and each unit's rows of the identities manifest.
+
+    Writes the manifests into the run folder first, where they are not there yet.
+    """
+    if not store.exists("manifests/identities.parquet"):
+        for kind in ("prompts", "styles", "mixes", "identities"):
+            store.write_table(
+                f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
+            )
+    with store.parquet("manifests/identities.parquet") as file:
+        metadata = file.metadata
+    slices = [
+        (group, start, min(_PEOPLE_PER_UNIT, metadata.row_group(group).num_rows - start))
+        for group in range(metadata.num_row_groups)
+        for start in range(0, metadata.row_group(group).num_rows, _PEOPLE_PER_UNIT)
+    ]
+    resources = config.resources
+    return [
+        Stage(
+            "faces",
+            FaceActor,
+            {
+                "store": store,
+                "manifest": f"{store.url}/manifests/identities.parquet",
+                "slices": slices,
+                "faces": family.encoders.faces,
+                "limits": {"max_pixels": config.max_photo_pixels},
+                "min_face": config.min_face,
+                "largest": config.largest_face,
+                "options": config.storage_options,
+            },
+            needs={"unit": "number of the unit"},
+            gives=(*FACES.names, "unit"),
+            concurrency=resources.face_actors,
+            num_cpus=resources.face_cpus,
+        ),
+        Stage(
+            "embeddings",
+            EmbeddingActor,
+            {"store": store, "preset": family, "held_out": config.held_out_photos},
+            needs={"unit": "number of the unit", "aligned": "PNG of the aligned face"},
+            gives=("unit", "people"),
+            concurrency=resources.embedding_actors,
+            num_cpus=resources.embedding_cpus,
+        ),
+    ], slices
+
+
+def generation_stage(
+    config: RunConfig,
+    family: Preset,
+    plan: UnitPlan | None,
+    store: Store,
+    cluster: Mapping[str, float],
+    *,
+    watermark: str | None = None,
+) -> Stage:
+    """The stage that makes pictures, see `picture_stages`."""
+    gpus = generation_gpus(config, family)
+    units = 0 if plan is None else len(plan) // config.batch_size
+    actors, threads = generation_pool(config, family, units, cluster)
+    needs_base = any(METHODS[name].needs_base for name in config.method_names)
+    return Stage(
+        "images",
+        GenerationActor,
+        {
+            "store": store,
+            "plan": plan,
+            "preset": family,
+            "image_format": config.image_format,
+            "watermark": watermark,
+            "threads": threads,
+            "options": config.storage_options,
+            "put_aside": config.put_aside_on_object_stores,
+        },
+        needs={"unit": "number of the unit"},
+        gives=(*IMAGES.names, "unit"),
+        concurrency=actors,
+        num_cpus=config.resources.generation_cpus,
+        num_gpus=gpus,
+        # On a CPU the generator takes every core, and encoding beside it only slows it.
+        calls=2 if gpus or not needs_base else 1,
+    )
+
+
+def picture_stages(
+    config: RunConfig,
+    family: Preset,
+    plan: UnitPlan | None,
+    store: Store,
+    metrics: Sequence[str] | None,
+    cluster: Mapping[str, float],
+) -> list[Stage]:
+    """The generation and scoring stages.
+
+    Args:
+        config: of the run.
+        family: model family.
+        plan: of the requests; None to check the stages, with the fewest actors.
+        store: the run folder.
+        metrics: names, see `eval.suite`; None for the default ones.
+        cluster: resources as `ray.cluster_resources()` gives them.
+    """
+    resources = config.resources
+    return [
+        generation_stage(config, family, plan, store, cluster),
+        Stage(
+            "scores",
+            ScoringActor,
+            {
+                "store": store,
+                "plan": plan,
+                "metrics": metrics,
+                "preset_name": family.name,
+            },
+            needs={"unit": "number of the unit", "image": "the encoded picture"},
+            gives=("unit", "pictures", "generate_seconds", "score_seconds"),
+            concurrency=resources.scoring_actors,
+            num_cpus=resources.scoring_cpus,
+            num_gpus=resources.scoring_gpus,
+        ),
+    ]
+
+
+def generation_gpus(config: RunConfig, family: Preset) -> float:
+    """GPUs of a generation actor: what was asked for, else one where the preset wants half
+    precision, which is slow on a CPU."""
+    if config.resources.generation_gpus is not None:
+        return config.resources.generation_gpus
+    needed = any(METHODS[name].needs_base for name in config.method_names)
+    return 1.0 if needed and family.dtype != "float32" else 0.0
+
+
+def generation_pool(
+    config: RunConfig, family: Preset, units: int, cluster: Mapping[str, float]
+) -> tuple[int, int]:
+    """Generation actors, and torch's threads in one of them: what was asked for, else a fit.
+
+    Where actors take GPUs, all that the cluster has now get one. On a CPU a small model gains
+    little from a second thread (1.45 times on two cores) and loses it to whatever else runs, so a
+    long run gets an actor of one thread a core. Each loads for as long as a unit or two take, so a
+    short run gets fewer actors of more threads. A large model on a CPU, and a generator without a
+    model, get one actor.
+
+    Args:
+        config: of the run.
+        family: model family.
+        units: generation batches of the run.
+        cluster: resources as `ray.cluster_resources()` gives them.
+    """
+    resources, cores = config.resources, os.cpu_count() or 1
+    actors = resources.generation_actors
+    if actors is None:
+        beside = resources.scoring_actors * resources.scoring_cpus + SPARE_CPUS
+        most = int((cluster.get("CPU", 0.0) - beside) / resources.generation_cpus)
+        gpus = generation_gpus(config, family)
+        if gpus:
+            beside = resources.scoring_actors * resources.scoring_gpus
+            fit = min(units, int((cluster.get("GPU", 0.0) - beside) / gpus + 1e-6))
+        elif family.base == "pocket" and any(METHODS[m].needs_base for m in config.method_names):
+            fit = min(cores, units // _UNITS_AN_ACTOR)
+        else:
+            fit = 1
+        actors = max(1, min(most, fit))
+    return actors, resources.threads or max(1, min(_MOST_THREADS, cores // actors))

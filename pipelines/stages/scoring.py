@@ -1,0 +1,138 @@
+"""The actor that scores pictures: it holds the judges and maps one unit's pictures to scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.plan.requests import UnitPlan
+from pipelines.run.attempts import KILLED, Attempt, Attempts
+from pipelines.run.units import commit_unit, reject_row, unit_of
+from pipelines.tables.people import IdentityStore
+from pipelines.tables.pictures import decode_image
+from pipelines.tables.schemas import SAMPLE_KEYS, scores_schema
+from pipelines.tables.storage import Store
+
+if TYPE_CHECKING:
+    from eval.metrics import PictureBatch
+
+__all__ = [
+    "ScoringActor",
+]
+
+
+_KEYS = [field.name for field in SAMPLE_KEYS]
+
+
+class ScoringActor:
+    """Pictures of a unit -> scores; commits `scores`.
+
+    Its networks are loaded when the first pictures come: until then a machine of few cores has
+    generation actors to load, and there is nothing to score.
+
+    Args:
+        store: the run folder.
+        plan: the request plan, which knows the parts of a mix.
+        metrics: names, see `eval.suite`; None for the default ones.
+        preset_name: decides which text and image scorer is used.
+        threads: that find and embed faces.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        plan: UnitPlan,
+        metrics: Sequence[str] | None,
+        preset_name: str,
+        *,
+        threads: int = 1,
+    ) -> None:
+        self._store = store
+        self._attempts = Attempts(store, "scores")
+        self._wanted = (metrics, preset_name, threads)
+        self._loaded = False
+        self._people = IdentityStore(store)
+        self._parts = {
+            subject.identity_id: [part["identity_id"] for part in subject.mix_parts]
+            for subject in plan.subjects
+            if subject.mix_parts
+        }
+        # The words that a style adds, which a style score reads; the prompt holds them too.
+        self._style_words = {text.style: text.suffix or text.style for text in plan.texts}
+
+    def load(self) -> None:
+        """Loads the networks and writes down what their scores mean: before the first unit."""
+        from eval.suite import load_suite
+
+        metrics, preset_name, threads = self._wanted
+        self._suite = load_suite(metrics, preset_name, threads=threads)
+        self._schema = scores_schema(list(self._suite.metrics))
+        described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
+        self._store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())
+        self._loaded = True
+
+    def __call__(self, images: pa.Table) -> pa.Table:
+        unit = unit_of(images, "scores")
+        rows = [row for row in images.to_pylist() if row["sample_id"] is not None]
+        if not self._loaded:
+            self.load()
+        begin = time.perf_counter()
+        with self._attempts.unit(unit) as attempt:
+            table, rejects = self._measure(rows, attempt)
+            commit_unit(self._store, "scores", unit, table, self._schema, rejects)
+        return pa.table(
+            {
+                "unit": [unit],
+                "pictures": [len(rows)],
+                "generate_seconds": [float(sum(row["seconds"] for row in rows))],
+                "score_seconds": [time.perf_counter() - begin],
+            }
+        )
+
+    def _people_in(self, row: Mapping[str, Any]) -> list[str]:
+        return self._parts.get(row["identity_id"], [row["identity_id"]])
+
+    def _measure(
+        self, rows: list[dict[str, Any]], attempt: Attempt
+    ) -> tuple[pa.Table, list[dict[str, Any]]]:
+        tables, rejects = [self._schema.empty_table()], []
+        if rows and not attempt.alone:
+            return self._score(rows), []
+        for row, allowed in attempt.rows(rows):
+            if allowed:
+                tables.append(self._score([row]))
+            else:
+                tables.append(self._unscorable(row))
+                rejects.append(reject_row("scores", row["sample_id"], *KILLED))
+        return pa.concat_tables(tables), rejects
+
+    def _unscorable(self, row: Mapping[str, Any]) -> pa.Table:
+        values = {
+            field.name: math.nan if pa.types.is_floating(field.type) else None
+            for field in self._schema
+        }
+        keys = {name: row[name] for name in _KEYS}
+        return pa.Table.from_pylist([{**values, **keys}], schema=self._schema)
+
+    def _batch(self, rows: list[dict[str, Any]]) -> PictureBatch:
+        references = []
+        for row in rows:
+            keys = self._people_in(row)
+            people = self._people.get(keys)
+            references.append([image for key in keys for image in people[key].images])
+        return self._suite.batch(
+            [decode_image(row["image"]) for row in rows],
+            [row["prompt"] for row in rows],
+            references,
+            [self._style_words[row["style"]] for row in rows],
+        )
+
+    def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
+        columns = self._suite.measure(self._batch(rows))
+        own = {name: [row[name] for row in rows] for name in _KEYS}
+        return pa.table({**own, **columns}, schema=self._schema)

@@ -1,0 +1,378 @@
+"""Folders on any file system: plain paths, `file://`, `s3://` and whatever else fsspec knows.
+
+A write is atomic everywhere and needs no rename on object stores: there an object appears only
+when its upload is complete; on a local disk the bytes go to a temporary name first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+__all__ = [
+    "Store",
+    "StorageError",
+    "read_uri",
+    "guarding",
+]
+
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
+_TEMPORARY = ".writing-"
+_READERS = 8
+
+
+def _open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise StorageError(
+            f"{url} needs a package that is not installed ({error}); for s3:// install "
+            "infinite-id-ray[s3]"
+        ) from error
+    except ValueError as error:
+        raise StorageError(f"{url} is no address that fsspec knows ({error})") from error
+    return filesystem, path
+
+
+class Store:
+    """A folder that tables and files are read from and written to.
+
+    Picklable, so that an actor can hold one.
+
+    Args:
+        url: a path or an address such as ``s3://bucket/folder``.
+        options: keyword arguments of the fsspec file system, e.g. ``{"endpoint_url": ...}``.
+            The usual environment (``AWS_*``) is read by the file system itself.
+
+    Raises:
+        StorageError: unknown protocol, or its package is missing.
+    """
+
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        self.options = dict(options or {})
+        text = str(url)
+        if "://" not in text:
+            text = str(Path(text).expanduser().absolute())
+        self.url = text.rstrip("/")
+        self.fs, root = _open_filesystem(self.url, self.options)
+        self.root = root.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
+        return Store, (self.url, self.options)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder lies on a disk of this machine."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """The file system's own path of `name` inside this folder."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder of that name is there."""
+        return self._guard("look at", name, lambda: self.fs.exists(self.path(name)))
+
+    def is_file(self) -> bool:
+        """Whether the place is a file and no folder."""
+        return self._guard("look at", "", lambda: self.fs.isfile(self.root))
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Sorted names of the finished files directly in `folder`, those that end in `suffix`."""
+        return sorted(name for name in self.iter_names(folder) if name.endswith(suffix))
+
+    def iter_names(self, folder: str = "") -> Iterator[str]:
+        """Names of the finished files directly in `folder`, in any order and not all in memory at
+        once where the file system allows it: a folder of a long run holds millions.
+
+        Raises:
+            StorageError: the folder cannot be listed; nothing is raised where there is none.
+        """
+        pages = self._scan(folder) if self.is_local else self._list(folder)
+        while True:
+            name = self._guard("list", folder, lambda: next(pages, None))
+            if name is None:
+                return
+            if not name.startswith(_TEMPORARY):
+                yield name
+
+    def _scan(self, folder: str) -> Iterator[str]:
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                yield from (entry.name for entry in entries if entry.is_file())
+        except FileNotFoundError:
+            return
+
+    def _list(self, folder: str) -> Iterator[str]:
+        self.fs.invalidate_cache()
+        if self.url.startswith("s3://"):
+            yield from self._list_s3(f"{self.path(folder)}/")
+            return
+        try:
+            entries = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return
+        yield from (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+
+    def holds(self) -> list[str]:
+        """Names of the files and folders directly in this one; none where it is not there."""
+
+        def listing() -> list[str]:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = self.fs.ls(self.root, detail=False)
+                return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+            return []
+
+        return self._guard("list", "", listing)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of one file."""
+        return self._guard("read", name, lambda: self.fs.cat_file(self.path(name)))
+
+    def write_bytes(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Writes one file: whole or not at all, replacing an earlier one.
+
+        Args:
+            name: of the file.
+            data: all of it.
+            flush: to the disk, so that it outlives the machine and not just the process.
+        """
+
+        def write() -> None:
+            target = self.path(name)
+            if not self.is_local:
+                self.fs.pipe_file(target, data)
+                return
+            folder, base = os.path.split(target)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            temporary = Path(folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{base}")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    if flush:
+                        file.flush()
+                        os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+        self._guard("write", name, write)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A file to write piece by piece: it appears whole at the end, or after an error never.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target = self.path(name)
+        temporary = target
+        if self.is_local:
+            folder, base = os.path.split(target)
+            temporary = f"{folder}/{_TEMPORARY}{uuid.uuid4().hex}-{base}"
+            self._guard("write", name, lambda: Path(folder).mkdir(parents=True, exist_ok=True))
+        file = self._guard("write", name, lambda: self.fs.open(temporary, "wb"))
+        try:
+            yield _Guarded(file, lambda action: self._guard("write", name, action))
+        except BaseException:
+            # Closing would make an object store publish what is there.
+            if self.is_local:
+                file.close()
+                Path(temporary).unlink(missing_ok=True)
+            else:
+                file.discard()
+                file.closed = True  # else its destructor would publish what is buffered
+            raise
+        if not self.is_local:
+            self._guard("write", name, file.close)
+            return
+
+        def finish() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            Path(temporary).replace(target)
+
+        self._guard("write", name, finish)
+
+    def _list_s3(self, prefix: str) -> Iterator[str]:
+        # s3fs' own listing holds a record of a kilobyte for each object, and caches them all.
+        bucket, _, key = prefix.partition("/")
+        wanted = {"Bucket": bucket, "Prefix": key, "Delimiter": "/"}
+        while True:
+            page = self.fs.call_s3("list_objects_v2", **wanted)
+            yield from (entry["Key"].rsplit("/", 1)[-1] for entry in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
+
+    def touch(self, name: str) -> None:
+        """An empty file, not flushed to the disk: a mark that may be lost with the machine."""
+
+        def write() -> None:
+            if not self.is_local:
+                self.fs.pipe_file(self.path(name), b"")
+                return
+            path = Path(self.path(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+        self._guard("write", name, write)
+
+    def sweep(self) -> None:
+        """Removes what writers left that died in the middle of a file, here and in all folders
+        below. For the one that holds the lease; on object stores such files never appear."""
+
+        def remove() -> None:
+            for path in Path(self.root).rglob(f"{_TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+
+        if self.is_local:
+            self._guard("clean", "", remove)
+
+    def delete(self, name: str) -> None:
+        """Removes one file; nothing happens if it is not there."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+        self._guard("delete", name, remove)
+
+    def write_table(self, name: str, table: pa.Table, *, row_group_size: int | None = None) -> int:
+        """Writes a table as one Parquet file, atomically; returns its bytes."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
+        self.write_bytes(name, buffer.getvalue())
+        return buffer.tell()
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Any]:
+        """One file, open, to be read piece by piece.
+
+        Raises:
+            StorageError: it cannot be read, then or while it is open.
+        """
+        with self._guarding("read", name), self.fs.open(self.path(name), "rb") as file:
+            yield file
+
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """One Parquet file, open.
+
+        Raises:
+            StorageError: it cannot be read, then or while it is open.
+        """
+        with self.reading(name) as file:
+            yield pq.ParquetFile(file)
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads one Parquet file."""
+        with self.parquet(name) as file:
+            return file.read(columns=columns)
+
+    def tables(self, folder: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The tables of all Parquet files directly in `folder`, one after the other."""
+        for name in self.names(folder, ".parquet"):
+            yield self.read_table(f"{folder}/{name}", columns)
+
+    def read_folder(
+        self, folder: str, schema: pa.Schema, columns: list[str] | None = None
+    ) -> pa.Table:
+        """All rows of `folder` as one table; empty with `schema` where there is no file."""
+        wanted = columns or schema.names
+        names = [f"{folder}/{name}" for name in self.names(folder, ".parquet")]
+        with ThreadPoolExecutor(_READERS) as readers:
+            tables = list(readers.map(lambda name: self.read_table(name, wanted), names))
+        empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
+        return pa.concat_tables(tables, promote_options="permissive") if tables else empty
+
+    def count_rows(self, folder: str) -> int:
+        """Rows of all Parquet files directly in `folder`, from their footers."""
+
+        def rows(name: str) -> int:
+            with self.parquet(f"{folder}/{name}") as file:
+                return file.metadata.num_rows
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            return sum(readers.map(rows, self.names(folder, ".parquet")))
+
+    def check_writable(self) -> None:
+        """Raises StorageError unless a file can be written here."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.write_bytes(probe, b"")
+        self.delete(probe)
+
+    def _guard(self, verb: str, name: str, action: Any) -> Any:
+        with self._guarding(verb, name):
+            return action()
+
+    def _guarding(self, verb: str, name: str) -> contextlib.AbstractContextManager[None]:
+        return guarding(verb, f"{self.url}/{name}" if name else self.url)
+
+
+class _Guarded:
+    """A file whose writes raise StorageError."""
+
+    def __init__(self, file: Any, guard: Any) -> None:
+        self._file, self._guard = file, guard
+
+    def write(self, data: Any) -> None:
+        """Writes all of it."""
+        self._guard(lambda: self._file.write(data))
+
+
+def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of one photo, wherever it lies.
+
+    Raises:
+        StorageError: the address cannot be read.
+    """
+    folder, _, name = uri.rpartition("/")
+    return Store(folder or ".", options if "://" in uri else None).read_bytes(name)
+
+
+class StorageError(ValueError):
+    """A place that cannot be read or written; the message is one sentence that names it."""
+
+
+@contextlib.contextmanager
+def guarding(verb: str, place: str) -> Iterator[None]:
+    """Any failure of a place as a StorageError that names it.
+
+    Args:
+        verb: what is done, e.g. "read".
+        place: its address.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        # boto's credential and endpoint errors share no base class with OSError.
+        known = isinstance(error, (OSError, pa.ArrowInvalid))
+        if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
+            raise
+        raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

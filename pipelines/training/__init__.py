@@ -1,0 +1,1 @@
+"""Adapters trained on a cluster."""

@@ -1,0 +1,217 @@
+"""DreamBooth for many people: one LoRA each, fitted in parallel on Ray.
+
+A person is a unit. The LoRA file itself is the mark of a finished fit: it names the settings, the
+base and the photos that it was made from, so a rerun skips just those that would come out equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from infinite_id.baselines.config import DreamBoothConfig
+from infinite_id.config import Preset
+from pipelines.plan.inputs import load_manifests, model_family
+from pipelines.run.session import ray_session
+from pipelines.run.units import unit_of
+from pipelines.settings import BenchmarkConfig
+from pipelines.stages.phases import generation_gpus, generation_pool
+from pipelines.stages.ray_data import apply_stage, unit_blocks
+from pipelines.stages.stage import Stage, check_stages
+from pipelines.tables.storage import StorageError, read_uri
+
+__all__ = ["DreamBoothActor", "FitSummary", "fit_people", "portrait"]
+
+# Side of the square around a face, in lengths of the face's box: head, hair and shoulders.
+_PORTRAIT = 2.2
+
+
+@dataclass(frozen=True, slots=True)
+class FitSummary:
+    """What `fit_people` did: numbers of people, refusals as "identity: reason"."""
+
+    fitted: int
+    present: int
+    refused: tuple[str, ...]
+    seconds: float
+
+
+def fit_people(
+    config: BenchmarkConfig,
+    folder: str,
+    fit: DreamBoothConfig,
+    *,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> FitSummary:
+    """Fits a LoRA for each person of the identities manifest.
+
+    Args:
+        config: `identities`, `preset`, `largest_face`, `held_out_photos`, `address` and
+            `resources` are read; generation actors are the fitting ones.
+        folder: where the LoRAs go; a path that all machines share.
+        fit: settings.
+        progress: told after each person.
+
+    Raises:
+        ValueError: wrong input, or nobody's photos are usable.
+    """
+    begin = time.perf_counter()
+    family, identities = model_family(config), load_manifests(config).identities
+    states: list[dict[str, Any]] = []
+    with ray_session(config.address) as cluster:
+        actors, threads = generation_pool(config, family, identities.num_rows, cluster)
+        stage = Stage(
+            "dreambooth",
+            DreamBoothActor,
+            {
+                "identities": identities,
+                "folder": folder,
+                "preset": family,
+                "fit": fit,
+                "largest": config.largest_face,
+                "held_out": config.held_out_photos,
+                "options": config.storage_options,
+                "threads": threads,
+            },
+            needs={"unit": "number of the person"},
+            gives=("identity_id", "state", "message"),
+            concurrency=actors,
+            num_cpus=config.resources.generation_cpus,
+            num_gpus=generation_gpus(config, family),
+        )
+        check_stages([stage], ["unit"], cluster)
+        data = apply_stage(unit_blocks(np.arange(identities.num_rows)), stage)
+        for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
+            states.extend(rows.to_pylist())
+            progress("people", len(states), identities.num_rows)
+    refused = tuple(
+        f"{s['identity_id']}: {s['message']}" for s in states if s["state"] == "refused"
+    )
+    if len(refused) == len(states):
+        raise ValueError(f"no photo of {len(states)} people is usable; the first: {refused[0]}")
+    count = [state["state"] for state in states].count
+    return FitSummary(count("fitted"), count("present"), refused, time.perf_counter() - begin)
+
+
+class DreamBoothActor:
+    """One person a call; the base and the class pictures are kept between people.
+
+    Args:
+        identities: manifest table.
+        folder: of the LoRAs.
+        preset: model family.
+        fit: settings.
+        largest: of several faces in a photo take the largest.
+        held_out: last photos of each person that are not trained on.
+        options: of the photos' fsspec file system.
+        threads: of torch on the CPU.
+    """
+
+    def __init__(
+        self,
+        identities: pa.Table,
+        folder: str,
+        preset: Preset,
+        fit: DreamBoothConfig,
+        *,
+        largest: bool = False,
+        held_out: int = 0,
+        options: Mapping[str, Any] | None = None,
+        threads: int = 1,
+    ) -> None:
+        import torch
+
+        from infinite_id.base import load_base
+        from infinite_id.faces.loading import load_face_backend
+
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._base = load_base(preset, device=device)
+        self._faces = load_face_backend(preset.encoders.faces)
+        self._identities, self._folder, self._preset, self._fit = identities, folder, preset, fit
+        self._largest, self._held_out, self._options = largest, held_out, dict(options or {})
+        self._classes: dict[str, Any] = {}
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        person = self._identities.slice(unit_of(units, "dreambooth"), 1).to_pylist()[0]
+        try:
+            state, message = self._person(person), ""
+        except ValueError as error:
+            state, message = "refused", str(error)
+        return pa.table(
+            {"identity_id": [person["identity_id"]], "state": [state], "message": [message]}
+        )
+
+    def _person(self, person: Mapping[str, Any]) -> str:
+        from infinite_id.baselines import dreambooth as method
+
+        photos = self._photos(person)
+        word = person["class_word"] or "person"
+        made_from = {
+            "base": self._base.revision,
+            "class_word": word,
+            "photos": hashlib.sha256(np.stack(photos).tobytes()).hexdigest(),
+        }
+        path = method.lora_path(self._folder, person["identity_id"], self._fit)
+        if method.is_fitted(path, self._fit, **made_from):
+            return "present"
+        if word not in self._classes:
+            size = (self._preset.height, self._preset.width)
+            self._classes[word] = method.class_latents(
+                self._base, word, self._fit, self._preset.sampler, *size
+            )
+        latents = method.encode_photos(self._base, photos)
+        weights = method.fit_lora(self._base, latents, self._classes[word], word, self._fit)
+        method.save_lora(path, weights, self._fit, **made_from)
+        return "fitted"
+
+    def _photos(self, person: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
+        from infinite_id.faces.detection import find_faces
+        from infinite_id.faces.photos import decode_photo
+
+        index, found = person["face_index"], []
+        reasons: list[str] = []
+        for photo in person["photos"]:
+            try:
+                data = photo["bytes"] or read_uri(photo["uri"], self._options)
+                image = decode_photo(data)
+                select: Any = (
+                    index if index is not None else ("largest" if self._largest else "single")
+                )
+                face, _ = find_faces(image, self._faces, select=select)[0]
+            except (StorageError, ValueError) as error:
+                reasons.append(str(error))
+                continue
+            found.append(portrait(image, face.bbox, self._preset.height, self._preset.width))
+        if not found:
+            raise ValueError(reasons[0] if reasons else "no photo")
+        return found[: max(1, len(found) - self._held_out)]
+
+
+def portrait(
+    image: NDArray[np.uint8], bbox: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.uint8]:
+    """uint8 (height, width, 3): the part of a photo around a face, as square as it allows.
+
+    Args:
+        image: uint8 (H, W, 3).
+        bbox: x0 y0 x1 y1 in pixels.
+        height, width: of the result.
+    """
+    x0, y0, x1, y1 = (float(value) for value in bbox)
+    rows, columns = image.shape[:2]
+    side = min(_PORTRAIT * max(x1 - x0, y1 - y0), rows, columns)
+    left = min(max((x0 + x1 - side) / 2, 0.0), columns - side)
+    top = min(max((y0 + y1 - side) / 2, 0.0), rows - side)
+    box = (left, top, left + side, top + side)
+    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(scaled)

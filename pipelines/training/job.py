@@ -1,0 +1,181 @@
+"""Identity-enhanced training on Ray Train, fed by Ray Data; one CPU worker is the same program.
+
+`prepare_pairs` computes embeddings and latents once, into Parquet; `train` streams them to the
+workers. The output folder (any fsspec address) holds `pairs/`, `signature.json`, `checkpoint.pt`,
+`metrics.jsonl`, `samples/` and at the end `adapter.safetensors`; run again with the same folder and
+it goes on from the last checkpoint, whatever ended the run before.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from infinite_id.config import preset
+from pipelines.run.folder import check_same
+from pipelines.tables.storage import StorageError, Store, guarding
+from pipelines.training.config import TrainingConfig
+from pipelines.training.pairs import PAIRS, PairActor
+from pipelines.training.worker import read_metrics, train_worker
+
+__all__ = ["count_photos", "prepare_pairs", "train"]
+
+_DONE = "pairs/_done.json"
+_MADE_OF = "pairs/_made_of.json"
+_SIGNATURE = "signature.json"
+
+# A partition is held in memory as a whole. Ray's own number, 200, is many for a few people and
+# few for ten million photos.
+_PHOTOS_A_PARTITION = 500
+_MOST_PARTITIONS = 2000
+
+
+def count_photos(config: TrainingConfig) -> int:
+    """Photos of the data, 0 where the output folder has their pairs; needs no Ray.
+
+    Raises:
+        ValueError: the data lack a column, or the output folder holds the pairs or the checkpoint
+            of other settings. StorageError (a ValueError): they cannot be read.
+    """
+    store = Store(config.output, config.storage_options)
+    check_same(store, _SIGNATURE, "a run with", config.signature())
+    if store.exists(_DONE):
+        check_same(store, _MADE_OF, "pairs made with", _made_of(config))
+        return 0
+    source = Store(config.data, config.storage_options)
+    if not source.exists():
+        raise StorageError(f"data {config.data} does not exist")
+    with guarding("read", config.data):
+        photos = ds.dataset(source.root, filesystem=source.fs)
+        rows = int(photos.count_rows())
+    for name in ("identity_id", "image"):
+        if name not in photos.schema.names:
+            raise ValueError(
+                f"{config.data} has the columns {', '.join(photos.schema.names)}; {name} is missing"
+            )
+    return rows
+
+
+def _made_of(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that decide what stands in `pairs`."""
+    return {
+        "data": Store(config.data, config.storage_options).url,
+        "preset": config.preset,
+        "pairs_per_photo": config.pairs_per_photo,
+        "largest_face": config.largest_face,
+    }
+
+
+def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
+    """Makes the `pairs` table of the output folder unless it is there.
+
+    Returns:
+        Counts: pairs of each split, people, rejects by reason.
+
+    Raises:
+        ValueError: as of `count_photos`, or no photo gave a pair; the message says why.
+    """
+    import ray
+
+    store = Store(config.output, config.storage_options)
+    rows = count_photos(config)
+    if store.exists(_DONE):
+        return dict(json.loads(store.read_bytes(_DONE)))
+    # Of a preparation that was killed, maybe over other data.
+    for name in store.names("pairs"):
+        store.delete(f"pairs/{name}")
+    store.write_bytes(_MADE_OF, json.dumps(_made_of(config), sort_keys=True).encode())
+    source = Store(config.data, config.storage_options)
+    photos = ray.data.read_parquet(source.root, filesystem=source.fs)
+    arguments = {
+        "preset": preset(config.preset),
+        "pairs_per_photo": config.pairs_per_photo,
+        "largest": config.largest_face,
+        "threads": config.threads,
+    }
+    partitions = min(_MOST_PARTITIONS, max(config.workers, rows // _PHOTOS_A_PARTITION))
+    pairs = photos.groupby("identity_id", num_partitions=partitions).map_groups(
+        PairActor,
+        fn_constructor_kwargs=arguments,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_worker,
+        num_gpus=1 if config.use_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
+    )
+    counts: Counter[str] = Counter()
+    people = set()
+    batches: Iterator[Any] = iter(pairs.iter_batches(batch_size=256, batch_format="pyarrow"))
+    for number, batch in enumerate(batches):
+        table = batch.select(PAIRS.names).cast(PAIRS)
+        for row in table.select(["identity_id", "split", "reject"]).to_pylist():
+            people.add(row["identity_id"])
+            reason = row["reject"]
+            key = f"rejects/{reason.split(':')[0]}" if reason else f"pairs/{row['split']}"
+            counts[key] += 1
+        store.write_table(f"pairs/part-{number:06d}.parquet", table)
+    counts["people"] = len(people)
+    if not any(key.startswith("pairs/") for key in counts):
+        raise ValueError(
+            f"no photo of {config.data} gave a training pair ({dict(counts)}), allowed: photos "
+            "with one clear face"
+        )
+    store.write_bytes(_DONE, json.dumps(dict(counts), sort_keys=True).encode())
+    return dict(counts)
+
+
+def train(config: TrainingConfig) -> dict[str, Any]:
+    """Trains on Ray Train until `config.steps` are done; the last metrics.
+
+    Raises:
+        ValueError: as of `prepare_pairs`, or fewer training pairs than one batch of all workers.
+    """
+    import ray
+    from ray.data import FileShuffleConfig
+    from ray.data.expressions import col
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    store = Store(config.output, config.storage_options)
+    counts = prepare_pairs(config)
+    found, wanted = counts.get("pairs/train", 0), config.batch_size * config.workers
+    if found < wanted:
+        raise ValueError(
+            f"there are {found} training pairs, allowed: {wanted} or more (batch_size x workers)"
+        )
+    store.write_bytes(_SIGNATURE, json.dumps(config.signature(), sort_keys=True).encode())
+    done = read_metrics(store)
+    # A run that is often killed would else see the first files again and again, and never the last.
+    order = FileShuffleConfig(seed=config.seed + (done[-1]["step"] if done else 0))
+    dataset = ray.data.read_parquet(
+        store.path("pairs"), filesystem=store.fs, file_extensions=["parquet"], shuffle=order
+    )
+    usable = (col("split") == "train") & col("latents").is_not_null()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": config.model_dump()},
+            datasets={"train": dataset.filter(expr=usable)},
+            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.use_gpu,
+                resources_per_worker={
+                    "CPU": config.cpus_per_worker,
+                    **({"GPU": 1} if config.use_gpu else {}),
+                },
+            ),
+            # Ray's own checkpoints are not used: the loop writes its state to the output folder.
+            run_config=RunConfig(
+                name="train",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=config.max_failures),
+            ),
+        )
+        trainer.fit()
+    metrics = read_metrics(store)
+    return metrics[-1] if metrics else {}

@@ -1,0 +1,191 @@
+"""Training data by Ray Data: photos of people -> pairs of an identity photo and a target.
+
+Input: Parquet with `identity_id`, `image` (encoded bytes) and optionally `caption`. Output, in the
+`pairs` folder: what a training step reads, computed once: latents of the target, embeddings of
+ANOTHER photo of the same person. Where a person has one photo, the other is a changed view of it.
+Photos that cannot be used become rows of `rejects`, each with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infinite_id.config import Preset
+
+__all__ = ["PAIRS", "PairActor", "pair_batch", "split_of_identity"]
+
+PAIRS = pa.schema(
+    [
+        pa.field("identity_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train, validation, test
+        pa.field("latents", pa.binary()),  # float16, (4, H / f, W / f), scaled for the UNet
+        pa.field("face", pa.list_(pa.float32())),
+        pa.field("clip", pa.binary()),  # float16, (clip_tokens, clip_width)
+        pa.field("caption", pa.string()),
+        pa.field("reject", pa.string()),  # why this photo gave no pair; null in pairs
+    ]
+)
+
+Picture = NDArray[np.uint8]
+
+# Someone may have hundreds of photos, of 1024 px each.
+_ENCODED_AT_ONCE = 8
+
+
+def split_of_identity(identity_id: str) -> str:
+    """ "train" (90 %), "validation" or "test" (5 % each), by the person's key alone."""
+    digest = hashlib.blake2b(identity_id.encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") % 20
+    return {0: "test", 1: "validation"}.get(share, "train")
+
+
+class PairActor:
+    """All photos of one person -> that person's pairs.
+
+    Args:
+        preset: encoders, base and size.
+        pairs_per_photo: most other photos that one target is paired with.
+        largest: of several faces in a photo take the largest instead of refusing it.
+        threads: of torch on a CPU.
+    """
+
+    def __init__(
+        self, preset: Preset, *, pairs_per_photo: int = 2, largest: bool = False, threads: int = 1
+    ) -> None:
+        import torch
+
+        from infinite_id.base import load_base
+        from infinite_id.identity.encoders import load_identity_encoder
+
+        torch.set_num_threads(threads)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._preset, self._most, self._largest = preset, pairs_per_photo, largest
+        self._encoder = load_identity_encoder(preset.encoders, device=self._device)
+        self._base = load_base(preset, device=self._device)
+
+    def __call__(self, photos: pa.Table) -> pa.Table:
+        rows, kept = [], []
+        for row in photos.to_pylist():
+            try:
+                kept.append((*self._photo(row["image"]), row.get("caption")))
+            except ValueError as error:
+                reason = getattr(error, "reason", "bad_photo")
+                rows.append(self._row(row["identity_id"], reject=f"{reason}: {error}"))
+        if kept:
+            rows += self._pairs(photos["identity_id"][0].as_py(), kept)
+        return pa.Table.from_pylist(rows, schema=PAIRS)
+
+    def _photo(self, data: bytes | None) -> tuple[Picture, Picture]:
+        """The square target picture and the aligned face of one photo."""
+        import cv2
+
+        from infinite_id.faces.detection import find_faces
+        from infinite_id.faces.photos import decode_photo
+
+        if data is None:
+            raise ValueError("photo has no bytes, allowed: an encoded picture")
+        image = decode_photo(data)
+        select: Any = "largest" if self._largest else "single"
+        face, aligned = find_faces(image, self._encoder.faces, select=select)[0]
+        height, width = image.shape[:2]
+        side = min(height, width)
+        centre = (face.bbox[:2] + face.bbox[2:]) / 2
+        x = int(np.clip(centre[0] - side / 2, 0, width - side))
+        y = int(np.clip(centre[1] - side / 2, 0, height - side))
+        square = image[y : y + side, x : x + side]
+        size = (self._preset.width, self._preset.height)
+        method = cv2.INTER_AREA if side > size[0] else cv2.INTER_CUBIC
+        target = cv2.resize(square, size, interpolation=method)
+        return np.asarray(target, np.uint8), aligned
+
+    def _pairs(
+        self, identity_id: str, kept: list[tuple[Picture, Picture, str | None]]
+    ) -> list[dict[str, Any]]:
+        views = [aligned for _, aligned, _ in kept]
+        if len(kept) == 1:
+            views.append(changed_view(views[0], identity_id))
+        latents = self._latents([target for target, _, _ in kept])
+        faces = [self._encoder.embed([view]) for view in views]
+        return [
+            self._row(
+                identity_id,
+                latents=latents[number].tobytes(),
+                face=faces[other].face.tolist(),
+                clip=np.ascontiguousarray(faces[other].clip, "<f2").tobytes(),
+                caption=caption,
+            )
+            for number, (_, _, caption) in enumerate(kept)
+            for other in other_views(number, len(views), self._most)
+        ]
+
+    def _latents(self, targets: list[Picture]) -> NDArray[np.float16]:
+        import torch
+
+        vae: Any = self._base.pipeline.vae
+        means = []
+        with torch.inference_mode():
+            for first in range(0, len(targets), _ENCODED_AT_ONCE):
+                part = np.stack(targets[first : first + _ENCODED_AT_ONCE])
+                pixels = torch.from_numpy(part).to(self._device)
+                pixels = pixels.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
+                means.append(vae.encode(pixels).latent_dist.mean)
+        mean = torch.cat(means)
+        shift, deviation = vae.config.latents_mean, vae.config.latents_std
+        if shift is not None and deviation is not None:
+            view = (1, -1, 1, 1)
+            mean = (mean - mean.new_tensor(shift).view(view)) / mean.new_tensor(deviation).view(
+                view
+            )
+        scaled = mean * vae.config.scaling_factor
+        return scaled.float().cpu().numpy().astype("<f2")
+
+    @staticmethod
+    def _row(identity_id: str, **values: Any) -> dict[str, Any]:
+        empty = dict.fromkeys(PAIRS.names)
+        return {
+            **empty,
+            "identity_id": identity_id,
+            "split": split_of_identity(identity_id),
+            **values,
+        }
+
+
+def other_views(number: int, count: int, most: int) -> list[int]:
+    """The views that photo `number` of `count` is paired with: the next ones, never itself."""
+    return [(number + step) % count for step in range(1, count)][:most]
+
+
+def changed_view(aligned: Picture, identity_id: str) -> Picture:
+    """The same face in another light and slightly turned, for people with one photo only."""
+    import cv2
+
+    seed = int.from_bytes(hashlib.blake2b(identity_id.encode(), digest_size=4).digest(), "big")
+    rng = np.random.default_rng(seed)
+    size = aligned.shape[0]
+    turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-8, 8), rng.uniform(0.95, 1.1))
+    turned = cv2.warpAffine(aligned, turn, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    gain = rng.uniform(0.75, 1.25) * rng.uniform(0.92, 1.08, 3)
+    return np.clip(turned * gain, 0, 255).astype(np.uint8)
+
+
+def pair_batch(batch: Mapping[str, Any], preset: Preset, vae_factor: int) -> dict[str, Any]:
+    """Rows of `PAIRS` as arrays: latents (B, 4, h, w), face (B, F), clip (B, T, C), float32."""
+    height, width = preset.height // vae_factor, preset.width // vae_factor
+    tokens, clip_width = preset.encoders.clip_tokens, preset.encoders.clip_width
+
+    def halves(column: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        rows = [np.frombuffer(data, "<f2").reshape(shape) for data in batch[column]]
+        return np.stack(rows).astype(np.float32)
+
+    return {
+        "latents": halves("latents", (4, height, width)),
+        "face": np.stack([np.asarray(face, np.float32) for face in batch["face"]]),
+        "clip": halves("clip", (tokens, clip_width)),
+        "caption": [text or "" for text in batch["caption"]],
+    }
