@@ -98,7 +98,6 @@ class RunConfig(Strict):
         output: run folder, any fsspec address.
         address: of a Ray cluster; by default RAY_ADDRESS, else a local one.
         resume: go on with the run that is in the output folder.
-        put_aside_on_object_stores: keep a batch's pixels until it is committed there, too.
         resources: actors of each stage and what one takes.
     """
 
@@ -137,7 +136,6 @@ class RunConfig(Strict):
     address: str | None = None
     resume: bool = False
     # On a disk it always is: a batch's pixels until it is committed, docs/reliability.md.
-    put_aside_on_object_stores: bool = False
     resources: Resources = Resources()
 
     @property

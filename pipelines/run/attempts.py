@@ -9,8 +9,8 @@ row that alone took two is refused. Its unit then commits like any other.
 An actor whose process dies while it loads its model would be restarted for ever, too: it leaves a
 mark of its own, and gives up after a few.
 
-Marks are empty files; their names say everything: `STAGE-UNIT.TOKEN`, `STAGE-UNIT-made.TOKEN` once
-the unit's work is put aside, `STAGE-UNIT-ROW.TOKEN` and `STAGE-load-ACTOR.TOKEN`. They count within
+Marks are empty files; their names say everything: `STAGE-UNIT.TOKEN`, `STAGE-UNIT-ROW.TOKEN` and
+`STAGE-load-ACTOR.TOKEN`. They count within
 one run of the driver: whoever begins or resumes a run clears them, because the tries that a dead
 driver took with it accuse nobody.
 """
@@ -33,7 +33,6 @@ KILLED = ("killed_its_process", "the process that worked on it died, in its batc
 """Reason and message of a refused row."""
 
 _FOLDER = "attempts"
-_MADE = "-made"
 _MOST = 2
 _MOST_LOADS = 3
 
@@ -55,7 +54,7 @@ class Attempts:
         self._store, self._stage = store, stage
         # A dead process' unit comes to a process that was started after it: one look is enough.
         self._dead = Counter(
-            name.partition(".")[0].removesuffix(_MADE)
+            name.partition(".")[0]
             for name in store.iter_names(_FOLDER)
             if name.startswith(f"{stage}-")
         )
@@ -68,9 +67,8 @@ class Attempts:
             StorageError: the mark cannot be written.
         """
         name = f"{self._stage}-{unit:09d}"
-        with contextlib.ExitStack() as marks:
-            marks.enter_context(self.mark(name))
-            yield Attempt(self, name, marks)
+        with self.mark(name):
+            yield Attempt(self, name)
 
     def gave_up(self, name: str) -> bool:
         """Whether what a mark names has taken too many processes with it."""
@@ -88,20 +86,9 @@ class Attempt:
         alone: whether its rows have to be taken one by one.
     """
 
-    def __init__(self, attempts: Attempts, name: str, marks: contextlib.ExitStack) -> None:
-        self._attempts, self._name, self._marks = attempts, name, marks
+    def __init__(self, attempts: Attempts, name: str) -> None:
+        self._attempts, self._name = attempts, name
         self.alone = attempts.gave_up(name)
-
-    def made(self) -> None:
-        """Says that the unit's work is put aside: a death from now on accuses the unit still, and
-        loses none of it.
-
-        Raises:
-            StorageError: the mark cannot be written.
-        """
-        before = self._marks.pop_all()
-        with before:
-            self._marks.enter_context(self._attempts.mark(self._name + _MADE))
 
     def rows(self, rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
         """The unit's rows, each with whether it may be tried. Where `alone`, a mark stands for
@@ -156,8 +143,7 @@ def loading(store: Store, stage: str, actor: str) -> Iterator[None]:
 
 
 def clear_attempts(store: Store) -> dict[str, int]:
-    """Takes all marks away; returns the tries of whole units that had died with their work, by
-    stage."""
+    """Takes all marks away; returns the tries of whole units that had died, by stage."""
     died: Counter[str] = Counter()
     for name in list(store.iter_names(_FOLDER)):
         parts = name.partition(".")[0].split("-")

@@ -18,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.made import clear_made
 from pipelines.run.attempts import clear_attempts
 from pipelines.run.failures import RunFailedError, root_cause
 from pipelines.tables.storage import StorageError, Store
@@ -106,7 +105,6 @@ class RunFolder:
         try:
             yield
             self._count_lost()
-            clear_made(self.store)
         except BaseException as error:
             with contextlib.suppress(StorageError):
                 self._count_lost()

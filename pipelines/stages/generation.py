@@ -6,11 +6,11 @@ in a test. The model is loaded in the constructor, on the worker.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,6 @@ from infinite_id.types import (
     Generator,
     Identity,
 )
-from pipelines.made import Made, MadeUnits
 from pipelines.plan.requests import UnitPlan, people_of, request_from_row
 from pipelines.plan.weights import local_preset
 from pipelines.run.attempts import KILLED, Attempt, Attempts
@@ -51,11 +50,36 @@ _Row = Mapping[str, Any]
 _People = Mapping[str, Identity]
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What became of the rows of a unit.
+
+    Attributes:
+        numbers: of the rows that have a picture, within the unit.
+        images: theirs, uint8 (H, W, 3) RGB.
+        seconds: theirs, wall seconds of the batch divided by its size.
+        rejects: rows of `rejects` for the others.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    def __add__(self, other: _Batch) -> _Batch:
+        return _Batch(
+            self.numbers + other.numbers,
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.rejects + other.rejects,
+        )
+
+
 class GenerationActor:
     """Units of the request plan -> pictures; commits `images`.
 
-    Two threads may call it at once: one generates while the other encodes and commits what it has
-    put aside, so that a kill loses one batch and not two (see `pipelines.made`).
+    Two threads may call it at once: one generates while the other encodes and commits. A kill costs
+    the units in both hands.
 
     Args:
         store: the run folder.
@@ -66,7 +90,6 @@ class GenerationActor:
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
         options: of the fsspec file system, should weights lie on one.
-        put_aside: also where the run folder is on an object store, see `pipelines.made`.
     """
 
     def __init__(
@@ -80,7 +103,6 @@ class GenerationActor:
         device: str = "auto",
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
-        put_aside: bool = False,
     ) -> None:
         from infinite_id.methods import METHODS, load_generators
 
@@ -96,13 +118,11 @@ class GenerationActor:
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
         self._attempts = Attempts(store, "images")
-        self._made = MadeUnits(store, anywhere=put_aside)
         self._people = IdentityStore(store)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
-        # sleep between operations instead of spinning. Callers encode and commit beside it. It
-        # puts pictures aside itself and takes the next unit at once, with no thread to wait for;
-        # by default one that encodes may keep the interpreter for ten times as long.
+        # sleep between operations instead of spinning. Callers encode and commit beside it; by
+        # default one that encodes may keep the interpreter for ten times as long.
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._model = ThreadPoolExecutor(1, "generate", initializer=start)
         self._generators: dict[str, Generator] = self._model.submit(
@@ -117,50 +137,35 @@ class GenerationActor:
         if done is None:
             rows = self._plan.table(unit).to_pylist()
             people = self._people.get(key for row in rows for key in people_of(row))
-            with contextlib.ExitStack() as marks:
-                turn = self._model.submit(self._take_turn, unit, rows, people, marks)
-                attempt, made = turn.result()
-                if self._made.used:
-                    attempt.made()
-                pictures, rejects = self._encode(rows, made)
+            with self._attempts.unit(unit) as attempt:
+                batch = self._model.submit(self._make, rows, people, attempt).result()
+                pictures, rejects = self._encode(rows, batch)
                 done = commit_unit(
                     self._store, "images", unit, pictures, IMAGES, rejects, row_group_size=64
                 )
-            self._made.drop(unit)
             if rows:
                 for status, number in (("ok", len(pictures)), ("rejected", len(rejects))):
                     labels = {"method": rows[0]["method"], "status": status}
                     count("infinite_id_pictures_total", number, **labels)
         return unit_block(done, unit)
 
-    def _take_turn(
-        self, unit: int, rows: Sequence[_Row], people: _People, marks: contextlib.ExitStack
-    ) -> tuple[Attempt, Made]:
-        attempt = marks.enter_context(self._attempts.unit(unit))
-        made = None if attempt.alone else self._made.find(unit)
-        if made is None:
-            if attempt.alone:
-                made = self._one_by_one(rows, people, attempt)
-            else:
-                made = self._generate(rows, people, range(len(rows)))
-            self._made.keep(unit, made)
-        return attempt, made
-
-    def _one_by_one(self, rows: Sequence[_Row], people: _People, attempt: Attempt) -> Made:
-        made = Made()
+    def _make(self, rows: Sequence[_Row], people: _People, attempt: Attempt) -> _Batch:
+        if not attempt.alone:
+            return self._generate(rows, people, range(len(rows)))
+        batch = _Batch()
         for number, (row, allowed) in enumerate(attempt.rows(rows)):
             if allowed:
                 one = self._generate(rows, people, range(number, number + 1))
                 # Once while the row's mark stands: it may be what kills.
                 self._encode(rows, one)
             else:
-                one = Made(rejects=[reject_row("images", row["sample_id"], *KILLED)])
-            made = made + one
-        return made
+                one = _Batch(rejects=[reject_row("images", row["sample_id"], *KILLED)])
+            batch = batch + one
+        return batch
 
-    def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> Made:
+    def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> _Batch:
         if not numbers:
-            return Made()
+            return _Batch()
         asked = [rows[number] for number in numbers]
         generator = self._generators[asked[0]["method"]]
         try:
@@ -172,27 +177,27 @@ class GenerationActor:
             raise
         except Exception as error:
             if len(asked) == 1 or is_fatal(error, alone=False):
-                return Made(rejects=[_refusal(asked[0], error)])
+                return _Batch(rejects=[_refusal(asked[0], error)])
         else:
             observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
             arrays = [made.image for made in images]
-            return Made(list(numbers), arrays, [seconds / len(asked)] * len(asked))
+            return _Batch(list(numbers), arrays, [seconds / len(asked)] * len(asked))
         # One bad request must not cost its batch mates their pictures: halve until it is alone.
         middle = len(asked) // 2
         first, second = numbers[:middle], numbers[middle:]
         return self._generate(rows, people, first) + self._generate(rows, people, second)
 
     def _encode(
-        self, rows: Sequence[_Row], made: Made
+        self, rows: Sequence[_Row], batch: _Batch
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        asked = [rows[number] for number in made.numbers]
+        asked = [rows[number] for number in batch.numbers]
         encoded = [
             self._encoders.submit(self._encode_picture, row, image)
-            for row, image in zip(asked, made.images, strict=True)
+            for row, image in zip(asked, batch.images, strict=True)
         ]
-        pictures, rejects = [], list(made.rejects)
+        pictures, rejects = [], list(batch.rejects)
         for row, image, seconds, future in zip(
-            asked, made.images, made.seconds, encoded, strict=True
+            asked, batch.images, batch.seconds, encoded, strict=True
         ):
             try:
                 data = future.result()

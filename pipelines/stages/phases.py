@@ -109,7 +109,6 @@ def generation_stage(
             "watermark": watermark,
             "threads": threads,
             "options": config.storage_options,
-            "put_aside": config.put_aside_on_object_stores,
         },
         needs={"unit": "number of the unit"},
         gives=(*IMAGES.names, "unit"),

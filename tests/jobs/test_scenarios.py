@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from jobs import manifest as commands
+from jobs import benchmark as command
 from jobs import scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def benchmark(capsys, monkeypatch, folder: Path, *options: str) -> tuple[int, st
     """(exit code, stdout, stderr) of `benchmark OPTIONS` with the scenarios of a folder."""
     monkeypatch.setattr(scenarios, "CONFIGS", folder)
     app = typer.Typer()
-    app.command()(commands.benchmark)
+    app.command()(command.benchmark)
     with pytest.raises(SystemExit) as left:
         app([*options, "--address", "local", "--tracking-uri", "none"])
     return left.value.code, *capsys.readouterr()

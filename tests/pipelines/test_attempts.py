@@ -66,20 +66,6 @@ def test_a_unit_that_died_twice_is_done_row_by_row(store):
         assert not attempt.alone
 
 
-def test_a_death_after_the_work_was_put_aside_accuses_and_loses_nothing(store):
-    with Attempts(store, "images").unit(3) as attempt:
-        attempt.made()
-        (mark,) = store.iter_names("attempts")
-        assert mark.partition(".")[0] == "images-000000003-made"
-    assert list(store.iter_names("attempts")) == []
-    for _ in range(2):
-        store.touch(f"attempts/images-000000003-made.{os.urandom(4).hex()}")
-    with Attempts(store, "images").unit(3) as attempt:
-        assert attempt.alone
-    assert clear_attempts(store) == {}
-    assert list(store.iter_names("attempts")) == []
-
-
 def test_a_row_that_alone_died_twice_is_refused_and_only_that_one(store):
     for _ in range(2):
         _die(store, "images", 3)

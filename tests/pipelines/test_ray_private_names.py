@@ -1,0 +1,56 @@
+"""Private names of Ray that `pipelines.stages.ray_data` uses: a new release may move them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.stages import ray_data
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_private_name_of_ray_is_still_there():
+    try:
+        names = ray_data.private_names()
+        from ray.data._internal.execution.operators.map_operator import MapOperator
+        from ray.data._internal.execution.streaming_executor import StreamingExecutor
+    except ImportError as error:
+        pytest.fail(f"this release of Ray has moved a name that ray_data.py uses: {error}")
+    for method in ("can_add_input", "max_task_output_bytes_to_read"):
+        assert hasattr(names.BackpressurePolicy, method), (
+            f"Ray's BackpressurePolicy has no {method} any more: BoundedQueues bounds nothing"
+        )
+    assert hasattr(names.ExecutionCallback, "on_execution_step"), (
+        "Ray's ExecutionCallback has no on_execution_step any more: no progress is counted"
+    )
+    sources = inspect.getsource(MapOperator), inspect.getsource(StreamingExecutor)
+    for owner, attributes, source in zip(
+        ("MapOperator", "StreamingExecutor"),
+        (ray_data.OPERATOR_ATTRIBUTES, ray_data.EXECUTOR_ATTRIBUTES),
+        sources,
+        strict=True,
+    ):
+        for attribute in attributes:
+            assert re.search(rf"self\.{attribute}\b", source), (
+                f"Ray's {owner} has no {attribute} any more, which ray_data.py reads"
+            )
+
+
+def test_no_other_file_of_the_run_path_knows_ray_data():
+    knows = {
+        str(path.relative_to(ROOT))
+        for name in ("pipelines", "infinite_id", "eval", "jobs")
+        for path in (ROOT / name).rglob("*.py")
+        if re.search(r"ray\.data\b|ray\.[a-z_.]*_(internal|private)", path.read_text("utf-8"))
+    }
+    # A training reads its photos with Ray Data; a session imports it ahead of time.
+    allowed = {
+        "pipelines/stages/ray_data.py",
+        "pipelines/run/session.py",
+        "pipelines/training/job.py",
+    }
+    assert knows == allowed, f"Ray Data is known in {sorted(knows)}, allowed: {sorted(allowed)}"
