@@ -1,5 +1,7 @@
 # Everything starts here: each target sets up what it needs, quietly, and only once.
-PYTHON ?= python3.11
+# The newest suitable Python of this machine (Ray has wheels for these four); make PYTHON=... chooses
+# another. Where there is none, uv fetches one.
+PYTHON ?= $(shell for v in 3.14 3.13 3.12 3.11; do python$$v -c "import venv, ensurepip" 2>/dev/null && echo python$$v && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -7,10 +9,17 @@ ARGS ?=
 # on a busy machine that takes longer than Ray waits for them.
 unexport PYTHONDONTWRITEBYTECODE
 # uv reads its own variable; a folder that offers a CPU build of torch is passed on where one is set.
-UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python --overrides overrides.txt
+# A CUDA build of torch on a machine without a GPU costs 4 GB: uv asks torch's own index for the build
+# that fits, unless a folder of wheels is given.
+BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend=auto)
 
 # Installed apart: torchvision from a registry is built for CUDA and breaks beside a CPU build of torch.
 OPEN_CLIP := "open_clip_torch>=3.3,<4" "torchvision>=0.28,<0.29" "timm>=1.0.31,<2" ftfy wcwidth regex
+
+define install
+@$(UV) $(BACKEND) $(1) || { [ -n "$(BACKEND)" ] && echo "torch's own index does not answer: torch comes from the default registry, which may be a CUDA build" && $(UV) $(1); }
+endef
 
 .PHONY: help benchmark test lint format clean
 .DEFAULT_GOAL := help
@@ -19,19 +28,26 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/uv:
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed, allowed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(PYTHON)" ]; then \
+		command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed, allowed: make PYTHON=/path/to/python, version 3.11 to 3.14" >&2; exit 2; }; \
+		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { echo "error: $(PYTHON) is $$($(PYTHON) --version), allowed: 3.11 to 3.14" >&2; exit 2; }; \
+		$(PYTHON) -m venv $(VENV) || exit 2; \
+	elif command -v uv >/dev/null; then \
+		echo "no Python 3.11 to 3.14 here: uv fetches 3.13"; uv venv --quiet --seed --python 3.13 $(VENV) || exit 2; \
+	else \
+		echo "error: no Python 3.11 to 3.14 with its venv module is installed and no uv to fetch one, allowed: install python3 with python3-venv, or uv" >&2; exit 2; \
+	fi
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 
 $(VENV)/installed: pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) (the first time takes a few minutes)"
-	@$(UV) -e .
+	$(call install,-e .)
 	@touch $@
 
 # gan-face-generate holds a small generator of synthetic faces; its own dependencies are not needed.
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
 	@echo "setting up $(VENV) for tests (the first time takes a few minutes)"
-	@$(UV) -e ".[dev]"
+	$(call install,-e ".[dev]")
 	@$(UV) --no-deps gan-face-generate==1.1.1
 	@$(UV) --no-deps --target $(VENV)/extras/open_clip $(OPEN_CLIP)
 	@touch $@ $(VENV)/installed
