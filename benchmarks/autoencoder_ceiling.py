@@ -46,7 +46,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     for person in drawn_people(arguments["people"], backend, arguments["split"]):
         given, *others = person.portraits
         description = replace(draw_description(rng), style="photo")
-        photos.append(compose(given, description, rng).image)
+        photos.append(compose(given, description, rng, pocket.shipped_size()).image)
         seen = judge.embed([p.image for p in others], [p.detection for p in others]).mean(axis=0)
         references.append(seen / np.linalg.norm(seen))
     vae: Any = pocket.load_pipeline().vae

@@ -63,7 +63,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     references: dict[str, list[NDArray[np.float32]]] = {"sface": [], "facenet": []}
     for person in drawn_people(arguments["people"], encoder.faces, arguments["split"]):
         shown, given, other = person.portraits
-        photo = compose(shown, replace(draw_description(rng), style="photo"), rng).image
+        description = replace(draw_description(rng), style="photo")
+        photo = compose(shown, description, rng, pocket.shipped_size()).image
         try:
             face = find_face(photo, encoder.faces, select="single")
         except FaceError:
@@ -117,19 +118,20 @@ def _latents(base: BaseModel, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
     with torch.no_grad():
         pixels = pixels_of(np.stack(photos), torch.device("cpu"))
         raw = vae.encode(pixels * 2 - 1).latent_dist.mean
-    mean = raw.new_tensor(vae.config.latents_mean).view(view)
-    deviation = raw.new_tensor(vae.config.latents_std).view(view)
+    channels = vae.config.latent_channels
+    mean = raw.new_tensor(vae.config.latents_mean or [0.0] * channels).view(view)
+    deviation = raw.new_tensor(vae.config.latents_std or [1.0] * channels).view(view)
     return (raw - mean) / deviation * vae.config.scaling_factor
 
 
 def _predict(
     model: AdapterTraining, latents: Tensor, people: Sequence[Identity], who: str, timestep: int
 ) -> Tensor:
-    """(B, 4, h, w): the clean latents that one prediction stands for, the same noise each time."""
+    """(B, C, h, w): the clean latents that one prediction stands for, the same noise each time."""
     # Each gets the one before.
     shift = 1 if who == "wrong" else 0
     embeddings = [people[number - shift].embedding for number in range(len(people))]
-    size = float(pocket.IMAGE_SIZE)
+    size = float(pocket.shipped_size())
     generator = torch.Generator().manual_seed(timestep)
     batch = AdapterBatch(
         latents=latents,

@@ -42,7 +42,7 @@ def find_face(
     """The face of a pocket picture: all benchmarks look for it in the same way.
 
     Args:
-        picture: uint8 (64, 64, 3) RGB, of a face some 30 px wide.
+        picture: uint8 (S, S, 3) RGB, of a face some half as wide.
         backend: from `load_face_backend`.
         select: as in `find_faces`.
 

@@ -35,6 +35,8 @@ __all__ = ["run"]
 Picture = NDArray[np.uint8]
 # Drawn without colour, so that a colour cannot be told.
 GRAY_STYLES = ("sketch", "line")
+SHOULDERS = ((14, 24), (40, 50))
+"""Columns of 64 that show cloth below the face."""
 COMPARISONS = {
     "enhanced_minus_text_trained": ("infinite_id_text_trained", ("identity", "margin")),
     "mixed_minus_mutual": ("infinite_id_mutual", ("identity", "margin")),
@@ -141,8 +143,8 @@ def _cases(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list
                 negative_prompt="",
                 style=style,
                 seed=1000 * number + k,
-                height=pocket.IMAGE_SIZE,
-                width=pocket.IMAGE_SIZE,
+                height=pocket.shipped_size(),
+                width=pocket.shipped_size(),
                 num_inference_steps=arguments["steps"],
                 guidance_scale=arguments["guidance_scale"],
             )
@@ -212,7 +214,9 @@ def _choose(images: NDArray, scorer: PocketImageText, texts: list[str]) -> NDArr
 
 def _cloth_color(picture: Picture) -> int:
     """Number of the colour word nearest to the shoulders' median."""
-    sides = np.concatenate([picture[57:, 14:24].reshape(-1, 3), picture[57:, 40:50].reshape(-1, 3)])
+    k = len(picture) / 64
+    left, right = (picture[round(57 * k) :, round(a * k) : round(b * k)] for a, b in SHOULDERS)
+    sides = np.concatenate([left.reshape(-1, 3), right.reshape(-1, 3)])
     seen = np.median(sides, axis=0)
     return int(np.argmin([np.linalg.norm(seen - np.array(rgb)) for rgb in COLORS.values()]))
 

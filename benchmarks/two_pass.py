@@ -79,7 +79,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 def two_pass(
     base: BaseModel, adapter: IdentityAdapter, batch: StreamBatch, sampler: SamplerConfig
 ) -> Tensor:
-    """Latents (N, 4, h, w): Infinite-ID's defaults on every request of `batch`, guidance on."""
+    """Latents (N, C, h, w): Infinite-ID's defaults on every request of `batch`, guidance on."""
     tokens: Sequence[Tensor] = batch.tokens or ()
     assert batch.null_tokens is not None  # noqa: S101 -- narrows the type
     count = len(tokens)

@@ -195,7 +195,7 @@ class BaseModel:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[NDArray[np.uint8]]:
-        """Latents (B, 4, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
+        """Latents (B, C, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
         vae = self.pipeline.vae
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor
         mean, deviation = vae.config.latents_mean, vae.config.latents_std

@@ -113,7 +113,11 @@ def _show_dry_run(settings: TrainingConfig) -> None:
     from infinite_id.pocket import weights as pocket_weights
     from infinite_id.training.dry_run import SDXL_UNET, dry_run
 
-    unet = pocket_weights.UNET if settings.preset == "pocket" else SDXL_UNET
+    unet = (
+        pocket_weights.EDITIONS[pocket_weights.shipped_size()].unet
+        if settings.preset == "pocket"
+        else SDXL_UNET
+    )
     found = dry_run(
         preset_of(settings.preset),
         unet,

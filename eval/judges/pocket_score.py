@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eval.judges.pixels import resize_and_crop
 from infinite_id.pocket.image_text import load_scorer
-from infinite_id.pocket.weights import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, is_trained
+from infinite_id.pocket.weights import CLIP_MEAN, CLIP_SIZE, CLIP_STD, is_trained
 
 __all__ = ["PocketImageText"]
 
@@ -35,7 +35,7 @@ class PocketImageText:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """float32 (N, width), unit L2 norm, of N pictures uint8 (H, W, 3) RGB."""
-        pictures = np.stack([resize_and_crop(image, IMAGE_SIZE) for image in images])
+        pictures = np.stack([resize_and_crop(image, CLIP_SIZE) for image in images])
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         output = self._model.vision_model(pixel_values=(pixels - self._mean) / self._std)
         return _unit(self._model.visual_projection(output.pooler_output))

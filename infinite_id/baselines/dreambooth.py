@@ -64,7 +64,7 @@ def personal_prompt(prompt: str, class_word: str, rare_word: str) -> str:
 
 @torch.no_grad()
 def encode_photos(base: BaseModel, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Latents (P, 4, h, w), scaled as the UNet expects, of photos uint8 (H, W, 3)."""
+    """Latents (P, C, h, w), scaled as the UNet expects, of photos uint8 (H, W, 3)."""
     vae = base.pipeline.vae
     pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).to(base.device, vae.dtype)
     latents = vae.encode(pixels / 127.5 - 1).latent_dist.mean
@@ -84,7 +84,7 @@ def class_latents(
     height: int,
     width: int,
 ) -> Tensor:
-    """Latents (class_pictures, 4, h, w) of pictures that the base makes of the class."""
+    """Latents (class_pictures, C, h, w) of pictures that the base makes of the class."""
     count = config.class_pictures
     text, negative = base.encode([_class_text(class_word)]), base.encode_negative([""])
     parts = []
@@ -123,8 +123,8 @@ def fit_lora(
 
     Args:
         base: left as it is.
-        photos: latents (P, 4, h, w) of the person, `encode_photos`.
-        prior: latents (C, 4, h, w) of the class, `class_latents`; unread where the weight is 0.
+        photos: latents (P, C, h, w) of the person, `encode_photos`.
+        prior: latents (P, C, h, w) of the class, `class_latents`; unread where the weight is 0.
         class_word: of the person.
         config: of the fit; equal inputs and seed give equal weights on one machine.
         on_step: called as on_step(step, loss).

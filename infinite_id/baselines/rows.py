@@ -100,7 +100,7 @@ def denoise_rows(
     should_stop: Callable[[], bool] | None = None,
     on_clean: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Latents (N, 4, h, w) of N rows; with guidance 2 N UNet rows a step, "without" first.
+    """Latents (N, C, h, w) of N rows; with guidance 2 N UNet rows a step, "without" first.
 
     Raises:
         ValueError: a size that does not fit the UNet.

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from infinite_id.pocket.weights import (
-    IMAGE_SIZE,
+    CLIP_SIZE,
     POCKET_DIR,
     PROJECTION,
     SCORER_PROJECTION,
@@ -59,13 +59,13 @@ def load_clip_image_encoder() -> tuple[CLIPVisionModelWithProjection, int, str]:
         64; its revision.
     """
     if not is_trained():
-        return seeded(lambda: vision_tower(build_clip())).eval(), IMAGE_SIZE, revision()
+        return seeded(lambda: vision_tower(build_clip())).eval(), CLIP_SIZE, revision()
     check_files("clip/")
     with no_bars():
         model = CLIPVisionModelWithProjection.from_pretrained(
             POCKET_DIR / "clip", dtype=torch.float32, local_files_only=True
         )
-    return model.eval(), IMAGE_SIZE, revision()
+    return model.eval(), CLIP_SIZE, revision()
 
 
 def load_scorer() -> tuple[CLIPModel, CLIPTokenizer, str]:
@@ -129,7 +129,7 @@ def _clip_config(text: dict[str, int], vision: dict[str, Any], projection: int) 
     text_part = text_config(text)
     text_part.projection_dim = projection
     vision_config = CLIPVisionConfig(
-        image_size=IMAGE_SIZE,
+        image_size=CLIP_SIZE,
         patch_size=8,
         num_hidden_layers=4,
         projection_dim=projection,

@@ -39,27 +39,30 @@ from infinite_id.pocket.image_text import (
 from infinite_id.pocket.weights import (
     ADAPTERS,
     CLIP_MEAN,
+    CLIP_SIZE,
     CLIP_STD,
-    IMAGE_SIZE,
+    EDITIONS,
     POCKET_DIR,
     SCHEDULER,
     TEXT_1,
     TEXT_2,
-    UNET,
-    VAE,
+    Edition,
     PocketWeightsError,
     adapter_path,
     check_files,
     is_trained,
     revision,
+    shipped_size,
 )
 
 __all__ = [
     "ADAPTERS",
     "CLIP_MEAN",
+    "CLIP_SIZE",
     "CLIP_STD",
-    "IMAGE_SIZE",
+    "EDITIONS",
     "POCKET_DIR",
+    "Edition",
     "PocketWeightsError",
     "adapter_path",
     "build_clip",
@@ -74,6 +77,7 @@ __all__ = [
     "load_scorer",
     "load_tokenizer",
     "revision",
+    "shipped_size",
     "vision_tower",
 ]
 
@@ -110,14 +114,25 @@ def load_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionXLPipeli
     return pipeline
 
 
-def build_unet() -> UNet2DConditionModel:
-    """The UNet with random weights from the fixed seed; latents (B, 4, 16, 16)."""
-    return seeded(lambda: UNet2DConditionModel(**UNET))
+def build_unet(size: int | None = None) -> UNet2DConditionModel:
+    """The UNet with random weights from the fixed seed.
+
+    Args:
+        size: of pictures, of `EDITIONS`: 64 has latents (B, 4, 16, 16), 96 (B, 8, 12, 12). None:
+            that of the shipped weights.
+    """
+    edition = EDITIONS[size or shipped_size()]
+    return seeded(lambda: UNet2DConditionModel(**edition.unet))
 
 
-def build_vae() -> AutoencoderKL:
-    """The autoencoder with random weights; pictures (B, 3, 64, 64) in [-1, 1]."""
-    return seeded(lambda: AutoencoderKL(**VAE))
+def build_vae(size: int | None = None) -> AutoencoderKL:
+    """The autoencoder with random weights; pictures (B, 3, S, S) in [-1, 1].
+
+    Args:
+        size: S, as of `build_unet`.
+    """
+    edition = EDITIONS[size or shipped_size()]
+    return seeded(lambda: AutoencoderKL(**edition.vae))
 
 
 def build_scheduler() -> DDIMScheduler:

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "ADAPTERS",
-    "IMAGE_SIZE",
+    "CLIP_SIZE",
+    "EDITIONS",
     "POCKET_DIR",
+    "Edition",
     "PocketWeightsError",
     "adapter_path",
     "check_files",
     "is_trained",
     "manifest",
     "revision",
+    "shipped_size",
 ]
 
 POCKET_DIR = Path(__file__).parents[1] / "assets" / "pocket"
-IMAGE_SIZE = 64
+CLIP_SIZE = 64
+"""Width and height of pictures, in pixels, as both image-text models read them."""
 TEXT_TOKENS = 64
 SEED = 20240318
 ADAPTERS = ("infinite_id", "infinite_id_text_trained", "ip_adapter", "photomaker")
@@ -53,7 +58,7 @@ UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 160 + 6 * 32,
 }
 VAE: dict[str, Any] = {
-    "sample_size": IMAGE_SIZE,
+    "sample_size": 64,
     "down_block_types": ("DownEncoderBlock2D",) * 3,
     "up_block_types": ("UpDecoderBlock2D",) * 3,
     "block_out_channels": (24, 48, 96),
@@ -63,6 +68,74 @@ VAE: dict[str, Any] = {
     "force_upcast": False,
     "scaling_factor": 1.0,
 }
+UNET_96: dict[str, Any] = {
+    **UNET,
+    "sample_size": 12,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": (64, 160, 256),
+    "attention_head_dim": (2, 5, 8),
+    # On a CPU the backward pass of groups of fewer than 16 channels takes up to thirty times as
+    # long.
+    "norm_num_groups": 4,
+}
+VAE_96: dict[str, Any] = {
+    **VAE,
+    "sample_size": 96,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (16, 32, 64, 128),
+    "norm_num_groups": 1,
+    "latent_channels": 8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """A size of the pocket world with the networks of that size.
+
+    Attributes:
+        unet, vae: configurations of UNet2DConditionModel and AutoencoderKL.
+        window: (top, bottom), (left, right): rows and columns of a picture that hold every face,
+            in pixels, multiples of the autoencoder's factor.
+        level_heads: eyes are level and in one place, faces look at the camera.
+        photo_share: of the pictures trained on, raw photos; the rest is spread over the styles.
+    """
+
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    window: tuple[tuple[int, int], tuple[int, int]]
+    level_heads: bool
+    photo_share: float
+
+    @property
+    def size(self) -> int:
+        """Width and height of a picture in pixels."""
+        return int(self.vae["sample_size"])
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent, in each direction."""
+        return self.size // int(self.unet["sample_size"])
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return int(self.vae["latent_channels"])
+
+    @property
+    def latent_window(self) -> tuple[slice, slice]:
+        """Rows and columns of the latents that show `window`."""
+        rows, columns = (slice(a // self.factor, b // self.factor) for a, b in self.window)
+        return rows, columns
+
+
+EDITIONS: dict[int, Edition] = {
+    64: Edition(UNET, VAE, ((8, 48), (12, 52)), level_heads=False, photo_share=0.4),
+    96: Edition(UNET_96, VAE_96, ((8, 72), (16, 80)), level_heads=True, photo_share=0.6),
+}
+"""Picture size -> edition."""
+
 SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -110,6 +183,11 @@ def adapter_path(name: str) -> Path | None:
     return POCKET_DIR / file
 
 
+def shipped_size() -> int:
+    """Picture size of the shipped weights, of `EDITIONS`; 64 where none are shipped."""
+    return int(manifest().get("size", 64))
+
+
 def is_trained() -> bool:
     """True where trained weights are shipped; False: pictures are noise."""
     return bool(manifest())
@@ -119,7 +197,18 @@ def revision() -> str:
     """Names the weights: "pocket-<digest>", or "untrained-<digest of the architecture>"."""
     if is_trained():
         return f"pocket-{_digest(manifest()['files'])}"
-    architecture = [UNET, VAE, SCHEDULER, TEXT_1, TEXT_2, SCORER_TEXT, VISION, SCORER_VISION, SEED]
+    own = EDITIONS[shipped_size()]
+    architecture = [
+        own.unet,
+        own.vae,
+        SCHEDULER,
+        TEXT_1,
+        TEXT_2,
+        SCORER_TEXT,
+        VISION,
+        SCORER_VISION,
+        SEED,
+    ]
     return f"untrained-{_digest(architecture)}"
 
 

@@ -57,7 +57,7 @@ class StreamBatch:
 
 @dataclass(frozen=True, slots=True)
 class DenoisedBatch:
-    """Results: `latents` (N, 4, h, w) of the requests; `text_latents` (G, 4, h, w) of the text
+    """Results: `latents` (N, C, h, w) of the requests; `text_latents` (G, C, h, w) of the text
     streams, None where none ran; `groups`: the text group of each request."""
 
     latents: Tensor
@@ -88,7 +88,7 @@ def denoise(
         on_step: called as on_step(steps done, steps) after each step.
         should_stop: asked before each step.
         on_clean: called as on_clean(steps done, steps, latents) after each step with what it
-            predicts of the last latents, (N, 4, h, w) of the requests.
+            predicts of the last latents, (N, C, h, w) of the requests.
 
     Raises:
         ValueError: a size that the VAE factor does not divide, a text that is too long.

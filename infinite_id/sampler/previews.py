@@ -32,7 +32,7 @@ def clean_latents(scheduler: Any, moved: tuple[Tensor, ...]) -> Tensor:
 def preview_callback(
     hook: PreviewHook | None, base: BaseModel, positions: Sequence[int]
 ) -> Callable[[int, int, Tensor], None] | None:
-    """on_clean(step, steps, clean (N, 4, h, w)) that shows what the hook wants to see.
+    """on_clean(step, steps, clean (N, C, h, w)) that shows what the hook wants to see.
 
     Args:
         hook: None for nothing.

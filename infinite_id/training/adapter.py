@@ -40,11 +40,11 @@ class AdapterBatch:
     """B training pairs: the identity of one photo, the latents of another.
 
     Attributes:
-        latents: (B, 4, h, w), of the target photo, scaled as the UNet expects.
+        latents: (B, C, h, w), of the target photo, scaled as the UNet expects.
         face: (B, face_width), of the identity photo.
         clip: (B, T, clip_width), of the identity photo.
         keep: bool (B,), False: the null identity (zero embeddings) instead.
-        noise: (B, 4, h, w), standard normal.
+        noise: (B, C, h, w), standard normal.
         timesteps: int64 (B,).
         time_ids: (B, 6), SDXL's size conditioning.
         text: (B, L, D), None unless text is active.
@@ -111,7 +111,7 @@ class AdapterTraining(nn.Module):
 
         Args:
             batch: pairs.
-            on_clean: of the clean latents (B, 4, h, w) that the prediction stands for; what it
+            on_clean: of the clean latents (B, C, h, w) that the prediction stands for; what it
                 gives is added to the loss. None: the paper's loss alone.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The stages "vae" and "decoder": 64 px pictures to latents 4 x 16 x 16 and back.
+"""The stages "vae" and "decoder": pictures to latents and back, as an edition has them.
 
 "vae" trains both halves. "decoder" goes on with the second half alone, so that base and adapters,
 which know the latents, need no training afterwards; it also asks a face network whether the decoded
@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from infinite_id.pocket import model as pocket
 from infinite_id.training.context import (
@@ -28,60 +30,127 @@ from infinite_id.training.context import (
     stage_file,
     stage_weights,
 )
-from infinite_id.training.identity_loss import changed_face, face_latents, face_observer
+from infinite_id.training.identity_loss import (
+    changed_face,
+    face_latents,
+    face_observer,
+    face_window,
+    window_corner,
+)
 from infinite_id.training.loop import LoopConfig
-from infinite_id.training.world import FACE_WINDOW
 
 __all__ = [
     "build_decoder_stage",
     "build_vae_stage",
     "decoder_alone",
+    "fold_latent_scale",
     "keep_latent_scale",
     "latent_scale",
     "latents_of",
     "load_autoencoder",
+    "ready_to_train",
 ]
 
 _SCALE = "latent_scale.safetensors"
-# Of `changed_face` in the decoder's loss; pixels and edges start near 0.06 together.
-FACE_WEIGHT = 0.3
+# Of `changed_face` in both losses.
+FACE_WEIGHT = 0.15
+KL_WEIGHT = 2e-6
+MUON_RATE = 0.02
+# Of the stage "vae", in steps. Faces from the first step spoil the colours.
+CROP_UNTIL, SQUARE_UNTIL, FACE_FROM = 300, 500, 800
+# Of a latent's deviation.
+LATENT_NOISE = 0.04
 
 
 def build_vae_stage(context: Context) -> Stage:
     """The stage "vae": both halves of the autoencoder, all of whose parameters are trained.
 
-    The loss, a scalar of 0 or more, is the reconstruction of pixels in [-1, 1] and a faint pull of
-    the posterior towards a standard normal; three steps of four see the faces' window alone.
+    The loss, a scalar of 0 or more, is the reconstruction of pixels in [-1, 1], a faint pull of the
+    posterior towards a standard normal and, after `FACE_FROM` steps, `FACE_WEIGHT` times
+    `changed_face`. The first `CROP_UNTIL` steps see twice as many crops of a third of the width;
+    later five of six see the faces' window.
 
     Returns:
-        The autoencoder, pixels (B, 3, H, W) in [-1, 1] to latents (B, 4, H / 4, W / 4) and back;
+        The autoencoder, pixels (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) and back;
         its loss; how to optimise.
     """
-    vae = on_device(context, pocket.build_vae())
+    edition = context.edition
+    vae = on_device(context, ready_to_train(pocket.build_vae(context.size)))
     images, size = context.pictures.images, 16 * context.batch_scale
+    landmarks, corner = context.pictures.landmarks, window_corner(edition)
+    see = face_observer(context.device)
+    area = edition.size**2
+    crop = edition.factor * (edition.size // (3 * edition.factor))
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng((1, step, part))
-        chosen = images[rng.integers(len(images), size=size)]
-        if step % 4:
-            # A face costs two fifths of a picture, and is where detail matters.
-            chosen = chosen[:, FACE_WINDOW[0], FACE_WINDOW[1]]
+        if step < CROP_UNTIL:
+            chosen = _crops(images, 2 * size, crop, rng)
+            own = None
+        else:
+            own = rng.integers(len(images), size=size)
+            chosen = images[own]
+            if step % 6:
+                # Where detail matters.
+                chosen = face_window(chosen, edition)
         pixels = pixels_of(chosen, context.device) * 2 - 1
         posterior = vae.encode(pixels).latent_dist
-        difference = vae.decode(posterior.sample()).sample - pixels
-        return _reconstruction(difference) + 2e-6 * posterior.kl().mean()
+        made = vae.decode(posterior.sample()).sample
+        loss = _reconstruction(made - pixels, early=1 - step / SQUARE_UNTIL)
+        # Of a whole picture's latents, whatever the crop.
+        loss = loss + KL_WEIGHT * posterior.kl().mean() * area / (pixels.shape[-1] ** 2)
+        if see is not None and own is not None and step >= FACE_FROM and step % 3 == 1:
+            few = max(4, size // 2)
+            generator = torch.Generator().manual_seed(step * 1009 + part)
+            own = own[:few]
+            changed = changed_face(
+                see, made[:few], pixels[:few], landmarks[own] - corner, generator
+            )
+            loss = loss + FACE_WEIGHT * changed
+        return loss
 
     config = LoopConfig(
-        learning_rate=1e-3, weight_decay=0.0, ema_decay=0.995, precision=context.precision
+        learning_rate=1e-3,
+        warmup_steps=150,
+        muon_rate=MUON_RATE,
+        total_steps=context.total_steps(size),
+        weight_decay=0.0,
+        ema_decay=0.998,
+        precision=context.precision,
     )
     return vae, loss, config
+
+
+def ready_to_train(vae: Any) -> Any:
+    """The autoencoder with weights of gain 1, every residual path at zero, and little noise.
+
+    diffusers' own initialisation needs four times the steps.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for module in vae.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in vae.modules():
+            if isinstance(module, ResnetBlock2D):
+                nn.init.zeros_(module.conv2.weight)
+            elif isinstance(module, Attention):
+                nn.init.zeros_(module.to_out[0].weight)
+        # The second half of the moments is the posterior's log variance.
+        channels = vae.config.latent_channels
+        vae.quant_conv.bias[channels:] = -5.0
+        vae.quant_conv.weight[channels:] *= 0.1
+    return vae
 
 
 def build_decoder_stage(context: Context) -> Stage:
     """The stage "decoder": the second half of the autoencoder goes on, the first is frozen.
 
-    The loss, a scalar of 0 or more, is the reconstruction from latents (B, 4, 16, 16) and, where
-    the face network is installed, `FACE_WEIGHT` times `changed_face`.
+    The loss, a scalar of 0 or more, is the reconstruction from latents (B, C, h, w), with the
+    little noise that a sampler leaves, and, where the face network is installed, `FACE_WEIGHT`
+    times `changed_face`.
 
     Returns:
         The autoencoder with gradients for its decoder alone; its loss; how to optimise.
@@ -89,33 +158,52 @@ def build_decoder_stage(context: Context) -> Stage:
     Raises:
         FileNotFoundError: the stage "vae" was not trained yet.
     """
-    vae = decoder_alone(on_device(context, load_autoencoder(context.state)))
+    edition = context.edition
+    vae = decoder_alone(on_device(context, load_autoencoder(context.state, context.size)))
     latents, mean, deviation = latents_of(context, context.pictures.images)
-    latents = latents * deviation.to(latents).view(1, -1, 1, 1) + mean.to(latents).view(1, -1, 1, 1)
+    mean, deviation = (part.to(context.device).view(1, -1, 1, 1) for part in (mean, deviation))
     images, size = context.pictures.images, 16 * context.batch_scale
-    see = face_observer(context.device)
-    rows, columns = FACE_WINDOW
+    see, corner = face_observer(context.device), window_corner(edition)
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng((2, step, part))
         chosen = rng.integers(len(images), size=size)
-        own = latents[torch.from_numpy(chosen).to(latents.device)]
-        if step % 4 == 0:
+        own = latents[torch.from_numpy(chosen).to(latents.device)].to(context.device).float()
+        generator = torch.Generator().manual_seed(step * 1009 + part)
+        noise = torch.randn(own.shape, generator=generator).to(context.device)
+        own = (own + LATENT_NOISE * noise) * deviation + mean
+        if step % 6 == 0:
             pixels = pixels_of(images[chosen], context.device) * 2 - 1
             return _reconstruction(vae.decode(own).sample - pixels)
-        pixels = pixels_of(images[chosen][:, rows, columns], context.device) * 2 - 1
-        made = vae.decode(face_latents(own)).sample
+        pixels = pixels_of(face_window(images[chosen], edition), context.device) * 2 - 1
+        made = vae.decode(face_latents(own, edition)).sample
         loss = _reconstruction(made - pixels)
-        if see is not None:
-            generator = torch.Generator().manual_seed(step * 1009 + part)
-            landmarks = context.pictures.landmarks[chosen]
-            loss = loss + FACE_WEIGHT * changed_face(see, made, pixels, landmarks, generator)
+        if see is not None and step % 3 == 1:
+            few = max(4, size // 2)
+            landmarks = context.pictures.landmarks[chosen[:few]] - corner
+            changed = changed_face(see, made[:few], pixels[:few], landmarks, generator)
+            loss = loss + FACE_WEIGHT * changed
         return loss
 
     config = LoopConfig(
-        learning_rate=5e-4, weight_decay=0.0, ema_decay=0.998, precision=context.precision
+        learning_rate=5e-4,
+        total_steps=context.total_steps(size),
+        weight_decay=0.0,
+        ema_decay=0.998,
+        precision=context.precision,
     )
     return vae, loss, config
+
+
+def _crops(
+    images: NDArray[np.uint8], count: int, side: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """uint8 (count, side, side, 3) from anywhere."""
+    chosen = rng.integers(len(images), size=count)
+    corners = rng.integers(images.shape[1] - side + 1, size=(count, 2))
+    return np.stack(
+        [images[i, r : r + side, c : c + side] for i, (r, c) in zip(chosen, corners, strict=True)]
+    )
 
 
 def decoder_alone(vae: Any) -> Any:
@@ -126,37 +214,45 @@ def decoder_alone(vae: Any) -> Any:
     return vae
 
 
-def load_autoencoder(state: Path) -> Any:
+def load_autoencoder(state: Path, size: int) -> Any:
     """The autoencoder of a state folder, with the decoder of the stage "decoder" where it was
     trained, frozen.
 
     Raises:
         FileNotFoundError: the stage "vae" was not trained yet.
     """
-    vae = load_stage(state, "vae", pocket.build_vae())
+    vae = load_stage(state, "vae", pocket.build_vae(size))
     if (state / f"{stage_file('decoder')}.safetensors").is_file():
         vae.load_state_dict(stage_weights(state, "decoder")[0], strict=False)
     return vae
 
 
-def _reconstruction(difference: Tensor) -> Tensor:
-    """Mean absolute error; differences of neighbours weigh edges, which eyes and mouths are."""
+def _reconstruction(difference: Tensor, early: float = 0.0) -> Tensor:
+    """Mean absolute error; differences of neighbours weigh edges, which eyes and mouths are.
+
+    Args:
+        difference: (B, 3, H, W).
+        early: three times this share of the squared error is added; below 0: none.
+    """
+    difference = difference.float()
     edges = (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
-    return difference.abs().mean() + edges
+    loss = difference.abs().mean() + edges
+    return loss + 3 * early * difference.square().mean() if early > 0 else loss
 
 
 @torch.no_grad()
 def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised posterior means (M, 4, 16, 16), and the mean and deviation of each channel.
+    """Normalised posterior means (M, C, h, w), and the mean and deviation of each channel.
 
     They are kept in the state folder, for these pictures and this autoencoder.
 
     Args:
         context: state folder and device.
-        images: uint8 (M, 64, 64, 3).
+        images: uint8 (M, S, S, 3).
     """
     path = context.state / "latents.safetensors"
-    vae: Any = load_stage(context.state, "vae", pocket.build_vae()).to(context.device)
+    vae: Any = load_stage(context.state, "vae", pocket.build_vae(context.size))
+    vae = on_device(context, vae)
     pictures = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     key = f"{(context.state / 'vae.safetensors').stat().st_mtime_ns}-{pictures}"
     known = latent_scale(context.state)
@@ -164,10 +260,12 @@ def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Ten
         cached = load_file(path)
         if bytes(cached["key"].tolist()).decode() == key:
             return cached["latents"].to(context.device).float(), cached["mean"], cached["std"]
-    parts = [
-        vae.encode(pixels_of(images[i : i + 64], context.device) * 2 - 1).latent_dist.mean.half()
-        for i in range(0, len(images), 64)
-    ]
+    parts = []
+    lean = context.precision == "bfloat16"
+    with torch.autocast(context.device.type, torch.bfloat16, enabled=lean):
+        for i in range(0, len(images), 64):
+            pixels = pixels_of(images[i : i + 64], context.device) * 2 - 1
+            parts.append(vae.encode(pixels).latent_dist.mean.half())
     latents = torch.cat(parts).float()
     scale = known or (latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
     if known is None:
@@ -181,7 +279,7 @@ def latents_of(context: Context, images: NDArray[np.uint8]) -> tuple[Tensor, Ten
 
 
 def latent_scale(state: Path) -> tuple[Tensor, Tensor] | None:
-    """Mean and deviation of the latents' channels, (4,) each; None where they are not known.
+    """Mean and deviation of the latents' channels, (C,) each; None where they are not known.
 
     They are those of the pictures that were there first. What was trained on latents of that scale
     would see them shifted if more pictures changed it; another autoencoder has a scale of its own.
@@ -193,6 +291,26 @@ def latent_scale(state: Path) -> tuple[Tensor, Tensor] | None:
         if (file.metadata() or {}).get("step") != str(stage_weights(state, "vae")[1]):
             return None
         return file.get_tensor("mean"), file.get_tensor("std")
+
+
+@torch.no_grad()
+def fold_latent_scale(vae: Any, mean: Tensor, deviation: Tensor) -> None:
+    """Lets the autoencoder itself give latents of mean 0 and deviation 1 a channel.
+
+    diffusers' pipelines read a configured scale for four channels alone.
+
+    Args:
+        vae: changed in its two 1 x 1 convolutions between moments and latents.
+        mean, deviation: of its latents, (C,).
+    """
+    channels = len(mean)
+    out, back = vae.quant_conv, vae.post_quant_conv
+    # Moments are means, then log variances.
+    out.weight[:channels] /= deviation.view(-1, 1, 1, 1)
+    out.bias[:channels] = (out.bias[:channels] - mean) / deviation
+    out.bias[channels:] -= 2 * deviation.log()
+    back.bias += (back.weight[:, :, 0, 0] * mean).sum(dim=1)
+    back.weight *= deviation.view(1, -1, 1, 1)
 
 
 def keep_latent_scale(state: Path, mean: Tensor, deviation: Tensor) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from infinite_id.faces.loading import load_face_backend
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.captions import COLORS, GARMENTS, LIGHTS, SCENES, STYLES, Description
 from infinite_id.training.dataset import SPLITS
 from infinite_id.training.faces_gan import draw_people, load_face_generator
@@ -26,9 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--people", type=int, default=18)
+    parser.add_argument("--size", type=int, default=64, choices=sorted(EDITIONS))
     options = parser.parse_args(arguments)
-    indices = [i for i in range(40 * options.people) if i % 20 in SPLITS["test"]]
-    drawn = draw_people(indices, 2, load_face_generator(), load_face_backend("embedded"))
+    indices = [i for i in range(80 * options.people) if i % 20 in SPLITS["test"]]
+    frontal = EDITIONS[options.size].level_heads
+    backend = load_face_backend("embedded")
+    drawn = draw_people(indices, 2, load_face_generator(), backend, frontal=frontal)
     people = [person for person, _ in zip(drawn, range(options.people), strict=False)]
     rng = np.random.default_rng(3)
     lights = [None, *LIGHTS]
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 light=lights[(row + column) % len(lights)],
                 style=style,
             )
-            tiles.append(compose(person.portraits[row % 2], description, rng).image)
+            tiles.append(compose(person.portraits[row % 2], description, rng, options.size).image)
         rows.append(np.concatenate(tiles, axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
     sheet = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.BICUBIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from infinite_id.pocket.weights import EDITIONS, Edition
 from infinite_id.training.dataset import Pictures
 from infinite_id.training.loop import LoopConfig, Progress
 from infinite_id.training.pack import Faces
+from infinite_id.training.workers import Workers
 
 __all__ = [
     "Context",
@@ -43,6 +46,10 @@ class Context:
         report: called as report(stage, progress).
         should_stop: asked between steps; True ends the stage in good order.
         identity_weight: of `identity_loss` in the training of adapters; 0: the paper's loss.
+        size: of the pictures in pixels, of `EDITIONS`; says which networks are trained.
+        workers: that train together; None: this process trains alone.
+        total_pictures: of the stage's budget, to whose end the rate decays; 0: it is held.
+        compiled: the networks' forward and backward passes are compiled, which takes minutes once.
     """
 
     state: Path
@@ -55,6 +62,24 @@ class Context:
     report: Callable[[str, Progress], None]
     should_stop: Callable[[], bool] | None = None
     identity_weight: float = 0.0
+    size: int = 64
+    workers: Workers | None = None
+    total_pictures: int = 0
+    compiled: bool = False
+
+    @property
+    def edition(self) -> Edition:
+        """What is trained."""
+        return EDITIONS[self.size]
+
+    def total_steps(self, batch: int) -> int:
+        """The budget in steps of `batch` pictures a worker; 0: none was given."""
+        workers = 1 if self.workers is None else self.workers.count
+        return math.ceil(self.total_pictures / (batch * workers))
+
+    def run(self, model: nn.Module) -> Callable[..., Any]:
+        """The model's forward pass, compiled where that is wanted."""
+        return torch.compile(model, dynamic=False) if self.compiled else model
 
 
 Stage = tuple[nn.Module, Callable[[int, int], Tensor], LoopConfig]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.captions import caption, draw_description
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Pictures:
     """M composed pictures.
 
     Attributes:
-        images: uint8 (M, 64, 64, 3) RGB.
+        images: uint8 (M, S, S, 3) RGB.
         person: int64 (M,), position in the split's `People`.
         portrait: int64 (M,), which of the person's pictures was used.
         captions: M texts.
@@ -108,16 +109,22 @@ class Pictures:
     style: NDArray[np.str_]
     landmarks: NDArray[np.float32]
 
+    def first(self, count: int) -> Pictures:
+        """The first `count` of them."""
+        return Pictures(**{name: getattr(self, name)[:count] for name in self.__slots__})
 
-def people_path(folder: Path, number: int) -> Path:
-    """The file of one people chunk."""
-    return folder / f"people-{number:05d}.npz"
+
+def people_path(folder: Path, number: int, size: int = 64) -> Path:
+    """The file of one people chunk of the edition with pictures of that size."""
+    kind = "frontal-" if EDITIONS[size].level_heads else ""
+    return folder / f"people-{kind}{number:05d}.npz"
 
 
-def pictures_path(folder: Path, people: People, split: str, number: int) -> Path:
+def pictures_path(folder: Path, people: People, split: str, number: int, size: int = 64) -> Path:
     """The file of one picture chunk; other people give other pictures, and so does another form."""
     who = hashlib.sha256(people.face.tobytes()).hexdigest()[:8]
-    return folder / f"pictures-{PICTURES_FORM}-{split}-{who}-{number:05d}.npz"
+    kind = "" if size == 64 else f"{size}px-"
+    return folder / f"pictures-{PICTURES_FORM}-{kind}{split}-{who}-{number:05d}.npz"
 
 
 def photos_path(folder: Path, digest: str) -> Path:
@@ -147,9 +154,9 @@ def photos_chunk(folder: Path, photos: Path) -> tuple[str, Counter[str]]:
     return digest, rejects
 
 
-def people_chunk(folder: Path, number: int) -> None:
-    """Draws the people of one chunk unless the file is there."""
-    path = people_path(folder, number)
+def people_chunk(folder: Path, number: int, size: int = 64) -> None:
+    """Draws the people of one chunk, for the edition of that size, unless the file is there."""
+    path = people_path(folder, number, size)
     if path.exists():
         return
     from infinite_id.faces.loading import load_face_backend
@@ -158,7 +165,9 @@ def people_chunk(folder: Path, number: int) -> None:
     _one_thread()
     indices = range(number * PEOPLE_CHUNK, (number + 1) * PEOPLE_CHUNK)
     backend = load_face_backend("embedded")
-    _save_people(path, list(draw_people(indices, PORTRAITS, load_face_generator(), backend)))
+    frontal = EDITIONS[size].level_heads
+    drawn = draw_people(indices, PORTRAITS, load_face_generator(), backend, frontal=frontal)
+    _save_people(path, list(drawn))
 
 
 def _save_people(path: Path, people: Sequence[Person]) -> None:
@@ -177,7 +186,9 @@ def _save_people(path: Path, people: Sequence[Person]) -> None:
     )
 
 
-def load_people(folder: Path, chunks: int, split: str, photos: str | None = None) -> People:
+def load_people(
+    folder: Path, chunks: int, split: str, photos: str | None = None, size: int = 64
+) -> People:
     """People of the first `chunks` chunks, and of photos, that belong to the split.
 
     Args:
@@ -185,8 +196,9 @@ def load_people(folder: Path, chunks: int, split: str, photos: str | None = None
         chunks: of synthetic people.
         split: one of `SPLITS`.
         photos: digest of the folder of photos whose people are added.
+        size: of the edition whose people they are.
     """
-    paths = [people_path(folder, number) for number in range(chunks)]
+    paths = [people_path(folder, number, size) for number in range(chunks)]
     if photos is not None:
         paths.append(photos_path(folder, photos))
     files = [np.load(path) for path in paths]
@@ -194,9 +206,9 @@ def load_people(folder: Path, chunks: int, split: str, photos: str | None = None
     return People(**joined).select(split)
 
 
-def picture_chunk(folder: Path, people: People, split: str, number: int) -> None:
-    """Composes one chunk of pictures of those people unless the file is there."""
-    path = pictures_path(folder, people, split, number)
+def picture_chunk(folder: Path, people: People, split: str, number: int, size: int = 64) -> None:
+    """Composes one chunk of pictures of those people and that size unless the file is there."""
+    path = pictures_path(folder, people, split, number, size)
     if path.exists():
         return
     from infinite_id.faces.detection import Detection
@@ -205,14 +217,15 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
 
     _one_thread()
     rng = np.random.default_rng((11, list(SPLITS).index(split), number))
+    share = EDITIONS[size].photo_share
     person = rng.integers(len(people.index), size=PICTURE_CHUNK)
     portrait = rng.integers(PORTRAITS, size=PICTURE_CHUNK)
     images, captions, styles, landmarks = [], [], [], []
     for i, k in zip(person, portrait, strict=True):
-        description = draw_description(rng)
+        description = draw_description(rng, share)
         detection = Detection(people.bbox[i, k], people.landmarks[i, k], float(people.score[i, k]))
         face = Portrait(people.images[i, k], detection, people.aligned[i, k], people.face[i, k])
-        made = compose(face, description, rng)
+        made = compose(face, description, rng, size)
         images.append(made.image)
         landmarks.append(made.landmarks)
         captions.append(caption(description, rng))
@@ -228,9 +241,12 @@ def picture_chunk(folder: Path, people: People, split: str, number: int) -> None
     )
 
 
-def load_pictures(folder: Path, people: People, split: str, chunks: int) -> Pictures:
-    """The first `chunks` chunks of pictures of those people."""
-    files = [np.load(pictures_path(folder, people, split, number)) for number in range(chunks)]
+def load_pictures(
+    folder: Path, people: People, split: str, chunks: int, size: int = 64
+) -> Pictures:
+    """The first `chunks` chunks of pictures of those people and that size."""
+    paths = [pictures_path(folder, people, split, number, size) for number in range(chunks)]
+    files = [np.load(path) for path in paths]
     return Pictures(
         **{name: np.concatenate([f[name] for f in files]) for name in Pictures.__slots__}
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from infinite_id.config import preset
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.pocket import model as pocket
+from infinite_id.pocket.weights import Edition
 from infinite_id.training.adapter import (
     AdapterBatch,
     AdapterTraining,
@@ -28,20 +29,22 @@ from infinite_id.training.identity_loss import IdentityLoss, clean_identity_loss
 from infinite_id.training.image_text import clip_tokens_of, texts_of
 from infinite_id.training.loop import LoopConfig
 from infinite_id.training.text import tokenize
-from infinite_id.training.world import FACE_WINDOW
 
 __all__ = ["build_adapter", "build_base", "build_photomaker", "face_region"]
 
 TEXT_DROP = 0.1
+BASE_BATCH = 32
+ADAPTER_BATCH = 32
 IDENTITY_DROP = 0.05
 
 
 def build_base(context: Context) -> Stage:
     """The stage "base": the UNet, trained to predict v from noisy latents and captions.
 
-    Latents (B, 4, 16, 16) have zero mean and unit deviation a channel, times are 0 to 999, texts
-    are (B, 64, D) with pooled (B, P), zeros for a share `TEXT_DROP`. The loss is a scalar of 0 or
-    more, near 1 at the start; faces weigh more (`face_region`).
+    Latents (B, C, h, w) have zero mean and unit deviation a channel, times are 0 to 999 and
+    stratified over the batch, texts are (B, L, D) with pooled (B, P), zeros for a share
+    `TEXT_DROP`. The loss is a scalar of 0 or more, near 1 at the start; faces weigh more
+    (`face_region`).
 
     Returns:
         The UNet, all of whose parameters are trained; its loss; how to optimise.
@@ -49,25 +52,27 @@ def build_base(context: Context) -> Stage:
     Raises:
         FileNotFoundError: a stage that it builds on ("vae", "clip") was not trained yet.
     """
-    unet = on_device(context, pocket.build_unet())
+    unet = on_device(context, pocket.build_unet(context.size))
+    run = context.run(unet)
     latents, _, _ = latents_of(context, context.pictures.images)
     hidden, pooled, rows = texts_of(context, context.pictures.captions)
     alphas = pocket.build_scheduler().alphas_cumprod.to(context.device)
-    region = face_region(context.device, weight=2.0)
-    size = 16 * context.batch_scale
+    region = face_region(context.edition, context.device, weight=2.0)
+    size = BASE_BATCH * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part)
         chosen = torch.randint(len(latents), (size,), generator=generator)
         noise = torch.randn((size, *latents.shape[1:]), generator=generator).to(context.device)
-        timesteps = torch.randint(len(alphas), (size,), generator=generator).to(context.device)
+        timesteps = _stratified(size, len(alphas), generator).to(context.device)
         kept = (torch.rand(size, generator=generator) >= TEXT_DROP).to(context.device)
         row, own = rows[chosen].to(hidden.device), chosen.to(latents.device)
         text = hidden[row].to(context.device).float() * kept[:, None, None]
         pool = pooled[row].to(context.device).float() * kept[:, None]
-        noisy, target = noisy_and_target(latents[own], noise, timesteps, alphas, "v_prediction")
-        time_ids = _time_ids(size, context.device)
-        predicted = unet(
+        clean = latents[own].to(context.device).float()
+        noisy, target = noisy_and_target(clean, noise, timesteps, alphas, "v_prediction")
+        time_ids = _time_ids(context, size)
+        predicted = run(
             noisy,
             timesteps,
             encoder_hidden_states=text,
@@ -77,7 +82,11 @@ def build_base(context: Context) -> Stage:
         return diffusion_loss(predicted, target, weights, region)
 
     config = LoopConfig(
-        learning_rate=5e-4, warmup_steps=200, ema_decay=0.998, precision=context.precision
+        learning_rate=1e-3,
+        warmup_steps=200,
+        total_steps=context.total_steps(size),
+        ema_decay=0.999,
+        precision=context.precision,
     )
     return unet, loss, config
 
@@ -100,7 +109,7 @@ def build_adapter(context: Context, name: str) -> Stage:
     Raises:
         FileNotFoundError: a stage that it builds on ("vae", "clip", "base") was not trained yet.
     """
-    unet = on_device(context, load_stage(context.state, "base", pocket.build_unet()))
+    unet = on_device(context, load_stage(context.state, "base", pocket.build_unet(context.size)))
     adapter = IdentityAdapter(preset("pocket").adapter, unet).to(context.device)
     scheduler = pocket.build_scheduler()
     text_active = name != "infinite_id"
@@ -110,7 +119,7 @@ def build_adapter(context: Context, name: str) -> Stage:
         scheduler.alphas_cumprod.to(context.device),
         scheduler.config.prediction_type,
         text_active=text_active,
-        region=face_region(context.device),
+        region=face_region(context.edition, context.device),
     )
     latents, _, _ = latents_of(context, context.pictures.images)
     photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
@@ -120,7 +129,7 @@ def build_adapter(context: Context, name: str) -> Stage:
     clip = clip_tokens_of(context, context.people.aligned)
     texts = texts_of(context, context.pictures.captions) if text_active else None
     mistaken = _identity_loss(context)
-    size = 16 * context.batch_scale
+    size = ADAPTER_BATCH * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part + 500_000_000)
@@ -137,20 +146,24 @@ def build_adapter(context: Context, name: str) -> Stage:
             text = texts[0][row].to(context.device).float() * kept[:, None, None]
             pooled = texts[1][row].to(context.device).float() * kept[:, None]
         batch = AdapterBatch(
-            latents=latents[chosen.to(latents.device)],
+            latents=latents[chosen.to(latents.device)].to(context.device).float(),
             face=face,
             clip=clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
             keep=(torch.rand(size, generator=generator) >= IDENTITY_DROP).to(context.device),
             noise=torch.randn((size, *latents.shape[1:]), generator=generator).to(context.device),
-            timesteps=torch.randint(1000, (size,), generator=generator).to(context.device),
-            time_ids=_time_ids(size, context.device),
+            timesteps=_stratified(size, 1000, generator).to(context.device),
+            time_ids=_time_ids(context, size),
             text=text,
             pooled=pooled,
         )
         return model(batch, _on_clean(context, mistaken, chosen, batch.keep, generator))
 
     config = LoopConfig(
-        learning_rate=2e-3, warmup_steps=50, ema_decay=0.999, precision=context.precision
+        learning_rate=2e-3,
+        warmup_steps=50,
+        total_steps=context.total_steps(size),
+        ema_decay=0.999,
+        precision=context.precision,
     )
     return model, loss, config
 
@@ -160,7 +173,7 @@ def _identity_loss(context: Context) -> IdentityLoss | None:
     embed = face_embedder(context.device) if context.identity_weight else None
     if embed is None:
         return None
-    vae = load_autoencoder(context.state).to(context.device)
+    vae = load_autoencoder(context.state, context.size).to(context.device)
     _, mean, deviation = latents_of(context, context.pictures.images)
     mean, deviation = (part.to(context.device).view(1, -1, 1, 1) for part in (mean, deviation))
 
@@ -169,7 +182,7 @@ def _identity_loss(context: Context) -> IdentityLoss | None:
 
     faces = torch.from_numpy(context.people.face).to(context.device)
     people = torch.nn.functional.normalize(faces.mean(dim=1), dim=-1)
-    return clean_identity_loss(decode, embed, people, context.identity_weight)
+    return clean_identity_loss(decode, embed, people, context.identity_weight, context.edition)
 
 
 def _on_clean(
@@ -201,13 +214,13 @@ def build_photomaker(context: Context) -> Stage:
     """
     from infinite_id.training.photomaker import PhotoMakerTraining, class_word_positions
 
-    unet = load_stage(context.state, "base", pocket.build_unet())
+    unet = load_stage(context.state, "base", pocket.build_unet(context.size))
     scheduler = pocket.build_scheduler()
     model = PhotoMakerTraining(
         unet,
         scheduler.alphas_cumprod,
         scheduler.config.prediction_type,
-        region=face_region(torch.device("cpu")),
+        region=face_region(context.edition, torch.device("cpu")),
     )
     model.to(context.device)
     latents, _, _ = latents_of(context, context.pictures.images)
@@ -218,7 +231,7 @@ def build_photomaker(context: Context) -> Stage:
     hidden, pooled, rows = texts_of(context, context.pictures.captions)
     places = class_word_positions(tokenize(context.pictures.captions))
     mistaken = _identity_loss(context)
-    size = 16 * context.batch_scale
+    size = ADAPTER_BATCH * context.batch_scale
 
     def loss(step: int, part: int) -> Tensor:
         generator = torch.Generator().manual_seed(step * 1009 + part + 700_000_000)
@@ -226,37 +239,48 @@ def build_photomaker(context: Context) -> Stage:
         other = (portrait[chosen] + torch.randint(1, 3, (size,), generator=generator)) % 3
         kept = torch.rand(size, generator=generator) >= TEXT_DROP
         noise = torch.randn((size, *latents.shape[1:]), generator=generator)
-        timesteps = torch.randint(1000, (size,), generator=generator)
+        timesteps = _stratified(size, 1000, generator)
         row, keep = rows[chosen].to(hidden.device), kept.to(context.device)
         return model(
-            latents[chosen.to(latents.device)],
+            latents[chosen.to(latents.device)].to(context.device).float(),
             noise.to(context.device),
             timesteps.to(context.device),
-            _time_ids(size, context.device),
-            hidden[row].float() * keep[:, None, None],
-            pooled[row].float() * keep[:, None],
+            _time_ids(context, size),
+            hidden[row].to(context.device).float() * keep[:, None, None],
+            pooled[row].to(context.device).float() * keep[:, None],
             torch.where(kept, places[chosen], -1).to(context.device),
             clip[person[chosen].to(clip.device), other.to(clip.device)].float(),
             _on_clean(context, mistaken, chosen, keep, generator),
         )
 
     config = LoopConfig(
-        learning_rate=2e-3, warmup_steps=50, ema_decay=0.999, precision=context.precision
+        learning_rate=2e-3,
+        warmup_steps=50,
+        total_steps=context.total_steps(size),
+        ema_decay=0.999,
+        precision=context.precision,
     )
     return model, loss, config
 
 
-def face_region(device: torch.device, weight: float = 4.0) -> Tensor:
-    """(16, 16) with a mean of 1: a latent of the faces' window weighs `weight` times another.
+def face_region(edition: Edition, device: torch.device, weight: float = 4.0) -> Tensor:
+    """(h, w) with a mean of 1: a latent of the faces' window weighs `weight` times another.
 
-    What prompts name covers most of a picture; the face, which tells people apart, a quarter.
+    What prompts name covers most of a picture; the face, which tells people apart, a part.
     """
-    region = torch.ones(16, 16, device=device)
-    rows, columns = (slice(w.start // 4, w.stop // 4) for w in FACE_WINDOW)
-    region[rows, columns] = weight
+    side = edition.size // edition.factor
+    region = torch.ones(side, side, device=device)
+    region[edition.latent_window] = weight
     return region / region.mean()
 
 
-def _time_ids(size: int, device: torch.device) -> Tensor:
-    pixels = float(pocket.IMAGE_SIZE)
-    return torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]], device=device).expand(size, -1)
+def _stratified(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """int64 (size,): one time of each `size`-th of 0 to `count` - 1."""
+    places = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    return (places * count).long().clamp(max=count - 1)
+
+
+def _time_ids(context: Context, size: int) -> Tensor:
+    pixels = float(context.size)
+    ids = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]], device=context.device)
+    return ids.expand(size, -1)

@@ -103,7 +103,7 @@ def dry_run(
         adapter = IdentityAdapter(preset.adapter, base)
         model = AdapterTraining(base, adapter, torch.ones(1000), "epsilon", text_active=text_active)
         size = unet["sample_size"]
-        latents = torch.empty(batch, 4, size, size)
+        latents = torch.empty(batch, unet["in_channels"], size, size)
         pair = AdapterBatch(
             latents=latents,
             face=torch.empty(batch, preset.adapter.face_width),

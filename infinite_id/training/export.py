@@ -25,6 +25,7 @@ from infinite_id.pocket.image_text import no_bars
 from infinite_id.training.adapter import AdapterTraining
 from infinite_id.training.autoencoder import (
     decoder_alone,
+    fold_latent_scale,
     keep_latent_scale,
     latent_scale,
     load_autoencoder,
@@ -41,7 +42,7 @@ _BASE_STAGES = ("vae", "clip", "scorer", "base")
 _PARTS = ("base", "clip", "scorer", "adapters")
 
 
-def export(state: Path, folder: Path) -> dict[str, int]:
+def export(state: Path, folder: Path, size: int = 64) -> dict[str, int]:
     """Writes all that is trained under `folder`, in `infinite_id/assets/pocket`'s layout.
 
     The stages vae, clip, scorer and base must be there; others that are not are left out. All is
@@ -50,6 +51,7 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     Args:
         state: of the training program.
         folder: written anew but for the tokenizer and the model card.
+        size: of pictures in pixels, of `EDITIONS`.
 
     Returns:
         Steps of each stage written.
@@ -57,16 +59,16 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     Raises:
         FileNotFoundError: an indispensable stage was not trained yet.
     """
-    vae: Any = load_autoencoder(state)
+    vae: Any = load_autoencoder(state, size)
     scale = latent_scale(state)
     if scale is None:
         raise FileNotFoundError(f"{state} knows no latents of its stage vae; train base first")
-    vae.register_to_config(latents_mean=scale[0].tolist(), latents_std=scale[1].tolist())
+    fold_latent_scale(vae, *scale)
     clip = load_stage(
         state, "clip", ImageText(pocket.build_clip(), pocket.build_text_encoder(first=True))
     )
     scorer = load_stage(state, "scorer", ImageText(pocket.build_scorer(), None)).model
-    unet: Any = load_stage(state, "base", pocket.build_unet())
+    unet: Any = load_stage(state, "base", pocket.build_unet(size))
     second: Any = pocket.build_text_encoder(first=False)
     second.text_model.load_state_dict(clip.model.text_model.state_dict())
     second.text_projection.load_state_dict(clip.model.text_projection.state_dict())
@@ -84,7 +86,7 @@ def export(state: Path, folder: Path) -> dict[str, int]:
     fresh = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        steps = _write(state, fresh, pipeline, clip, scorer)
+        steps = _write(state, fresh, pipeline, clip, scorer, size)
         folder.mkdir(parents=True, exist_ok=True)
         for part in _PARTS:
             shutil.rmtree(folder / part, ignore_errors=True)
@@ -96,7 +98,7 @@ def export(state: Path, folder: Path) -> dict[str, int]:
 
 
 def _write(
-    state: Path, folder: Path, pipeline: Any, clip: ImageText, scorer: Any
+    state: Path, folder: Path, pipeline: Any, clip: ImageText, scorer: Any, size: int
 ) -> dict[str, int]:
     tower = pocket.vision_tower(clip.model).half()
     with no_bars(diffusers.utils.logging):
@@ -109,30 +111,30 @@ def _write(
     (folder / "adapters").mkdir(parents=True)
     for name in pocket.ADAPTERS:
         if (state / f"adapter-{name}.safetensors").is_file():
-            steps[f"adapter:{name}"] = _export_adapter(state, folder, name)
+            steps[f"adapter:{name}"] = _export_adapter(state, folder, name, size)
     files = sorted(p for p in folder.rglob("*.safetensors"))
     digests = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
-    manifest = {"format": 1, "steps": steps, "files": digests}
+    manifest = {"format": 1, "size": size, "steps": steps, "files": digests}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return steps
 
 
-def _export_adapter(state: Path, folder: Path, name: str) -> int:
+def _export_adapter(state: Path, folder: Path, name: str, size: int) -> int:
     stage = f"adapter:{name}"
     step = _step(state, stage)
     path = folder / "adapters" / f"{name}.safetensors"
     if name == "photomaker":
         scheduler = pocket.build_scheduler()
         model = PhotoMakerTraining(
-            pocket.build_unet(), scheduler.alphas_cumprod, scheduler.config.prediction_type
+            pocket.build_unet(size), scheduler.alphas_cumprod, scheduler.config.prediction_type
         )
         model.load_state_dict(load_file(state / f"adapter-{name}.safetensors"), strict=False)
         export_photomaker(model, path, f"pocket base step {_step(state, 'base')}")
         return step
-    adapter = IdentityAdapter(preset("pocket").adapter, pocket.build_unet())
+    adapter = IdentityAdapter(preset("pocket").adapter, pocket.build_unet(size))
     tensors = load_file(state / f"adapter-{name}.safetensors")
     adapter.load_state_dict({k.removeprefix("adapter."): v for k, v in tensors.items()})
     metadata = AdapterMetadata(
@@ -150,15 +152,16 @@ def _step(state: Path, stage: str) -> int:
         return int((file.metadata() or {})["step"])
 
 
-def restore(folder: Path, state: Path) -> dict[str, int]:
+def restore(folder: Path, state: Path, size: int = 64) -> dict[str, int]:
     """Writes the weights of an export as stages of a state folder, so that training goes on.
 
     Stages that have weights in `state` are left alone. Heads that only training needs are not
-    exported and begin anew.
+    exported and begin anew. Of an export of another size, image-text models alone are taken.
 
     Args:
         folder: in `infinite_id/assets/pocket`'s layout.
         state: of the training program.
+        size: of the pictures that it trains on.
 
     Returns:
         Steps of each stage written.
@@ -169,7 +172,11 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, allowed: the folder of an export")
-    steps: dict[str, int] = json.loads(path.read_text("utf-8"))["steps"]
+    manifest = json.loads(path.read_text("utf-8"))
+    steps: dict[str, int] = manifest["steps"]
+    own = int(manifest.get("size", 64))
+    if own != size:
+        steps = {stage: step for stage, step in steps.items() if stage in ("clip", "scorer")}
     with no_bars(diffusers.utils.logging):
         pipeline = StableDiffusionXLPipeline.from_pretrained(
             folder / "base", dtype=torch.float32, local_files_only=True, add_watermarker=False
@@ -198,7 +205,9 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
             modules[stage] = decoder_alone(pipeline.vae)
         elif stage not in modules:
             name = stage.removeprefix("adapter:")
-            modules[stage] = _trained_adapter(folder / "adapters" / f"{name}.safetensors", name)
+            modules[stage] = _trained_adapter(
+                folder / "adapters" / f"{name}.safetensors", name, size
+            )
         tensors = {
             n: p.detach().float().contiguous()
             for n, p in modules[stage].named_parameters()
@@ -208,14 +217,15 @@ def restore(folder: Path, state: Path) -> dict[str, int]:
         written[stage] = step
         if stage == "vae":
             config = pipeline.vae.config
-            scale = (torch.tensor(config.latents_mean), torch.tensor(config.latents_std))
-            keep_latent_scale(state, *scale)
+            mean = config.latents_mean or [0.0] * config.latent_channels
+            deviation = config.latents_std or [1.0] * config.latent_channels
+            keep_latent_scale(state, torch.tensor(mean), torch.tensor(deviation))
     return written
 
 
-def _trained_adapter(path: Path, name: str) -> nn.Module:
+def _trained_adapter(path: Path, name: str, size: int) -> nn.Module:
     """The module that the stage of an exported adapter trains, with its weights."""
-    scheduler, unet = pocket.build_scheduler(), pocket.build_unet()
+    scheduler, unet = pocket.build_scheduler(), pocket.build_unet(size)
     if name != "photomaker":
         adapter, _ = load_adapter(path, preset("pocket").adapter, unet)
         return AdapterTraining(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.packages import PackageFileError
-from infinite_id.training.world import FACE_WINDOW
+from infinite_id.pocket.weights import Edition
 
 __all__ = [
     "EmbedFaces",
@@ -36,9 +36,11 @@ __all__ = [
     "face_embedder",
     "face_latents",
     "face_observer",
+    "face_window",
     "mistaken_identity",
     "unlike",
     "varied",
+    "window_corner",
 ]
 
 logger = logging.getLogger(__name__)
@@ -47,15 +49,15 @@ logger = logging.getLogger(__name__)
 ROW_SHARE = 0.5
 
 EmbedFaces = Callable[[Tensor, NDArray[np.float32]], Tensor]
-"""Windows (B, 3, 40, 40) in [-1, 1], as `FACE_WINDOW` cuts them, and landmarks (B, 5, 2), x y in
-pixels of the whole pictures -> unit vectors (B, 128), with gradients."""
+"""Windows (B, 3, h, w) in [-1, 1], as `face_window` cuts them, and landmarks (B, 5, 2), x y in
+their pixels -> unit vectors (B, 128), with gradients."""
 
 SeeFaces = Callable[[Tensor, NDArray[np.float32]], list[Tensor]]
 """As `EmbedFaces`, but -> what the network's layers saw, from shallow to deep, (B, ...) each, the
 unit vectors last."""
 
 IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor, torch.Generator], Tensor]
-"""Clean latents (B, 4, 16, 16), rows that kept their identity (bool, B), landmarks (B, 5, 2) of the
+"""Clean latents (B, C, h, w), rows that kept their identity (bool, B), landmarks (B, 5, 2) of the
 targets, numbers of the people (int64, B), generator on the CPU -> a scalar."""
 
 
@@ -77,18 +79,28 @@ def face_observer(device: torch.device) -> SeeFaces | None:
     except (ImportError, PackageFileError) as error:
         logger.warning("no identity loss, the face network is missing: %s", error)
         return None
-    corner = np.array([FACE_WINDOW[1].start, FACE_WINDOW[0].start], dtype=np.float32)
 
     def see(windows: Tensor, landmarks: NDArray[np.float32]) -> list[Tensor]:
-        matrices = align_matrices(landmarks - corner)
+        matrices = align_matrices(landmarks)
         return network.seen(align((windows.float() + 1) * 127.5, matrices))
 
     return see
 
 
-def face_latents(latents: Tensor) -> Tensor:
-    """(B, 4, 10, 10): the part of latents (B, 4, 16, 16) that `FACE_WINDOW` shows."""
-    rows, columns = (slice(w.start // 4, w.stop // 4) for w in FACE_WINDOW)
+def face_window(images: NDArray[np.uint8], edition: Edition) -> NDArray[np.uint8]:
+    """The part of pictures (B, S, S, 3) that holds every face."""
+    (top, bottom), (left, right) = edition.window
+    return images[:, top:bottom, left:right]
+
+
+def window_corner(edition: Edition) -> NDArray[np.float32]:
+    """x y of the window in pixels of the picture."""
+    return np.array([edition.window[1][0], edition.window[0][0]], dtype=np.float32)
+
+
+def face_latents(latents: Tensor, edition: Edition) -> Tensor:
+    """The part of latents (B, C, h, w) that `face_window` shows."""
+    rows, columns = edition.latent_window
     return latents[:, :, rows, columns]
 
 
@@ -112,8 +124,8 @@ def changed_face(
 
     Args:
         see: of `face_observer`.
-        made, photo: windows (B, 3, 40, 40) in [-1, 1]; gradients reach `made` alone.
-        landmarks: (B, 5, 2), of both.
+        made, photo: windows (B, 3, h, w) in [-1, 1]; gradients reach `made` alone.
+        landmarks: (B, 5, 2), of both, in pixels of the windows.
         generator: on the CPU.
     """
     draws = generator.get_state()
@@ -141,18 +153,24 @@ def mistaken_identity(seen: Tensor, people: Tensor, person: Tensor, scale: float
 
 
 def clean_identity_loss(
-    decode: Callable[[Tensor], Any], embed: EmbedFaces, people: Tensor, weight: float
+    decode: Callable[[Tensor], Any],
+    embed: EmbedFaces,
+    people: Tensor,
+    weight: float,
+    edition: Edition,
 ) -> IdentityLoss:
     """`mistaken_identity` of the faces in the clean latents that a prediction stands for.
 
     Rows whose identity was dropped take no part; of the others, as many as half the batch do.
 
     Args:
-        decode: (B, 4, 10, 10) as the UNet has them to windows (B, 3, 40, 40) in [-1, 1].
+        decode: (B, C, h, w) as the UNet has them to windows (B, 3, f h, f w) in [-1, 1].
         embed: of `face_embedder`.
         people: unit vectors (P, 128), one a person.
         weight: of the loss.
+        edition: says where in a picture the windows lie.
     """
+    corner = window_corner(edition)
 
     def loss(
         clean: Tensor,
@@ -164,8 +182,8 @@ def clean_identity_loss(
         rows = torch.nonzero(kept).flatten()[: math.ceil(ROW_SHARE * len(kept))]
         if not len(rows):
             return clean.new_zeros(())
-        windows = decode(face_latents(clean[rows]))
-        seen = embed(*varied(windows, landmarks[rows.cpu().numpy()], generator))
+        windows = decode(face_latents(clean[rows], edition))
+        seen = embed(*varied(windows, landmarks[rows.cpu().numpy()] - corner, generator))
         return weight * mistaken_identity(seen, people, person[rows])
 
     return loss

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from infinite_id.pocket import model as pocket
@@ -80,6 +84,8 @@ def build_image_text(context: Context, stage: str) -> Stage:
     first = None if scorer else pocket.build_text_encoder(first=True)
     model = ImageText(pocket.build_scorer() if scorer else pocket.build_clip(), first)
     model.to(context.device)
+    if not len(pictures.images):
+        raise ValueError(f"stage {stage} has 0 pictures, allowed: 1 or more")
     ids = tokenize(pictures.captions)
     people, size = context.people, 64 * context.batch_scale
 
@@ -97,7 +103,11 @@ def build_image_text(context: Context, stage: str) -> Stage:
         return model(pixels, ids[chosen].to(context.device), faces)
 
     config = LoopConfig(
-        learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99, precision=context.precision
+        learning_rate=1e-3,
+        total_steps=context.total_steps(size),
+        weight_decay=0.05,
+        ema_decay=0.99,
+        precision=context.precision,
     )
     return model, loss, config
 
@@ -109,11 +119,29 @@ def load_clip(context: Context) -> ImageText:
 
 
 def texts_of(context: Context, captions: NDArray[np.str_]) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden (U, L, D) and pooled (U, P) of the unique captions, half precision; row of each."""
+    """Hidden (U, L, D) and pooled (U, P) of the unique captions, half precision; row of each.
+
+    They are kept in the state folder, for these captions and these encoders, and read as a file
+    that workers share.
+    """
     unique, rows = np.unique(captions, return_inverse=True)
-    clip = load_clip(context)
-    hidden, pooled = encode_texts(clip.first, clip.model, tokenize(unique), context.device)
-    return hidden, pooled, torch.from_numpy(rows)
+    path = context.state / "texts.safetensors"
+    words = hashlib.sha256("\n".join(unique).encode()).hexdigest()
+    key = f"{(context.state / 'clip.safetensors').stat().st_mtime_ns}-{words}"
+    if not path.is_file() or _key(path) != key:
+        clip = load_clip(context)
+        hidden, pooled = encode_texts(clip.first, clip.model, tokenize(unique), context.device)
+        temporary = context.state / ".texts.tmp"
+        tensors = {"hidden": hidden.cpu(), "pooled": pooled.cpu()}
+        save_file(tensors, temporary, metadata={"key": key})
+        temporary.replace(path)
+    cached = load_file(path)
+    return cached["hidden"], cached["pooled"], torch.from_numpy(rows)
+
+
+def _key(path: Path) -> str | None:
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("key")
 
 
 @torch.no_grad()
@@ -131,7 +159,7 @@ def clip_tokens_of(context: Context, aligned: NDArray[np.uint8]) -> Tensor:
 def clip_pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(B, 3, 64, 64) as both image towers read them."""
     pixels = pixels_of(images, device)
-    size = pocket.IMAGE_SIZE
+    size = pocket.CLIP_SIZE
     if pixels.shape[-1] != size:
         pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
     mean = torch.tensor(pocket.CLIP_MEAN, device=device).view(1, 3, 1, 1)

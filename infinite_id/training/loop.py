@@ -22,6 +22,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from infinite_id.training.muon import Muon
+from infinite_id.training.workers import Workers
+
 __all__ = [
     "CheckpointError",
     "CheckpointStore",
@@ -92,6 +95,11 @@ class LoopConfig:
     Attributes:
         learning_rate, weight_decay: of AdamW.
         warmup_steps: linear rise of the rate.
+        total_steps: the stage's budget, at whose end the rate has decayed; 0: it is held for ever.
+        decay_share: of `total_steps`, the last part, in which the rate falls in a straight line.
+        final_rate: what is left of the rate at the end, as a share of it.
+        muon_rate: of Muon, which then moves the inner matrices and convolutions instead of AdamW;
+            it rises and falls as the rate does. 0: AdamW alone.
         gradient_clip: largest norm of all gradients together.
         accumulation: parts (micro-batches) a step.
         ema_decay: of the averaged weights, 0 for none; lower in the first steps.
@@ -103,6 +111,10 @@ class LoopConfig:
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    total_steps: int = 0
+    decay_share: float = 1 / 3
+    final_rate: float = 0.02
+    muon_rate: float = 0.0
     gradient_clip: float = 1.0
     accumulation: int = 1
     ema_decay: float = 0.0
@@ -113,12 +125,33 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate is {self.learning_rate}, allowed: above 0, finite")
+        if self.total_steps < 0:
+            raise ValueError(f"total_steps is {self.total_steps}, allowed: 0 or more")
+        for name in ("decay_share", "final_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 to 1")
+        if not (self.muon_rate >= 0 and math.isfinite(self.muon_rate)):
+            raise ValueError(f"muon_rate is {self.muon_rate}, allowed: 0 or more, finite")
         if self.accumulation < 1:
             raise ValueError(f"accumulation is {self.accumulation}, allowed: 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, allowed: 0 or more, below 1")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is {self.precision!r}, allowed: float32, bfloat16")
+
+    def rate_share(self, step: int, warm_from: int = 0) -> float:
+        """The share of the rate at a step (0 is the first): warm-up, hold, decay.
+
+        Args:
+            step: steps done before.
+            warm_from: the step at which this optimiser began.
+        """
+        warm = min(1.0, (step + 1 - warm_from) / max(1, self.warmup_steps))
+        if not self.total_steps:
+            return warm
+        left = 1 - (step + 1) / self.total_steps
+        share = min(1.0, left / self.decay_share) if self.decay_share else 1.0
+        return warm * max(self.final_rate, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +162,12 @@ class Progress:
     loss: float
     steps_per_second: float
     gradient_norm: float
+
+
+def _inner_matrices(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Matrices and convolutions between the first and the last layer."""
+    ends = ("conv_in", "conv_out", "quant", "embedding", "time_emb")
+    return {n: p for n, p in parameters.items() if p.ndim >= 2 and not any(e in n for e in ends)}
 
 
 class TrainingLoop:
@@ -143,6 +182,7 @@ class TrainingLoop:
         report: called with each `Progress`.
         writer: False on all workers but one of a distributed run.
         sync: (last part?) -> context that holds gradient exchange back until the last part.
+        workers: that train the same model on other parts; None: this process trains alone.
     """
 
     def __init__(
@@ -156,6 +196,7 @@ class TrainingLoop:
         report: Callable[[Progress], None] | None = None,
         writer: bool = True,
         sync: Callable[[bool], contextlib.AbstractContextManager] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.model, self.loss, self.config = model, loss, config
         self.store, self.report, self.writer = store, report, writer
@@ -165,12 +206,15 @@ class TrainingLoop:
         if not self.trainable:
             raise ValueError("the model has no trainable parameter, allowed: one or more")
         self.device = next(iter(self.trainable.values())).device
+        self.workers = workers
+        inner = _inner_matrices(self.trainable) if config.muon_rate else {}
         self.optimizer = torch.optim.AdamW(
-            self.trainable.values(),
+            [p for n, p in self.trainable.items() if n not in inner],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self.muon = Muon(inner.values(), config.muon_rate) if inner else None
         self.ema = {n: p.detach().clone() for n, p in self.trainable.items()}
         self.step = self.warm_from = 0
 
@@ -197,7 +241,11 @@ class TrainingLoop:
                     raise CheckpointError(f"checkpoint does not fit the model at {name!r}")
                 parameter.copy_(state["model"][name])
                 self.ema[name].copy_(state["ema"][name])
+        if (self.muon is None) != (state.get("muon") is None):
+            raise CheckpointError("checkpoint does not fit: one of it and this run lacks Muon")
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
         self.step = int(state["step"])
         return True
 
@@ -225,6 +273,7 @@ class TrainingLoop:
             "model": {n: p.detach() for n, p in self.trainable.items()},
             "ema": self.ema,
             "optimizer": self.optimizer.state_dict(),
+            "muon": None if self.muon is None else self.muon.state_dict(),
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -253,10 +302,10 @@ class TrainingLoop:
         losses: list[Tensor] = []
         first = self.step
         norm = torch.zeros(())
-        while (steps is None or self.step < steps) and (
-            seconds is None or time.monotonic() - start < seconds
-        ):
-            if should_stop is not None and should_stop():
+        while steps is None or self.step < steps:
+            over = seconds is not None and time.monotonic() - start >= seconds
+            over = over or (should_stop is not None and should_stop())
+            if over if self.workers is None else self.workers.any(over):
                 break
             loss, norm = self._optimise()
             losses.append(loss)
@@ -293,22 +342,27 @@ class TrainingLoop:
 
     def _optimise(self) -> tuple[Tensor, Tensor]:
         config = self.config
-        warm = self.step + 1 - self.warm_from
-        rate = config.learning_rate * min(1.0, warm / max(1, config.warmup_steps))
+        share = config.rate_share(self.step, self.warm_from)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = config.learning_rate * share
+        # Each worker has parts of its own.
+        first = 0 if self.workers is None else self.workers.rank * config.accumulation
         total = torch.zeros((), device=self.device)
         for part in range(config.accumulation):
             with self.sync(part == config.accumulation - 1):
                 with torch.autocast(
                     self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
                 ):
-                    loss = self.loss(self.step, part) / config.accumulation
+                    loss = self.loss(self.step, first + part) / config.accumulation
                 loss.backward()
             total += loss.detach()
+        if self.workers is not None:
+            self.workers.average([p.grad for p in self.trainable.values() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.trainable.values(), config.gradient_clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.muon is not None:
+            self.muon.step(config.muon_rate * share)
+        self.model.zero_grad(set_to_none=True)
         self.step += 1
         if config.ema_decay:
             decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))

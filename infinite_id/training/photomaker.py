@@ -85,7 +85,7 @@ class PhotoMakerTraining(nn.Module):
         """Mean loss.
 
         Args:
-            latents, noise: (B, 4, h, w).
+            latents, noise: (B, C, h, w).
             timesteps: int64 (B,).
             time_ids: (B, 6).
             text, pooled: (B, L, D), (B, P).

@@ -12,15 +12,18 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from infinite_id.packages import PackageFileError
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import (
     Pictures,
@@ -35,6 +38,7 @@ from infinite_id.training.dataset import (
 )
 from infinite_id.training.loop import CheckpointError, Precision, Progress
 from infinite_id.training.pack import Faces, read_pack, write_pack
+from infinite_id.training.workers import join_workers, start_workers, started_rank
 
 __all__ = ["main"]
 
@@ -55,6 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--stage", default="all", help=f"all, or several of {', '.join(STAGES)}")
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, all stages")
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=0,
+        metavar="PICTURES",
+        help="seen by each stage in all; the learning rate decays to its end. 0: it is held",
+    )
+    parser.add_argument(
+        "--size", type=int, default=64, choices=sorted(EDITIONS), help="of pictures in pixels"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes of one thread with averaged gradients"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="the base's UNet, with a C++ compiler: minutes once"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--state", type=Path, required=True, help="folder of everything made")
     parser.add_argument(
@@ -88,12 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 0 <= options.identity_loss < float("inf"):
         logger.error("identity-loss is %s, allowed: 0 or more", options.identity_loss)
         return 2
+    if options.workers < 1 or options.budget < 0:
+        name, value, least = ("workers", options.workers, 1)
+        if options.workers >= 1:
+            name, value, least = ("budget", options.budget, 0)
+        logger.error("%s is %d, allowed: %d or more", name, value, least)
+        return 2
     unknown = [stage for stage in stages if stage and stage not in STAGES]
     if unknown:
         logger.error("stage is %r, allowed: all, %s", unknown[0], ", ".join(STAGES))
         return 2
     try:
-        _run(options, [stage for stage in stages if stage])
+        _run(options, [stage for stage in stages if stage], arguments)
     except (ValueError, FileNotFoundError, CheckpointError, PackageFileError) as error:
         logger.error("%s", error)
         return 2
@@ -103,30 +129,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, stages: list[str]) -> None:
-    if options.pack is not None:
+def _run(options: argparse.Namespace, stages: list[str], arguments: Sequence[str] | None) -> None:
+    rank = started_rank()
+    if rank is None and options.pack is not None:
         logger.info("%d bytes in %s", write_pack(options.pack, *make_data(options)), options.pack)
-    if options.start_from is not None:
+    if rank is None and options.start_from is not None:
         from infinite_id.training.export import restore
 
-        for stage, step in restore(options.start_from, options.state).items():
+        for stage, step in restore(options.start_from, options.state, options.size).items():
             logger.info("%s begins after %d steps", stage, step)
-    if options.minutes > 0:
-        from infinite_id.training.stages import train_stage
-
-        context = make_context(options, device_of(options.device))
-        shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}
-        for stage, share in shares.items():
-            seconds = 60 * options.minutes * share / sum(shares.values())
-            done = train_stage(context, stage, seconds=seconds)
-            logger.info("%s: %d steps done", stage, done)
-            if context.should_stop is not None and context.should_stop():
-                logger.info("told to stop; the same command goes on, nothing was exported")
-                return
-    if options.export is not None:
+    if options.minutes > 0 and not _train(options, stages, rank, arguments):
+        return
+    if rank is None and options.export is not None:
         from infinite_id.training.export import export
 
-        export(options.state, options.export)
+        export(options.state, options.export, options.size)
+
+
+def _train(
+    options: argparse.Namespace,
+    stages: list[str],
+    rank: int | None,
+    arguments: Sequence[str] | None,
+) -> bool:
+    """Whether all stages were trained; False: told to stop."""
+    from infinite_id.training.stages import train_stage
+
+    device = device_of(options.device)
+    if options.workers > 1:
+        torch.set_num_threads(1)
+    context = make_context(options, device)
+    others = []
+    if options.workers > 1:
+        if rank is None:
+            given = list(sys.argv[1:] if arguments is None else arguments)
+            others = start_workers(options.workers, ["-m", "infinite_id.training.pocket", *given])
+        context = replace(context, workers=join_workers(options.workers))
+    shares = {stage: SHARES.get(stage, ADAPTER_SHARE) for stage in stages}
+    for stage, share in shares.items():
+        seconds = 60 * options.minutes * share / sum(shares.values())
+        done = train_stage(context, stage, seconds=seconds)
+        logger.info("%s: %d steps done", stage, done)
+        stopped = context.should_stop is not None and context.should_stop()
+        if stopped if context.workers is None else context.workers.any(stopped):
+            logger.info("told to stop; the same command goes on, nothing was exported")
+            return False
+    for other in others:
+        other.wait()
+    return True
 
 
 def device_of(name: str) -> torch.device:
@@ -179,6 +229,9 @@ def make_context(options: argparse.Namespace, device: torch.device) -> Context:
         report=report,
         should_stop=_told_to_stop(),
         identity_weight=options.identity_loss,
+        size=options.size,
+        total_pictures=options.budget,
+        compiled=options.compile,
     )
 
 
@@ -189,7 +242,10 @@ def _precision(wanted: str, cuda: bool) -> Precision:
 
 
 def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:
-    """People and pictures from the state folder; what is missing there is made first."""
+    """People and pictures from the state folder; what is missing there is made first.
+
+    The scorer's are made where a stage or a pack needs them.
+    """
     data, workers = options.state / "data", os.cpu_count() or 1
     photos = None
     if options.photos is not None:
@@ -198,19 +254,26 @@ def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:
             logger.info("%d photos left out: %s", number, reason)
         joined = load_people(data, 0, "train", photos)
         logger.info("%d people of photos are trained on", len(joined.index))
-    missing = [n for n in range(options.people) if not people_path(data, n).exists()]
-    make_chunks(people_chunk, [(data, n) for n in missing], workers)
+    size = options.size
+    missing = [n for n in range(options.people) if not people_path(data, n, size).exists()]
+    make_chunks(people_chunk, [(data, n, size) for n in missing], workers)
+    wanted = {"train": options.pictures}
+    stages = options.stage.split(",")
+    if options.pack is not None or "all" in stages or "scorer" in stages:
+        wanted["scorer"] = max(1, options.pictures // 3)
     found = {}
-    for split, chunks in (("train", options.pictures), ("scorer", max(1, options.pictures // 3))):
-        people = load_people(data, options.people, split, photos)
+    for split, chunks in wanted.items():
+        people = load_people(data, options.people, split, photos, size)
         tasks = [
-            (data, people, split, n)
+            (data, people, split, n, size)
             for n in range(chunks)
-            if not pictures_path(data, people, split, n).exists()
+            if not pictures_path(data, people, split, n, size).exists()
         ]
         make_chunks(picture_chunk, tasks, workers)
-        found[split] = (people, load_pictures(data, people, split, chunks))
-    return Faces.of(found["train"][0]), found["train"][1], found["scorer"][1]
+        found[split] = (people, load_pictures(data, people, split, chunks, size))
+    people, pictures = found["train"]
+    scorer = found["scorer"][1] if "scorer" in found else pictures.first(0)
+    return Faces.of(people), pictures, scorer
 
 
 def _told_to_stop() -> Callable[[], bool]:

@@ -17,6 +17,7 @@ from infinite_id.pocket import model as pocket
 from infinite_id.training.autoencoder import build_decoder_stage, build_vae_stage
 from infinite_id.training.context import (
     Context,
+    Stage,
     stage_file,
     stage_weights,
 )
@@ -41,48 +42,76 @@ def train_stage(
 ) -> int:
     """Trains one of `STAGES` further and writes its averaged weights; steps done in all.
 
+    It ends after `seconds`, at `steps` in all, or at the end of the context's budget of pictures,
+    whichever comes first.
+
     Raises:
         ValueError: unknown stage.
         FileNotFoundError: the weights of an earlier stage are missing.
     """
     if stage not in STAGES:
         raise ValueError(f"stage is {stage!r}, allowed: {', '.join(STAGES)}")
-    kind, _, name = stage.partition(":")
-    if kind == "vae":
-        model, loss, config = build_vae_stage(context)
-    elif kind == "decoder":
-        model, loss, config = build_decoder_stage(context)
-    elif kind in ("clip", "scorer"):
-        model, loss, config = build_image_text(context, stage)
-    elif kind == "base":
-        model, loss, config = build_base(context)
-    elif name == "photomaker":
-        model, loss, config = build_photomaker(context)
-    else:
-        model, loss, config = build_adapter(context, name)
+    workers = context.workers
+    if workers is not None and workers.rank:
+        # What the first one makes, latents and texts, the others read.
+        workers.wait()
+    model, loss, config = _build(context, stage)
+    if workers is not None and not workers.rank:
+        workers.wait()
+    writes = workers is None or not workers.rank
     loop = TrainingLoop(
         model,
         loss,
         config,
         store=LocalStore(context.state / f"{stage_file(stage)}.pt"),
-        signature={"stage": stage},
-        report=lambda progress: context.report(stage, progress),
+        signature={"stage": stage, "size": context.size},
+        report=(lambda progress: context.report(stage, progress)) if writes else None,
+        writer=writes,
+        workers=workers,
     )
     if not loop.resume() and (context.state / f"{stage_file(stage)}.safetensors").is_file():
         loop.start_from(*stage_weights(context.state, stage))
     model.train()
+    limits = [limit for limit in (steps, config.total_steps) if limit]
     with _attention(context.device):
-        done = loop.run(seconds=seconds, steps=steps, should_stop=context.should_stop)
+        done = loop.run(
+            seconds=seconds,
+            steps=min(limits) if limits else None,
+            should_stop=context.should_stop,
+        )
+    if writes:
+        _write_weights(context, stage, loop)
+    if workers is not None:
+        # The next stage reads them.
+        workers.wait()
+    return done
+
+
+def _write_weights(context: Context, stage: str, loop: TrainingLoop) -> None:
     with loop.averaged():
         tensors = {
             n: p.detach().float().cpu().contiguous()
-            for n, p in model.named_parameters()
+            for n, p in loop.model.named_parameters()
             if p.requires_grad
         }
         temporary = context.state / f".{stage_file(stage)}.tmp"
-        save_file(tensors, temporary, metadata={"step": str(done)})
+        save_file(tensors, temporary, metadata={"step": str(loop.step)})
         temporary.replace(context.state / f"{stage_file(stage)}.safetensors")
-    return done
+
+
+def _build(context: Context, stage: str) -> Stage:
+    kind, _, name = stage.partition(":")
+    if kind == "vae":
+        return build_vae_stage(context)
+    if kind == "decoder":
+        return build_decoder_stage(context)
+    if kind in ("clip", "scorer"):
+        return build_image_text(context, stage)
+    if kind == "base":
+        return build_base(context)
+    if name == "photomaker":
+        return build_photomaker(context)
+    return build_adapter(context, name)
 
 
 def _attention(device: torch.device) -> contextlib.AbstractContextManager[None]:

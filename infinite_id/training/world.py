@@ -2,7 +2,8 @@
 
 `compose` puts a head (hair included, feathered ellipse) on a neck and shoulders of a garment,
 before a painted background, lights it and applies the style. What a caption says is thus true by
-construction. Pictures are 64 px, drawn at twice the size and scaled down.
+construction. Pictures are drawn at twice their size and scaled down; bodies and scenes are painted
+on `CANVAS` px and brought to that size.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.captions import COLORS, Description
 from infinite_id.training.faces_gan import Portrait
 from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
 from infinite_id.training.styles import apply_style
 
-__all__ = ["FACE_WINDOW", "PICTURE_SIZE", "Composition", "compose"]
+__all__ = ["Composition", "compose"]
 
-PICTURE_SIZE = 64
-SCALE = CANVAS // PICTURE_SIZE
-FACE_WIDTH = (30.5, 33.5)
-"""Width of the face box in the final picture; recognition wants 28 px or more."""
-FACE_WINDOW = (slice(8, 48), slice(12, 52))
-"""Rows and columns of the picture that hold every face, multiples of the autoencoder's factor 4."""
+DRAWN = 2
+"""Times the size of a picture at which it is drawn."""
+FACE_WIDTH = (30.5 / 64, 33.5 / 64)
+"""Width of the face box as a share of the picture's; recognition wants 28 px or more."""
+EYE_DISTANCE = 0.215
+"""Of the picture's width, where heads are level: near the face generator's own pixels at 96 px."""
 
 Canvas = NDArray[np.float32]
 
@@ -34,7 +36,7 @@ class Composition(NamedTuple):
     """A picture and where its face is.
 
     Attributes:
-        image: uint8 (64, 64, 3) RGB.
+        image: uint8 (S, S, 3) RGB.
         landmarks: float32 (5, 2), x y in pixels of `image`, in the order of `Detection`.
     """
 
@@ -42,53 +44,105 @@ class Composition(NamedTuple):
     landmarks: NDArray[np.float32]
 
 
-def compose(portrait: Portrait, description: Description, rng: np.random.Generator) -> Composition:
+class _Head(NamedTuple):
+    """A face on the drawing.
+
+    Attributes:
+        image: (2 S, 2 S, 3) in [0, 255].
+        mask: (2 S, 2 S, 1) in [0, 1].
+        skin: (3,), RGB.
+        landmarks: (5, 2), x y in pixels of the picture.
+    """
+
+    image: Canvas
+    mask: Canvas
+    skin: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+
+def compose(
+    portrait: Portrait, description: Description, rng: np.random.Generator, size: int = 64
+) -> Composition:
     """That face under that description.
 
     Args:
         portrait: whose face; mirrored in half of the calls would change the person, so it is not.
         description: every part is drawn; what a caption leaves out is there nevertheless.
         rng: of placement, shades and textures.
+        size: of the picture in pixels, one of `EDITIONS`, which says how heads are placed.
     """
     canvas = apply_light(paint_scene(description.scene, rng), description.light, rng)
-    head, mask, skin, landmarks = _head(portrait, rng)
-    canvas = _body(canvas, description, skin, rng)
-    canvas = canvas * (1 - mask) + head * mask
+    place = _level_placement if EDITIONS[size].level_heads else _placement
+    head = _head(portrait, *place(portrait, size, rng), size)
+    canvas = _body(canvas, description, head.skin, rng)
+    if DRAWN * size != CANVAS:
+        drawn = (DRAWN * size, DRAWN * size)
+        canvas = np.asarray(
+            cv2.resize(canvas.astype(np.float32), drawn, interpolation=cv2.INTER_CUBIC), np.float32
+        )
+    canvas = canvas * (1 - head.mask) + head.image * head.mask
     canvas = _grade(canvas, description.light)
-    small = cv2.resize(canvas, (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
-    return Composition(apply_style(picture, description.style, rng), landmarks)
+    return Composition(apply_style(picture, description.style, rng), head.landmarks)
+
+
+_Placement = tuple[NDArray[np.float64], tuple[int, int], tuple[int, int]]
+"""Portrait to drawing (2, 3); centre and half axes of the head's ellipse, pixels of the drawing."""
+
+
+def _placement(portrait: Portrait, size: int, rng: np.random.Generator) -> _Placement:
+    """The face box at one width, its centre near one place."""
+    k = DRAWN * size / CANVAS
+    x0, y0, x1, y1 = portrait.detection.bbox
+    scale = DRAWN * size * rng.uniform(*FACE_WIDTH) / (x1 - x0)
+    target = np.array([64 + rng.uniform(-3, 3), 53 + rng.uniform(-2.5, 2.5)]) * k
+    shift = target - scale * np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float64)
+    middle = (int(target[0]), int(target[1] - 0.045 * scale * (y1 - y0)))
+    return matrix, middle, (int(0.60 * scale * (x1 - x0)), int(0.585 * scale * (y1 - y0)))
+
+
+def _level_placement(portrait: Portrait, size: int, rng: np.random.Generator) -> _Placement:
+    """The eyes level, at one distance, within a pixel of one place."""
+    k = DRAWN * size / CANVAS
+    left, right = portrait.detection.landmarks[:2]
+    across = right - left
+    scale = DRAWN * size * EYE_DISTANCE * rng.uniform(0.98, 1.02) / float(np.linalg.norm(across))
+    angle = -np.arctan2(across[1], across[0])
+    turn = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=np.float64
+    )
+    target = np.array([64 + rng.uniform(-1, 1), 47 + rng.uniform(-1, 1)]) * k
+    matrix = np.c_[turn, target - turn @ ((left + right) / 2)]
+    return matrix, (int(target[0]), int(target[1] + 3 * k)), (int(36 * k), int(44.46 * k))
 
 
 def _head(
-    portrait: Portrait, rng: np.random.Generator
-) -> tuple[Canvas, Canvas, NDArray[np.float32], NDArray[np.float32]]:
-    """The face on the canvas, its mask (128, 128, 1) in [0, 1], the skin's RGB, and landmarks in
-    pixels of the picture."""
-    x0, y0, x1, y1 = portrait.detection.bbox
-    scale = SCALE * rng.uniform(*FACE_WIDTH) / (x1 - x0)
-    target = np.array([64 + rng.uniform(-3, 3), 53 + rng.uniform(-2.5, 2.5)])
-    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    shift = target - scale * centre
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], dtype=np.float64)
+    portrait: Portrait,
+    matrix: NDArray[np.float64],
+    middle: tuple[int, int],
+    axes: tuple[int, int],
+    size: int,
+) -> _Head:
+    drawn = DRAWN * size
     head = cv2.warpAffine(
         portrait.image,
         matrix,
-        (CANVAS, CANVAS),
+        (drawn, drawn),
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.float32)
-    axes = (0.60 * scale * (x1 - x0), 0.585 * scale * (y1 - y0))
-    mask = np.zeros((CANVAS, CANVAS), np.float32)
-    middle = (int(target[0]), int(target[1] - 0.045 * scale * (y1 - y0)))
-    cv2.ellipse(mask, middle, (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1, cv2.LINE_AA)
-    feathered = cv2.GaussianBlur(mask, (0, 0), 2.2)[..., None]
-    nose, mouth = portrait.detection.landmarks[2], portrait.detection.landmarks[3:].mean(axis=0)
+    mask = np.zeros((drawn, drawn), np.float32)
+    cv2.ellipse(mask, middle, axes, 0, 0, 360, 1.0, -1, cv2.LINE_AA)
+    feathered = cv2.GaussianBlur(mask, (0, 0), 2.2 if drawn == CANVAS else 1.76 * drawn / CANVAS)
+    landmarks = portrait.detection.landmarks
+    nose, mouth = landmarks[2], landmarks[3:].mean(axis=0)
     cheeks = portrait.image[int((nose[1] + mouth[1]) / 2), int(nose[0]) - 9 : int(nose[0]) + 10]
     skin = np.median(cheeks.reshape(-1, 3), axis=0).astype(np.float32)
-    # Pixel centres: x of the canvas is (x + 1/2) / SCALE - 1/2 of the picture.
-    placed = (scale * portrait.detection.landmarks + shift + 0.5) / SCALE - 0.5
-    return head, feathered.astype(np.float32), skin, placed.astype(np.float32)
+    # Pixel centres: x of the drawing is (x + 1/2) / DRAWN - 1/2 of the picture.
+    placed = (landmarks @ matrix[:, :2].T + matrix[:, 2] + 0.5) / DRAWN - 0.5
+    return _Head(head, feathered[..., None].astype(np.float32), skin, placed.astype(np.float32))
 
 
 def _cloth(color: str, rng: np.random.Generator) -> Canvas:

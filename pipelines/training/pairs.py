@@ -175,7 +175,7 @@ def changed_view(aligned: Picture, identity_id: str) -> Picture:
 
 
 def pair_batch(batch: Mapping[str, Any], preset: Preset, vae_factor: int) -> dict[str, Any]:
-    """Rows of `PAIRS` as arrays: latents (B, 4, h, w), face (B, F), clip (B, T, C), float32."""
+    """Rows of `PAIRS` as arrays: latents (B, C, h, w), face (B, F), clip (B, T, C), float32."""
     height, width = preset.height // vae_factor, preset.width // vae_factor
     tokens, clip_width = preset.encoders.clip_tokens, preset.encoders.clip_width
 

@@ -8,6 +8,7 @@ import torch
 
 from infinite_id.faces.detection import align_face, find_faces
 from infinite_id.faces.loading import load_face_backend
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.adapter import clean_latents, noisy_and_target
 from infinite_id.training.identity_loss import (
     changed_face,
@@ -15,19 +16,18 @@ from infinite_id.training.identity_loss import (
     face_embedder,
     face_latents,
     face_observer,
+    face_window,
     mistaken_identity,
     unlike,
     varied,
+    window_corner,
 )
-from infinite_id.training.world import FACE_WINDOW
 from tests.infinite_id.face_photos import portraits
-
-ROWS, COLUMNS = FACE_WINDOW
 
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[torch.Tensor, np.ndarray]:
-    """Windows (4, 3, 40, 40) in [-1, 1] of faces 30 px wide, and landmarks in whole pictures."""
+    """Windows (4, 3, 40, 40) in [-1, 1] of faces 30 px wide, and landmarks in them."""
     backend = load_face_backend("embedded")
     windows, landmarks = [], []
     for image in portraits()[:4]:
@@ -37,7 +37,7 @@ def pictures() -> tuple[torch.Tensor, np.ndarray]:
         small = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1
         windows.append(torch.nn.functional.interpolate(small, size=(40, 40), mode="area"))
         points = find_faces(crop, backend, sizes=(112, 256))[0][0].landmarks
-        landmarks.append((points + 0.5) * 40 / 112 - 0.5 + [COLUMNS.start, ROWS.start])
+        landmarks.append((points + 0.5) * 40 / 112 - 0.5)
     return torch.cat(windows), np.stack(landmarks).astype(np.float32)
 
 
@@ -87,11 +87,12 @@ def test_dropped_rows_take_no_part():
         assert (windows - 1).abs().mean() > 0.01
         return people[torch.tensor(given)]
 
-    loss = clean_identity_loss(lambda latents: latents[:, :3], embed, people, 0.5)
+    loss = clean_identity_loss(lambda z: z[:, :3], embed, people, 0.5, EDITIONS[64])
     clean, kept = torch.ones(12, 4, 16, 16), torch.ones(12, dtype=torch.bool)
     kept[1] = False
     person = torch.arange(12)
     landmarks = np.broadcast_to(100 * np.arange(12, dtype=np.float32)[:, None, None], (12, 5, 2))
+    landmarks = landmarks + window_corner(EDITIONS[64])
     generator = torch.Generator()
     right = loss(clean, kept, landmarks, person, generator).item()
     assert given == [0, 2, 3, 4, 5, 6]
@@ -143,11 +144,18 @@ def test_a_changed_face_is_seen_in_all_layers(pictures: tuple):
     assert loss.item() != changed(blurred, seed=2).item()
 
 
-def test_face_latents_are_the_windows():
-    latents = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 4, 16, 16)
-    found = face_latents(latents)
-    assert found.shape == (1, 4, 10, 10)
-    assert found[0, 0, 0, 0] == 16 * (ROWS.start // 4) + COLUMNS.start // 4
+@pytest.mark.parametrize("size", sorted(EDITIONS))
+def test_face_latents_are_the_windows(size: int):
+    edition = EDITIONS[size]
+    side, channels, factor = size // edition.factor, edition.channels, edition.factor
+    latents = torch.arange(float(side**2)).view(1, 1, side, side).expand(1, channels, side, side)
+    found = face_latents(latents, edition)
+    images = np.arange(size**2).reshape(1, size, size, 1)
+    window = face_window(images, edition)
+    assert found.shape == (1, channels, window.shape[1] // factor, window.shape[2] // factor)
+    left, top = window_corner(edition)
+    assert found[0, 0, 0, 0] == side * (top // factor) + left // factor
+    assert window[0, 0, 0, 0] == size * top + left
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,97 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
     assert resumed.run(steps=30) == 30
     torch.testing.assert_close(resumed.model.weight, whole.model.weight, rtol=0, atol=0)
     torch.testing.assert_close(resumed.ema["weight"], whole.ema["weight"], rtol=0, atol=0)
+
+
+def test_the_rate_rises_is_held_and_falls_to_the_end_of_the_budget():
+    config = LoopConfig(warmup_steps=10, total_steps=100, decay_share=0.25, final_rate=0.1)
+    shares = [config.rate_share(step) for step in range(100)]
+    assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert shares[10:75] == [1.0] * 65
+    assert shares[74:97] == pytest.approx([1 - (step - 74) / 25 for step in range(74, 97)])
+    assert shares[-1] == 0.1
+    assert LoopConfig(warmup_steps=0).rate_share(10**6) == 1.0
+
+
+def test_the_optimiser_is_given_that_rate():
+    made = loop(total_steps=20, final_rate=0.5)
+    made.run(steps=20)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("total_steps", -1), ("decay_share", 1.5), ("final_rate", -0.1), ("muon_rate", float("nan"))],
+)
+def test_a_setting_out_of_range_is_named(name: str, value: float):
+    with pytest.raises(ValueError, match=f"{name} is {value}, allowed"):
+        LoopConfig(**{name: value})
+
+
+def network() -> tuple[nn.Sequential, object]:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3, padding=1))
+
+    def loss(step: int, part: int) -> Tensor:
+        x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step * 7 + part))
+        return (model(x)[:, 0] - x.prod(dim=1)).square().mean()
+
+    return model, loss
+
+
+def test_muon_moves_inner_matrices_and_goes_on_after_a_pause(tmp_path: Path):
+    def made(folder: Path, **config: object) -> TrainingLoop:
+        model, loss = network()
+        settings = LoopConfig(learning_rate=1e-3, warmup_steps=1, **config)
+        return TrainingLoop(model, loss, settings, store=LocalStore(folder / "state.pt"))
+
+    before = network()[0]
+    whole = made(tmp_path / "whole", muon_rate=0.02)
+    whole.run(steps=6)
+    moved = whole.model[2].weight - before[2].weight
+    # Six steps of 0.02, each with singular values near 1.
+    assert 0.06 < float(torch.linalg.matrix_norm(moved.detach().flatten(1), 2)) < 0.16
+    made(tmp_path, muon_rate=0.02).run(steps=3)
+    resumed = made(tmp_path, muon_rate=0.02)
+    assert resumed.resume()
+    resumed.run(steps=6)
+    torch.testing.assert_close(resumed.model[2].weight, whole.model[2].weight, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="lacks Muon"):
+        made(tmp_path).resume()
+
+
+def test_two_workers_equal_one_with_all_parts(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, torch\n"
+        "from infinite_id.training.loop import LocalStore, LoopConfig, TrainingLoop\n"
+        "from infinite_id.training.workers import join_workers, start_workers, started_rank\n"
+        "from pathlib import Path\n"
+        "from tests.infinite_id.training.test_loop import regression\n"
+        "others = start_workers(2, sys.argv) if started_rank() is None else []\n"
+        "workers = join_workers(2)\n"
+        "model, loss = regression()\n"
+        "config = LoopConfig(learning_rate=0.02, warmup_steps=1)\n"
+        "store = LocalStore(Path(sys.argv[1]))\n"
+        "first = workers.rank == 0\n"
+        "made = TrainingLoop(model, loss, config, store=store, writer=first, workers=workers)\n"
+        "stop = lambda: first and made.step == 5\n"
+        "assert made.run(steps=9, should_stop=stop) == 5\n"
+        "assert all(other.wait() == 0 for other in others)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "state.pt")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert ended.returncode == 0, ended.stderr
+    model, loss = regression()
+    config = LoopConfig(learning_rate=0.02, warmup_steps=1, accumulation=2)
+    TrainingLoop(model, loss, config).run(steps=5)
+    together = torch.load(tmp_path / "state.pt", weights_only=True)["model"]
+    torch.testing.assert_close(together["weight"], model.weight.detach())
 
 
 def test_a_run_that_is_told_to_stop_leaves_a_checkpoint(tmp_path: Path):

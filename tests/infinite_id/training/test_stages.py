@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from infinite_id.faces.detection import ARCFACE_TEMPLATE
 from infinite_id.pocket import model as pocket
 from infinite_id.pocket import weights as pocket_weights
-from infinite_id.training.autoencoder import latent_scale, latents_of
+from infinite_id.training.autoencoder import fold_latent_scale, latent_scale, latents_of
 from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import Pictures
@@ -26,17 +27,18 @@ from infinite_id.training.stages import STAGES, train_stage
 from tests.full_disk import files_of_at_most
 
 
-def pictures(count: int, people: int) -> Pictures:
+def pictures(count: int, people: int, size: int = 64) -> Pictures:
     rng = np.random.default_rng(1)
+    colors = rng.integers(0, 255, (count, 1, 1, 3), dtype=np.uint8)
     return Pictures(
-        images=np.repeat(rng.integers(0, 255, (count, 1, 1, 3), dtype=np.uint8), 64, 1).repeat(
-            64, 2
-        ),
+        images=np.tile(colors, (1, size, size, 1)),
         person=rng.integers(people, size=count),
         portrait=rng.integers(3, size=count),
         captions=np.array([caption(draw_description(rng), rng) for _ in range(count)]),
         style=np.array(["photo"] * count),
-        landmarks=np.tile((ARCFACE_TEMPLATE * 0.3 + [15, 12]).astype(np.float32), (count, 1, 1)),
+        landmarks=np.tile(
+            (size / 64 * (ARCFACE_TEMPLATE * 0.3 + [15, 12])).astype(np.float32), (count, 1, 1)
+        ),
     )
 
 
@@ -50,26 +52,39 @@ def faces(people: int) -> Faces:
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state folder after one step of every stage."""
-    folder = tmp_path_factory.mktemp("state")
+    return trained(tmp_path_factory.mktemp("state"), 64)
+
+
+@pytest.fixture(scope="module")
+def large_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the edition with pictures of 96 px."""
+    return trained(tmp_path_factory.mktemp("state96"), 96)
+
+
+def trained(folder: Path, size: int) -> Path:
     context = Context(
         state=folder,
         device=torch.device("cpu"),
         precision="float32",
         batch_scale=1,
         people=faces(20),
-        pictures=pictures(24, 20),
-        scorer_pictures=pictures(8, 20),
+        pictures=pictures(24, 20, size),
+        scorer_pictures=pictures(8, 20, size),
         report=lambda stage, progress: None,
+        size=size,
     )
     for stage in STAGES:
         assert train_stage(context, stage, steps=1) == 1
     return folder
 
 
+@pytest.mark.parametrize("size", sorted(pocket.EDITIONS))
 def test_what_was_trained_is_what_loads(
-    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
-    steps = export(state, tmp_path)
+    steps = export(
+        request.getfixturevalue("state" if size == 64 else "large_state"), tmp_path, size
+    )
     assert steps == dict.fromkeys(STAGES, 1)
     for module in (pocket, pocket_weights):
         monkeypatch.setattr(module, "POCKET_DIR", tmp_path)
@@ -80,8 +95,10 @@ def test_what_was_trained_is_what_loads(
         assert pocket.revision().startswith("pocket-")
         pipeline = pocket.load_pipeline()
         picture = pipeline("a man", num_inference_steps=1, output_type="np").images
-        assert picture.shape == (1, 64, 64, 3)
-        assert pipeline.vae.config.latents_std is not None
+        assert picture.shape == (1, size, size, 3)
+        assert pocket.shipped_size() == size
+        assert pocket.build_unet().config.in_channels == pocket.EDITIONS[size].channels
+        assert pipeline.vae.config.latents_std is None
         assert all(pocket.adapter_path(name) for name in pocket.ADAPTERS)
         from infinite_id.config import preset
         from infinite_id.methods import load_generators
@@ -97,6 +114,9 @@ def test_training_goes_on_from_an_export(state: Path, tmp_path: Path):
     export(state, tmp_path / "assets")
     assert restore(tmp_path / "assets", tmp_path / "state") == dict.fromkeys(STAGES, 1)
     for stage in STAGES:
+        if stage in ("vae", "decoder"):
+            # The scale of the latents is in their weights now.
+            continue
         name = f"{stage.replace(':', '-')}.safetensors"
         before, after = load_file(state / name), load_file(tmp_path / "state" / name)
         assert before.keys() == after.keys()
@@ -110,10 +130,65 @@ def test_training_goes_on_from_an_export(state: Path, tmp_path: Path):
     )  # fmt: skip
     assert train_stage(context, "base", steps=2) == 2
     # Other pictures do not move the latents that the exported base was trained on.
-    scales = [latent_scale(place) for place in (state, tmp_path / "state")]
     _, *used = latents_of(context, context.pictures.images[:3])
-    for scale in (scales[1], used):
-        torch.testing.assert_close(scale, type(scale)(scales[0]))
+    for scale in (latent_scale(tmp_path / "state"), used):
+        torch.testing.assert_close(tuple(scale), (torch.zeros(4), torch.ones(4)))
+    # They are those of the state that was exported.
+    images = context.pictures.images
+    own, *_ = latents_of(context, images)
+    before, *_ = latents_of(replace(context, state=state), images)
+    torch.testing.assert_close(own, before, rtol=2e-2, atol=2e-2)
+
+
+def test_a_folded_scale_gives_normal_latents_and_the_same_pictures():
+    vae = pocket.build_vae(96)
+    vae.quant_conv.bias.data.normal_()
+    mean, deviation = torch.linspace(-1, 2, 8), torch.linspace(0.2, 3, 8)
+    shape = (1, 8, 1, 1)
+    with torch.no_grad():
+        images = torch.rand(2, 3, 96, 96) * 2 - 1
+        before = vae.encode(images).latent_dist
+        fold_latent_scale(vae, mean, deviation)
+        after = vae.encode(images).latent_dist
+        own = (before.mean - mean.view(shape)) / deviation.view(shape)
+        torch.testing.assert_close(after.mean, own, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after.std, before.std / deviation.view(shape))
+        folded = vae.decode(own).sample
+        plain = pocket.build_vae(96).decode(before.mean).sample
+    torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_another_edition_begins_with_the_image_text_models_alone(state: Path, tmp_path: Path):
+    export(state, tmp_path / "assets")
+    written = restore(tmp_path / "assets", tmp_path / "state", 96)
+    assert written == {"clip": 1, "scorer": 1}
+
+
+def test_a_budget_of_pictures_ends_a_stage_with_its_rate_decayed(state: Path, tmp_path: Path):
+    shutil.copytree(state, tmp_path / "state", ignore=shutil.ignore_patterns("*.pt"))
+    arguments = [
+        "--state", str(tmp_path / "state"), "--stage", "decoder", "--minutes", "60",
+        "--device", "cpu", "--budget", str(16 * 4), "--workers", "2",
+    ]  # fmt: skip
+    write_pack(tmp_path / "pack.npz", faces(20), pictures(24, 20), pictures(8, 20))
+    command = [sys.executable, "-m", "infinite_id.training.pocket", *arguments]
+    command += ["--data", str(tmp_path / "pack.npz")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    checkpoint = torch.load(tmp_path / "state/decoder.pt", weights_only=True)
+    # Two workers of 16 pictures each.
+    assert checkpoint["step"] == 2
+    # The stage begins after one step of its own: 1 % of a warm-up, and the last of the budget.
+    rate = checkpoint["optimizer"]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(5e-4 * 0.01 * 0.02)
+
+
+@pytest.mark.parametrize(("option", "value", "least"), [("workers", "0", 1), ("budget", "-1", 0)])
+def test_a_number_out_of_range_is_named(
+    option: str, value: str, least: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    assert main([f"--{option}", value, "--state", str(tmp_path)]) == 2
+    assert f"{option} is {value}, allowed: {least} or more" in caplog.text
 
 
 def test_other_pictures_have_other_latents(state: Path):

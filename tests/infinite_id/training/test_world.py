@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from infinite_id.faces.detection import FaceBackend, find_faces
 from infinite_id.faces.loading import load_face_backend
+from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.captions import (
     COLORS,
     SCENES,
@@ -20,7 +22,15 @@ from infinite_id.training.captions import (
     caption,
     draw_description,
 )
-from infinite_id.training.dataset import SPLITS, load_people, photos_chunk, split_of
+from infinite_id.training.dataset import (
+    SPLITS,
+    load_people,
+    load_pictures,
+    people_path,
+    photos_chunk,
+    picture_chunk,
+    split_of,
+)
 from infinite_id.training.text import tokenize
 from infinite_id.training.world import compose
 
@@ -96,6 +106,84 @@ def test_landmarks_are_where_a_detector_finds_them(people: list, backend: FaceBa
         differences.append(face.landmarks - made.landmarks)
     assert np.abs(np.mean(differences, axis=(0, 1))).max() < 1
     assert np.abs(differences).mean() < 1.5
+
+
+@pytest.fixture(scope="module")
+def frontal(backend: FaceBackend) -> list:
+    generator = faces_gan.load_face_generator()
+    return list(faces_gan.draw_people(range(12), 3, generator, backend, frontal=True))
+
+
+def test_frontal_people_look_at_the_camera(frontal: list, people: list):
+    def looks(group: list) -> list[bool]:
+        portraits = [portrait for one in group for portrait in one.portraits]
+        return [faces_gan.is_frontal(p.image, p.detection.landmarks) for p in portraits]
+
+    assert len(frontal) >= 4
+    assert all(len(one.portraits) == 3 for one in frontal)
+    assert all(looks(frontal))
+    assert not all(looks(people))
+
+
+@pytest.mark.parametrize(
+    ("change", "frontal"),
+    [
+        (lambda marks, image: None, True),
+        # The nose aside, one eye low, in the dark.
+        (lambda marks, image: marks[2].__iadd__([4, 0]), False),
+        (lambda marks, image: marks[1].__iadd__([0, 8]), False),
+        (lambda marks, image: image.fill(60), False),
+    ],
+)
+def test_what_looks_at_the_camera(change: object, frontal: bool):
+    marks = np.array([[22, 28], [42, 28], [32, 38], [25, 48], [39, 48]], np.float32)
+    image = np.full((64, 64, 3), 90, np.uint8)
+    change(marks, image)
+    assert faces_gan.is_frontal(image, marks) == frontal
+
+
+def test_heads_of_the_larger_edition_are_level_and_in_place(frontal: list):
+    edition = EDITIONS[96]
+    (top, bottom), (left, right) = edition.window
+    rng = np.random.default_rng(3)
+    for person in frontal:
+        made = compose(person.portraits[0], PLAIN, rng, 96)
+        assert made.image.shape == (96, 96, 3)
+        eyes, mouth = made.landmarks[:2], made.landmarks[3:].mean(axis=0)
+        assert abs(eyes[0, 1] - eyes[1, 1]) < 0.5
+        assert eyes[1, 0] - eyes[0, 0] == pytest.approx(0.215 * 96, rel=0.03)
+        assert eyes.mean(axis=0) == pytest.approx([47.75, 35], abs=1.1)
+        assert eyes[1, 1] < mouth[1]
+        # What is aligned for a face network lies in the window but for its corners.
+        assert top < eyes[0, 1] - 15
+        assert mouth[1] + 12 < bottom
+        assert left < eyes[0, 0] - 10
+        assert eyes[1, 0] + 10 < right
+
+
+def test_landmarks_of_the_larger_edition_are_where_a_detector_finds_them(
+    frontal: list, backend: FaceBackend
+):
+    differences = []
+    for person in frontal:
+        made = compose(person.portraits[0], PLAIN, np.random.default_rng(1), 96)
+        face = find_faces(made.image, backend, select="largest", sizes=(256,), min_face=16)[0][0]
+        differences.append(face.landmarks - made.landmarks)
+    assert np.abs(np.mean(differences, axis=(0, 1))).max() < 1
+    assert np.abs(differences).mean() < 1.5
+
+
+def test_chunks_of_editions_lie_side_by_side(frontal: list, tmp_path: Path):
+    from infinite_id.training import dataset
+
+    dataset._save_people(people_path(tmp_path, 0, 96), frontal)
+    assert not people_path(tmp_path, 0).exists()
+    own = load_people(tmp_path, 1, "train", size=96)
+    picture_chunk(tmp_path, own, "train", 0, 96)
+    made = load_pictures(tmp_path, own, "train", 1, 96)
+    assert made.images.shape == (1000, 96, 96, 3)
+    assert np.mean(made.style == "photo") == pytest.approx(EDITIONS[96].photo_share, abs=0.06)
+    assert made.first(3).images.shape == (3, 96, 96, 3)
 
 
 def test_styles_and_scenes_differ(people: list):
