@@ -21,7 +21,7 @@ define install
 @$(UV) $(BACKEND) $(1) || { [ -n "$(BACKEND)" ] && echo "torch's own index does not answer: torch comes from the default registry, which may be a CUDA build" && $(UV) $(1); }
 endef
 
-.PHONY: help benchmark test lint format clean
+.PHONY: help benchmark test lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -67,6 +67,11 @@ lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
 format: $(VENV)/installed-dev  ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(VENV)/installed-dev  ## run its snippets, build the documentation: build/site/index.html
+	@$(BIN)/python -m pytest -q --markdown-docs -p no:cacheprovider docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 clean:  ## remove the virtual environment and caches
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info

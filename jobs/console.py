@@ -162,14 +162,22 @@ def progress_display() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a table; numbers are shown with three digits."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, folds: int = 0
+) -> None:
+    """Prints a table; numbers are shown with three digits.
+
+    Args:
+        title: above it.
+        columns: keys of the rows, in order.
+        rows: cells by column.
+        folds: number of the column that goes on in the next line on a narrow terminal.
+    """
     table = Table(title=title, title_justify="left", box=SIMPLE, collapse_padding=True)
     for number, name in enumerate(columns):
         figures = all(_is_figure(row.get(name, "")) for row in rows)
         side: Literal["left", "right"] = "right" if figures else "left"
-        # On a narrow terminal only the first column, a name, goes on in the next line.
-        table.add_column(name, no_wrap=number > 0, overflow="fold", justify=side)
+        table.add_column(name, no_wrap=number != folds, overflow="fold", justify=side)
     for row in rows:
         values = (row.get(name, "") for name in columns)
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))

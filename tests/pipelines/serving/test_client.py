@@ -265,8 +265,10 @@ def test_an_address_without_scheme_is_refused():
         Client("localhost:8000")
 
 
-def test_the_example_of_the_readme_runs(live_url, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_example_of_the_page_runs(live_url, tmp_path):
+    blocks = re.findall(
+        r"```python(?: notest)?\n(.*?)```", (ROOT / "docs/serving.md").read_text(), re.DOTALL
+    )
     (example,) = [block for block in blocks if "infinite_id.client" in block]
     done = subprocess.run(
         [sys.executable, "-c", example],
