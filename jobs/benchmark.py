@@ -38,7 +38,7 @@ def benchmark(
     methods: options.Methods = None,
     metrics: Annotated[Optional, typer.Option(help="Metrics, comma-separated.")] = None,
     seeds: options.Seeds = None,
-    limit: Annotated[int | None, typer.Option(help="Most pictures a method.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most pictures per method.")] = None,
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
     output: options.Output = None,

@@ -28,7 +28,7 @@ def dreambooth(
     identities: Identities = None,
     config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
     preset: Preset = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps a person.")] = 200,
+    steps: Annotated[int, typer.Option(help="Optimiser steps per person.")] = 200,
     rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 8,
     prior_weight: Annotated[
         float, typer.Option(help="Of the prior preservation loss; 0: without.")
@@ -40,7 +40,7 @@ def dreambooth(
     largest_face: LargestFace = False,
     address: Address = None,
 ) -> None:
-    """Fit one DreamBooth LoRA a person, in parallel; those that are there already are skipped."""
+    """Fit one DreamBooth LoRA per person, in parallel; those that are there already are skipped."""
     settings = load_config(
         config,
         identities=identities,

@@ -99,7 +99,7 @@ def plan(
         (f"hours on {gpus} GPUs", f"{found.hours:,.1f}"),
         ("storage, GB", f"{found.storage_gb:,.2f}"),
         ("cost of GPUs", f"{found.gpu_cost:,.2f}"),
-        ("cost of storage a month", f"{found.storage_cost:,.2f}"),
+        ("cost of storage per month", f"{found.storage_cost:,.2f}"),
     ]
     title = f"{settings.preset}, {family.width} x {family.height} px, {gpus} GPUs"
     show_table(title, ["what", "value"], [{"what": k, "value": v} for k, v in rows])

@@ -70,7 +70,7 @@ def check_tracking(uri: str | None) -> None:
 def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | None = None) -> str:
     """Sends a run folder's record, metrics, tables, figures and report to MLflow.
 
-    One parent run, one nested run a method. Results that were sent there before, and are there
+    One parent run, one nested run per method. Results that were sent there before, and are there
     still, are not sent again: a run that is resumed when all is done adds nothing.
 
     Returns:
@@ -180,7 +180,7 @@ def _cells(entry: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _table(report: dict[str, Any]) -> dict[str, list]:
-    """The result table, one row a method, style and metric."""
+    """The result table, one row per method, style and metric."""
     columns: dict[str, list] = {
         name: [] for name in ("method", "style", "metric", "mean", "low", "high", "n", "nan")
     }

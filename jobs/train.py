@@ -45,7 +45,7 @@ def train(
     output: Annotated[Optional, typer.Option(help="Folder of the run, any fsspec address.")] = None,
     preset: Preset = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs a worker and step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per worker and step.")] = None,
     workers: Annotated[int | None, typer.Option(help="Ray Train workers.")] = None,
     text_active: Annotated[
         bool, typer.Option("--text-active", help="The ablation: text takes part in training.")

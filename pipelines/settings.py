@@ -166,12 +166,12 @@ class BenchmarkConfig(RunConfig):
         max_rejects: of a finished run, 0 or more; exit code 1 where it has more. None: any number.
         methods: of `infinite_id.methods.METHODS`, one or more, each once.
         seeds: of every person, prompt and style: "0:4" (0 to 3), "7" or "0,3,9"; 0 or more.
-        limit: most pictures a method, 1 or more; None: all.
+        limit: most pictures per method, 1 or more; None: all.
         metrics: of `eval.metrics.METRICS`; None: the default ones.
         output: run folder, any fsspec address.
         tracking_uri: MLflow's; "none": no tracking; None: a SQLite file beside a local output.
         experiment: MLflow's name of it.
-        set_pictures: most pictures a method for the metrics of whole sets, 0 or more; 0: none.
+        set_pictures: most pictures per method for the metrics of whole sets, 0 or more; 0: none.
     """
 
     decides: ClassVar[frozenset[str]] = RunConfig.decides | {
