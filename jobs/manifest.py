@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import csv
+import io
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 
 from jobs.console import console, user_errors
 from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
+    kind_of,
     read_manifest,
+    warnings_of,
     write_manifests,
 )
+from pipelines.tables.photo_folder import FolderAccount
+from pipelines.tables.schemas import MANIFESTS
+from pipelines.tables.storage import Store
 
 __all__ = [
     "manifest_build",
@@ -21,43 +28,74 @@ __all__ = [
 ]
 
 Optional = str | None
+_FORMS = "CSV, YAML, JSONL, Excel or Parquet."
+_Layout = Annotated[
+    str,
+    typer.Option(
+        help="Who is in a photo of a folder. person: a file or folder at the top; nested: the "
+        "folder that the photo lies in; file: each file is a person."
+    ),
+]
 
 
 @user_errors()
 def manifest_build(
     photos: Annotated[str, typer.Option(help="Folder: a person a file or a sub-folder.")],
     output: Annotated[str, typer.Option(help="Where the manifests go.")],
-    prompts: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
-    styles: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
-    mixes: Annotated[Optional, typer.Option(help="CSV, YAML, JSONL or Parquet.")] = None,
+    prompts: Annotated[Optional, typer.Option(help=_FORMS)] = None,
+    styles: Annotated[Optional, typer.Option(help=_FORMS)] = None,
+    mixes: Annotated[Optional, typer.Option(help=_FORMS)] = None,
+    layout: _Layout = "person",
 ) -> None:
     """Make manifests from a folder of photos (or an identities file), prompts and styles."""
+    people = read_manifest("identities", photos, layout=layout)
+    texts = default_prompts() if prompts is None else read_manifest("prompts", prompts)
     names = write_manifests(
         output,
-        identities=read_manifest("identities", photos),
-        prompts=read_manifest("prompts", prompts) if prompts else default_prompts(),
-        styles=read_manifest("styles", styles) if styles else default_styles(),
-        mixes=read_manifest("mixes", mixes) if mixes else None,
+        identities=people,
+        prompts=texts,
+        styles=default_styles() if styles is None else read_manifest("styles", styles),
+        mixes=None if mixes is None else read_manifest("mixes", mixes),
     )
-    console.print(f"wrote {', '.join(names)} to {output}")
+    account = FolderAccount.of(people.schema)
+    if account is not None and account.left_out:
+        names.append("left_out.csv")
+        Store(output).write_bytes(names[-1], _left_out(account))
+    _tell("identities", people)
+    _tell("prompts", texts)
+    console.print(f"wrote {', '.join(names)} to {output}", markup=False)
 
 
 @user_errors()
 def manifest_check(
     files: Annotated[
         list[str],
-        typer.Argument(help="Manifests; the kind is read from the name: identities, prompts ..."),
+        typer.Argument(help="Manifests; their columns tell the kind: identities, prompts ..."),
     ],
+    kind: Annotated[Optional, typer.Option(help=f"Of all of them: {', '.join(MANIFESTS)}.")] = None,
+    layout: _Layout = "person",
 ) -> None:
     """Check manifests; the first fault is named with file, row and column."""
+    if kind is not None and kind not in MANIFESTS:
+        raise ValueError(f"kind is {kind!r}, allowed: {', '.join(MANIFESTS)}")
     for name in files:
-        kind = next(
-            (k for k in ("identities", "prompts", "styles", "mixes") if k in Path(name).stem), None
-        )
         if kind is None:
-            raise ValueError(
-                f"manifest {name} names no kind, allowed: a name with identities, prompts, styles "
-                "or mixes in it"
-            )
-        table = read_manifest(kind, name)
-        console.print(f"{name}: {table.num_rows} {kind}, valid")
+            found, table = kind_of(name, layout=layout)
+        else:
+            found, table = kind, read_manifest(kind, name, layout=layout)
+        _tell(found, table)
+        console.print(f"{name}: {table.num_rows} {found}, valid", markup=False)
+
+
+def _tell(kind: str, table: pa.Table) -> None:
+    account = FolderAccount.of(table.schema)
+    for line in [*(account.lines() if account else ()), *warnings_of(kind, table)]:
+        console.print(line, markup=False)
+
+
+def _left_out(account: FolderAccount) -> bytes:
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(("entry", "reason"))
+    rows.writerows(account.left_out)
+    return text.getvalue().encode()

@@ -1,14 +1,11 @@
 """Manifests: what a user writes. Reading, checking and building them; light (no torch, no ray).
 
-Any manifest may be Parquet, CSV, YAML or JSONL. Identities may also be made from a folder of
-photos: one person per file, or per sub-folder with several photos.
+Any manifest may be Parquet (a file or a folder of files), CSV, YAML, JSONL or Excel. Identities may
+also be made from a folder of photos: one person per file, or per sub-folder with several photos.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
 from infinite_id.packages import PackageFile, package_file
+from pipelines.tables.photo_column import check_photos, photos_of, with_photos
+from pipelines.tables.photo_folder import PHOTO_SUFFIXES, people_of_folder
+from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
 from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_table
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 __all__ = [
-    "PHOTO_SUFFIXES",
     "Manifests",
     "check_manifest",
     "default_prompts",
     "default_styles",
-    "identities_from_folder",
+    "kind_of",
     "parse_seeds",
     "read_manifest",
+    "warnings_of",
     "write_manifests",
     "demo_identities",
 ]
@@ -56,9 +55,8 @@ _SINGLE = PackageFile(
 )
 
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _KEYS = {"identities": "identity_id", "prompts": "prompt_id", "styles": "style", "mixes": "mix_id"}
-_READERS = (".parquet", ".csv", ".yaml", ".yml", ".jsonl", ".json")
+_ALL_COLUMNS = frozenset(name for schema in MANIFESTS.values() for name in schema.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,53 +81,104 @@ def default_styles() -> pa.Table:
 
 def _packaged(kind: str) -> pa.Table:
     text = resources.files("pipelines").joinpath("data", f"{kind}.yaml").read_text("utf-8")
-    return _to_table(kind, yaml.safe_load(text), f"the default {kind}")
+    where = f"the default {kind}"
+    return _manifest(kind, yaml_rows(text, where), where, None)
 
 
-def read_manifest(kind: str, address: str, options: Mapping[str, Any] | None = None) -> pa.Table:
+def read_manifest(
+    kind: str,
+    address: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    layout: str = "person",
+) -> pa.Table:
     """Reads and checks one manifest.
+
+    Addresses of photos that are relative are taken from the folder of the manifest.
 
     Args:
         kind: identities, prompts, styles or mixes.
-        address: a file (Parquet, CSV, YAML, JSONL), for identities also a folder of photos.
+        address: a file (Parquet, CSV, YAML, JSONL, JSON, Excel) or a folder of Parquet files; for
+            identities also a folder of photos or one photo.
         options: of the fsspec file system.
+        layout: of a folder of photos, see `pipelines.tables.photo_folder`.
 
     Raises:
         ValueError: the file, the row and the column that are wrong, and what is allowed.
     """
-    suffix = Path(address).suffix.lower()
-    if kind == "identities" and suffix not in _READERS:
-        return check_manifest(kind, identities_from_folder(address, options), address)
-    folder, _, name = str(address).rpartition("/")
-    store = Store(folder or ".", options)
-    if suffix not in _READERS:
+    found = _open(kind, address, options, layout)
+    return _manifest(kind, found.content, found.where, found.folder)
+
+
+def kind_of(
+    address: str, options: Mapping[str, Any] | None = None, *, layout: str = "person"
+) -> tuple[str, pa.Table]:
+    """(kind, table) of a manifest whose kind its columns tell: each kind has its own key column.
+
+    Raises:
+        ValueError: as `read_manifest`, or no kind has such columns.
+    """
+    found = _open("identities", address, options, layout)
+    if isinstance(found.content, pa.Table):
+        names = set(found.content.column_names)
+    else:
+        names = {str(n) for row in found.content if isinstance(row, Mapping) for n in row}
+    kinds = [kind for kind, key in _KEYS.items() if key in names]
+    if len(kinds) != 1:
+        wanted = ", ".join(f"{key} ({kind})" for kind, key in _KEYS.items())
         raise ValueError(
-            f"{kind} manifest {address} ends in {suffix!r}, allowed: {', '.join(_READERS)}"
+            f"{found.where} has the columns {', '.join(sorted(names)) or 'none'}, allowed: exactly "
+            f"one of {wanted}; or name its kind with --kind"
         )
-    if not store.exists(name):
-        raise ValueError(f"{kind} manifest {address} does not exist")
+    return kinds[0], _manifest(kinds[0], found.content, found.where, found.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands at an address: rows or a table, what messages call it, and its folder."""
+
+    content: list[Any] | pa.Table
+    where: str
+    folder: str
+
+
+def _open(kind: str, address: str, options: Mapping[str, Any] | None, layout: str) -> _Found:
+    where = str(address)
+    if not where.strip():
+        raise ValueError(f"{kind} manifest is {where!r}, allowed: a file or a folder")
+    store = Store(where, options)
+    if not store.exists():
+        raise ValueError(f"{kind} manifest {where} does not exist")
+    suffix = Path(store.url).suffix.lower()
+    folder, _, name = store.url.rpartition("/")
+    if not store.is_file():
+        table = parquet_folder(store, where)
+        if table is not None:
+            return _Found(table, where, folder)
+        if kind == "identities":
+            return _Found(people_of_folder(store, where, layout)[0], where, store.url)
+        raise ValueError(
+            f"{kind} manifest {where} is a folder without Parquet files, allowed: a file that "
+            f"ends in {', '.join(SUFFIXES)}, or a folder of .parquet files"
+        )
+    if kind == "identities" and suffix in PHOTO_SUFFIXES:
+        row = {"identity_id": Path(name).stem, "photos": [{"uri": name, "bytes": None}]}
+        return _Found([row], where, folder)
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"{kind} manifest {where} ends in {suffix!r}, allowed: {', '.join(SUFFIXES)}"
+        )
     if suffix == ".parquet":
-        return check_manifest(kind, store.read_table(name), address)
-    try:
-        rows = _parse_rows(suffix, store.read_bytes(name).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{kind} manifest {address} is not UTF-8 text") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{kind} manifest {address} is no valid {suffix[1:]}: {reason}") from error
-    return _to_table(kind, rows, address)
+        return _Found(store.read_table(""), where, folder)
+    rows = parse_rows(suffix, store.read_bytes(""), _ALL_COLUMNS, where)
+    return _Found(rows, where, folder)
 
 
-def _parse_rows(suffix: str, text: str) -> list[Any]:
-    if suffix == ".csv":
-        return [
-            {key: value for key, value in row.items() if value not in (None, "")}
-            for row in csv.DictReader(io.StringIO(text))
-        ]
-    if suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    rows = yaml.safe_load(text) if suffix != ".json" else json.loads(text)
-    return rows if isinstance(rows, list) else [rows]
+def _manifest(kind: str, content: list[Any] | pa.Table, where: str, folder: str | None) -> pa.Table:
+    table = content if isinstance(content, pa.Table) else _to_table(kind, content, where)
+    if kind == "identities":
+        table = with_photos(table, where, folder)
+    return check_manifest(kind, table, where)
 
 
 def _to_table(kind: str, rows: list[Any], where: str) -> pa.Table:
@@ -151,7 +200,7 @@ def _to_table(kind: str, rows: list[Any], where: str) -> pa.Table:
         if field.name == "suffix":
             values = ["" if value is None else value for value in values]
         columns[field.name] = _column(values, field, where)
-    return check_manifest(kind, pa.table(columns), where)
+    return pa.table(columns)
 
 
 def _column(values: list[Any], field: pa.Field, where: str) -> pa.Array:
@@ -159,34 +208,35 @@ def _column(values: list[Any], field: pa.Field, where: str) -> pa.Array:
         for row, value in enumerate(values):
             if value is not None and not isinstance(value, str):
                 raise ValueError(
-                    f"{where}, row {row}, column {field.name!r}: value is {value!r}, allowed: text"
+                    f"{where}, row {row}, column {field.name!r}: value is {value!r}, allowed: text "
+                    "(in quotes, where the file has them)"
                 )
     if field.type == pa.int32():
-        for row, value in enumerate(values):
-            try:
-                values[row] = None if value is None else int(value)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{where}, row {row}, column {field.name!r}: value is {value!r}, "
-                    "allowed: a whole number"
-                ) from None
-    return pa.array(values, type=field.type)
+        values = [
+            None if value is None else _whole(value, f"{where}, row {row}, column {field.name!r}")
+            for row, value in enumerate(values)
+        ]
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise ValueError(f"{where}, column {field.name!r}: {error}") from error
+
+
+def _whole(value: Any, place: str) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    exact = isinstance(value, str) or number == value
+    if number is None or isinstance(value, bool) or not exact or not 0 <= number < 2**31:
+        raise ValueError(f"{place}: value is {value!r}, allowed: a whole number, 0 or more")
+    return number
 
 
 def _nested(kind: str, row: dict[str, Any], where: str) -> dict[str, Any]:
     """Short forms of nested columns: photos as a list of addresses, parts as {id: weight}."""
-    if kind == "identities" and "photos" in row:
-        photos = row["photos"]
-        if isinstance(photos, str):
-            photos = [part.strip() for part in photos.split(";") if part.strip()]
-        if not isinstance(photos, list) or not all(isinstance(p, (str, dict)) for p in photos):
-            raise ValueError(f"{where}, column 'photos': value is {photos!r}, allowed: addresses")
-        row["photos"] = [
-            {"uri": p, "bytes": None}
-            if isinstance(p, str)
-            else {"uri": p.get("uri"), "bytes": p.get("bytes")}
-            for p in photos
-        ]
+    if kind == "identities" and row.get("photos") is not None:
+        row["photos"] = photos_of(row["photos"], f"{where}, column 'photos'")
     if kind == "mixes" and "parts" in row:
         parts = row["parts"]
         if isinstance(parts, str):
@@ -215,6 +265,7 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
     if table.num_rows == 0 and kind != "mixes":
         raise ValueError(f"{where} has 0 rows, allowed: 1 or more {kind}")
     key = _KEYS[kind]
+    _check_ids(table, key, where)
     twice = [name for name, n in Counter(table[key].to_pylist()).items() if n > 1]
     if twice:
         rows = [i for i, value in enumerate(table[key].to_pylist()) if value == twice[0]]
@@ -222,22 +273,28 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
             f"{where}, rows {rows[0]} and {rows[1]}, column {key!r}: {twice[0]!r} stands twice"
         )
     if kind == "identities":
-        _check_photos(table, where)
+        check_photos(table, where)
+        _check_face_numbers(table, where)
     if kind == "mixes":
         _check_mixes(table, where)
     return table
 
 
-def _check_photos(table: pa.Table, where: str) -> None:
-    # Lengths and addresses only: the photos' bytes may be large.
-    for row, photos in enumerate(table["photos"]):
-        if len(photos) == 0:
-            raise ValueError(f"{where}, row {row}, column 'photos': is empty, allowed: 1 or more")
-        for photo in photos:
-            if not photo["uri"].is_valid and not photo["bytes"].is_valid:
-                raise ValueError(
-                    f"{where}, row {row}, column 'photos': a photo has neither uri nor bytes"
-                )
+def _check_ids(table: pa.Table, key: str, where: str) -> None:
+    for row, name in enumerate(table[key].to_pylist()):
+        if name != name.strip():
+            raise ValueError(
+                f"{where}, row {row}, column {key!r}: value is {name!r}, allowed: no space at its "
+                "ends"
+            )
+
+
+def _check_face_numbers(table: pa.Table, where: str) -> None:
+    for row, number in enumerate(table["face_index"].to_pylist()):
+        if number is not None and number < 0:
+            raise ValueError(
+                f"{where}, row {row}, column 'face_index': value is {number}, allowed: 0 or more"
+            )
 
 
 def _check_mixes(table: pa.Table, where: str) -> None:
@@ -256,37 +313,17 @@ def _check_mixes(table: pa.Table, where: str) -> None:
             )
 
 
-def identities_from_folder(address: str, options: Mapping[str, Any] | None = None) -> pa.Table:
-    """An identities table from photos: each file one person, each sub-folder one person.
-
-    Raises:
-        ValueError: the folder does not exist or holds no photo.
-    """
-    store = Store(address, options)
-    if not store.exists():
-        raise ValueError(f"photos folder {address} does not exist")
-    people: dict[str, list[str]] = {}
-    try:
-        found = sorted(store.fs.find(store.root, maxdepth=2))
-    except OSError as error:
-        raise StorageError(f"cannot list {address}: {error}") from error
-    for path in found:
-        if Path(path).suffix.lower() not in PHOTO_SUFFIXES:
-            continue
-        relative = path[len(store.root) :].lstrip("/")
-        person = relative.split("/")[0] if "/" in relative else Path(relative).stem
-        uri = path if store.is_local else f"{store.url}/{relative}"
-        people.setdefault(person, []).append(uri)
-    if not people:
-        raise ValueError(
-            f"photos folder {address} holds no photo, allowed: files that end in "
-            f"{', '.join(PHOTO_SUFFIXES)}, one person a file or a sub-folder"
-        )
-    rows = [
-        {"identity_id": person, "photos": [{"uri": uri, "bytes": None} for uri in uris]}
-        for person, uris in people.items()
+def warnings_of(kind: str, table: pa.Table) -> list[str]:
+    """Sentences on what is allowed but seldom meant: prompts that do not name the person."""
+    if kind != "prompts":
+        return []
+    without = [row["prompt_id"] for row in table.to_pylist() if "{subject}" not in row["text"]]
+    if not without:
+        return []
+    return [
+        f"{len(without)} of {table.num_rows} prompts have no {{subject}}, the first is "
+        f"{without[0]!r}: their texts do not say where the person stands"
     ]
-    return check_table(pa.Table.from_pylist(rows), IDENTITIES, address)
 
 
 def parse_seeds(text: str) -> list[int]:

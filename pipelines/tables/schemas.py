@@ -33,6 +33,7 @@ __all__ = [
     "version_of",
 ]
 
+_OURS = b"infinite_id."
 _NAME = b"infinite_id.table"
 _VERSION = b"infinite_id.version"
 
@@ -246,7 +247,8 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """`table` with the columns of `schema`, in its order and types.
 
     Missing nullable columns are added as nulls; columns that the schema does not know are refused,
-    because a misspelt column would otherwise be ignored in silence.
+    because a misspelt column would otherwise be ignored in silence. Nothing becomes text that was
+    none, and no number is rounded. Metadata of this project stays.
 
     Args:
         table: as read.
@@ -281,6 +283,8 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             continue
         column = table[field.name]
         try:
+            if not _holds(column.type, field.type):
+                raise pa.ArrowTypeError(str(column.type))
             column = column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise ValueError(
@@ -289,7 +293,27 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         if not field.nullable:
             _check_present(column, field, where)
         columns.append(column)
-    return pa.table(columns, schema=schema)
+    carried = {k: v for k, v in (table.schema.metadata or {}).items() if k.startswith(_OURS)}
+    metadata = {**carried, **(schema.metadata or {})}
+    return pa.table(columns, schema=schema.with_metadata(metadata))
+
+
+def _holds(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a cast keeps the meaning: 1.5 is no text and no whole number, nor is true."""
+    if pa.types.is_dictionary(given):
+        given = given.value_type
+    if wanted == pa.string():
+        return _is_text(given) or pa.types.is_null(given)
+    if pa.types.is_integer(wanted):
+        return not pa.types.is_boolean(given) and not _is_text(given)
+    return True
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_text(kind)
+        for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
 
 
 def _check_present(column: pa.ChunkedArray, field: pa.Field, where: str) -> None:

@@ -6,6 +6,7 @@ when its upload is complete; on a local disk the bytes go to a temporary name fi
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 import pyarrow as pa
@@ -30,6 +32,7 @@ __all__ = [
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 _TEMPORARY = ".writing-"
 _READERS = 8
+_LONGEST_SHOWN = 200
 
 
 def _open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -338,13 +341,37 @@ class _Guarded:
 
 
 def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of one photo, wherever it lies.
+    """The bytes of one photo, wherever it lies: a path, ``file://`` with percent signs, ``data:``,
+    or an address that fsspec knows.
 
     Raises:
-        StorageError: the address cannot be read.
+        StorageError: the address cannot be read, whatever its file system raised.
     """
-    folder, _, name = uri.rpartition("/")
-    return Store(folder or ".", options if "://" in uri else None).read_bytes(name)
+    shown = uri if len(uri) <= _LONGEST_SHOWN else f"{uri[:_LONGEST_SHOWN]}..."
+    try:
+        if uri.startswith("data:"):
+            return _data_of(uri)
+        if uri.startswith("file://"):
+            return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))).read_bytes()
+        if "://" not in uri:
+            return Path(uri).expanduser().read_bytes()
+        filesystem, path = _open_filesystem(uri, options or {})
+        return filesystem.cat_file(path)
+    except StorageError:
+        raise
+    except Exception as error:  # each file system has errors of its own, OSError or not
+        raise StorageError(f"cannot read {shown}: {_reason(error)}") from error
+
+
+def _data_of(uri: str) -> bytes:
+    """What an RFC 2397 address holds."""
+    kind, comma, text = uri.partition(",")
+    if not comma:
+        raise ValueError("a data: address needs a comma before its content")
+    content = unquote_to_bytes(text)
+    if not kind.endswith(";base64"):
+        return content
+    return base64.b64decode(b"".join(content.split()), validate=True)
 
 
 class StorageError(ValueError):

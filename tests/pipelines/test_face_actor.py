@@ -12,7 +12,7 @@ from PIL import Image
 from infinite_id.config import preset
 from pipelines.run.units import unit_table
 from pipelines.stages.people import EmbeddingActor, FaceActor
-from pipelines.tables.manifest import demo_identities, identities_from_folder
+from pipelines.tables.manifest import demo_identities, read_manifest
 from pipelines.tables.schemas import EMBEDDINGS, FACES, REJECTS
 from pipelines.tables.storage import Store
 
@@ -65,7 +65,7 @@ def result(tmp_path_factory, shipped):
     for name, content in {**{k: v[0] for k, v in bad.items()}, **good}.items():
         (photos / name).write_bytes(content)
     store = Store(tmp_path_factory.mktemp("run"))
-    table = identities_from_folder(str(photos))
+    table = read_manifest("identities", str(photos))
     store.write_table("manifests/identities.parquet", table)
     manifest = f"{store.url}/manifests/identities.parquet"
     actor = FaceActor(store, manifest, [(0, 0, table.num_rows)], "embedded")

@@ -10,7 +10,6 @@ from PIL import Image
 from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
-    identities_from_folder,
     parse_seeds,
     read_manifest,
     write_manifests,
@@ -26,7 +25,7 @@ def _photo(path) -> None:
 def test_a_file_and_a_sub_folder_are_a_person_each(tmp_path):
     for name in ("ada.png", "grace/1.jpg", "grace/2.jpg", "notes.txt"):
         _photo(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("x")
-    table = identities_from_folder(str(tmp_path))
+    table = read_manifest("identities", str(tmp_path))
     assert {row["identity_id"]: len(row["photos"]) for row in table.to_pylist()} == {
         "ada": 1,
         "grace": 2,
@@ -61,7 +60,7 @@ def test_text_forms_give_the_same_table(tmp_path, name, text):
 def test_short_forms_of_photos_and_mixes(tmp_path):
     (tmp_path / "i.csv").write_text("identity_id,photos\nada,a.png;b.png\n")
     photos = read_manifest("identities", str(tmp_path / "i.csv"))["photos"].to_pylist()[0]
-    assert [photo["uri"] for photo in photos] == ["a.png", "b.png"]
+    assert [photo["uri"] for photo in photos] == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"]
     (tmp_path / "m.yaml").write_text(
         "- {mix_id: m, mode: interpolate, parts: {ada: 0.25, bo: 0.75}}"
     )
@@ -96,7 +95,7 @@ def test_short_forms_of_photos_and_mixes(tmp_path):
         ),
         ("prompts", "p.yaml", "[a]", r"row 0: is str, allowed: a mapping"),
         ("prompts", "p.yaml", "[", r"is no valid yaml"),
-        ("prompts", "p.jsonl", "{", r"is no valid jsonl"),
+        ("prompts", "p.jsonl", "{", r"row 0 \(line 1\) is no valid JSON: .*column 2"),
         ("prompts", "p.csv", "prompt_id,text\n", r"has 0 rows, allowed: 1 or more prompts"),
         (
             "prompts",
@@ -104,7 +103,8 @@ def test_short_forms_of_photos_and_mixes(tmp_path):
             "prompt_id,text\na,b\na,c\n",
             r"rows 0 and 1, column 'prompt_id': 'a'",
         ),
-        ("prompts", "p.xlsx", "", r"ends in '.xlsx', allowed: .parquet"),
+        ("prompts", "p.xlsx", "", r"is no valid Excel workbook"),
+        ("prompts", "p.docx", "", r"ends in '.docx', allowed: .parquet"),
         (
             "identities",
             "i.yaml",
@@ -137,9 +137,9 @@ def test_missing_places_are_named(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         read_manifest("prompts", str(tmp_path / "none.csv"))
     with pytest.raises(ValueError, match="does not exist"):
-        identities_from_folder(str(tmp_path / "none"))
+        read_manifest("identities", str(tmp_path / "none"))
     with pytest.raises(ValueError, match="holds no photo"):
-        identities_from_folder(str(tmp_path))
+        read_manifest("identities", str(tmp_path))
 
 
 def test_a_later_schema_version_is_refused():
@@ -154,7 +154,7 @@ def test_build_writes_what_read_reads(tmp_path):
     output = tmp_path / "out"
     names = write_manifests(
         str(output),
-        identities=identities_from_folder(str(tmp_path / "photos")),
+        identities=read_manifest("identities", str(tmp_path / "photos")),
         prompts=default_prompts(),
         styles=default_styles(),
     )
