@@ -14,8 +14,8 @@ from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
     kind_of,
+    notes_of,
     read_manifest,
-    warnings_of,
     write_manifests,
 )
 from pipelines.tables.photo_folder import FolderAccount
@@ -89,7 +89,7 @@ def manifest_check(
 
 def _tell(kind: str, table: pa.Table) -> None:
     account = FolderAccount.of(table.schema)
-    for line in [*(account.lines() if account else ()), *warnings_of(kind, table)]:
+    for line in notes_of(kind, table) or (account.lines() if account else ()):
         console.print(line, markup=False)
 
 

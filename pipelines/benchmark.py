@@ -80,7 +80,7 @@ def run_benchmark(
     manifests = load_manifests(config)
     first: float | None = None
     digests = {"inputs or settings": inputs_digest(config, manifests)}
-    with open_run(config, family, digests=digests, command=command) as run:
+    with open_run(config, family, digests=digests, command=command, notes=manifests.notes) as run:
         people, slices = people_stages(config, family, manifests, run.store)
         check_stages(people, ["unit"], run.cluster)
         pictures = partial(

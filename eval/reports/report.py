@@ -211,6 +211,7 @@ def _context(
         "timings": {stage: (values, _rate(values)) for stage, values in timings.items()},
         "reject_counts": _reject_counts(data),
         "rejects": data.rejects[:MAX_REJECTS],
+        "notes": run.get("notes") or [],
         "extremes": extreme,
         "figures": figures,
         "plots": {

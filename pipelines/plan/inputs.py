@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,9 +34,13 @@ __all__ = [
     "styled_texts",
 ]
 
+logger = logging.getLogger(__name__)
+
 
 def load_manifests(config: RunConfig) -> Manifests:
     """The manifests that a configuration names, checked; defaults where it names none.
+
+    Their notes are logged as warnings.
 
     Raises:
         ValueError: the file, row and column that are wrong, or an unknown prompt or style name.
@@ -58,7 +63,10 @@ def load_manifests(config: RunConfig) -> Manifests:
     tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
     tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
-    return Manifests(**tables)
+    manifests = Manifests(**tables)
+    for note in manifests.notes:
+        logger.warning("%s", note)
+    return manifests
 
 
 def _choose(table: pa.Table, key: str, names: Sequence[str] | None, what: str) -> pa.Table:

@@ -84,7 +84,9 @@ def run_synthesis(
     manifests = load_manifests(config)
     others, digest = _others(config)
     digests = {"inputs or settings": inputs_digest(config, manifests), "references": digest}
-    with open_run(config, family, digests=digests, command=command, job="synthesis") as run:
+    with open_run(
+        config, family, digests=digests, command=command, job="synthesis", notes=manifests.notes
+    ) as run:
         people, slices = people_stages(config, family, manifests, run.store)
         last = "embeddings"
         if config.gates.other_identity is not None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from infinite_id.packages import PackageFile, package_file
 from pipelines.tables.photo_column import check_photos, photos_of, with_photos
-from pipelines.tables.photo_folder import PHOTO_SUFFIXES, people_of_folder
+from pipelines.tables.photo_folder import PHOTO_SUFFIXES, FolderAccount, people_of_folder
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
 from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_table
 from pipelines.tables.storage import Store
@@ -28,9 +28,9 @@ __all__ = [
     "default_prompts",
     "default_styles",
     "kind_of",
+    "notes_of",
     "parse_seeds",
     "read_manifest",
-    "warnings_of",
     "write_manifests",
     "demo_identities",
 ]
@@ -67,6 +67,11 @@ class Manifests:
     prompts: pa.Table
     styles: pa.Table
     mixes: pa.Table
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of valid manifests, see `notes_of`."""
+        return notes_of("identities", self.identities) + notes_of("prompts", self.prompts)
 
 
 def default_prompts() -> pa.Table:
@@ -122,6 +127,8 @@ def kind_of(
     if isinstance(found.content, pa.Table):
         names = set(found.content.column_names)
     else:
+        if not found.content:
+            raise ValueError(f"{found.where} has 0 rows, allowed: 1 or more")
         names = {str(n) for row in found.content if isinstance(row, Mapping) for n in row}
     kinds = [kind for kind, key in _KEYS.items() if key in names]
     if len(kinds) != 1:
@@ -313,8 +320,12 @@ def _check_mixes(table: pa.Table, where: str) -> None:
             )
 
 
-def warnings_of(kind: str, table: pa.Table) -> list[str]:
-    """Sentences on what is allowed but seldom meant: prompts that do not name the person."""
+def notes_of(kind: str, table: pa.Table) -> list[str]:
+    """Sentences on what a user should know of a manifest that is valid: what a folder of photos
+    left out or merged, prompts that do not name the person."""
+    account = FolderAccount.of(table.schema) if kind == "identities" else None
+    if account is not None and (account.left_out or account.told):
+        return account.lines()
     if kind != "prompts":
         return []
     without = [row["prompt_id"] for row in table.to_pylist() if "{subject}" not in row["text"]]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tables.manifest import kind_of, read_manifest, warnings_of
+from pipelines.tables.manifest import kind_of, notes_of, read_manifest
 from pipelines.tables.rows import parse_rows
 from pipelines.tables.schemas import PROMPTS
 
@@ -363,7 +363,7 @@ def test_columns_of_no_kind_are_told(tmp_path):
 
 def test_prompts_without_the_person_are_told():
     table = pa.table({"prompt_id": ["a", "b", "c"], "text": ["x", BEACH, "y"]})
-    (line,) = warnings_of("prompts", table)
+    (line,) = notes_of("prompts", table)
     assert line.startswith("2 of 3 prompts have no {subject}, the first is 'a'")
 
 
