@@ -155,7 +155,8 @@ def _open(kind: str, address: str, options: Mapping[str, Any] | None, layout: st
         raise ValueError(f"{kind} manifest is {where!r}, allowed: a file or a folder")
     store = Store(where, options)
     if not store.exists():
-        raise ValueError(f"{kind} manifest {where} does not exist")
+        also = "a folder of photos, or " if kind == "identities" else ""
+        raise ValueError(f"{kind} {where} does not exist, allowed: {also}a manifest file")
     suffix = Path(store.url).suffix.lower()
     folder, _, name = store.url.rpartition("/")
     if not store.is_file():

@@ -52,7 +52,7 @@ def places(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--identities", "{tmp}/none"], "photos folder {tmp}/none does not exist"),
+        (["--identities", "{tmp}/none"], "identities {tmp}/none does not exist, allowed: a folder"),
         (["--identities", "{tmp}/empty"], "photos folder {tmp}/empty holds no photo, allowed"),
         (["--identities", "{tmp}/texts"], "photos folder {tmp}/texts holds no photo, allowed"),
         (["--identities", "{tmp}/twice.csv"], "rows 0 and 1, column 'identity_id': 'a' stands"),
@@ -139,7 +139,11 @@ def test_manifests_hold_no_seeds(capsys, monkeypatch, tmp_path):
             ["--watermark", "IFID"],
             "pictures are 64 x 64 px, allowed with",
         ),
-        ("synthesize", ["--references", "{tmp}/none"], "photos folder {tmp}/none does not exist"),
+        (
+            "synthesize",
+            ["--references", "{tmp}/none"],
+            "identities {tmp}/none does not exist, allowed: a folder",
+        ),
         ("plan", [], "the speed and size of pictures are not given, allowed"),
         ("plan", ["--from-run", "{tmp}/empty"], "holds no run: it has no run.json"),
         (
