@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,17 @@ from hypothesis import settings
 # A busy machine is not a fault; the same examples each time make a failure repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_speak() -> None:
+    """Libraries that set up logging in one test must not silence our loggers in the next one."""
+    logging.disable(logging.NOTSET)
+    for name, known in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] in ("infinite_id", "eval", "pipelines", "jobs") and isinstance(
+            known, logging.Logger
+        ):
+            known.disabled, known.propagate = False, True
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.run.counters import BusyShare, count, metered
+from pipelines.run.counters import BusyShare, count, metered, observe, set_gauge
 from pipelines.run.units import commit_unit, reject_row, unit_of, unit_table
 from pipelines.stages.ray_data import apply_stage
 from pipelines.stages.stage import Stage
@@ -56,8 +56,14 @@ def _call(share: BusyShare, clock: Clock, begin: float, end: float) -> float:
     return share.leave()
 
 
-def test_outside_ray_nothing_is_recorded() -> None:
+def test_outside_ray_nothing_is_recorded(monkeypatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("pipelines.run.counters._metric", made.append)
+    monkeypatch.setattr("pipelines.run.counters._in_ray", lambda: False)
     count("infinite_id_pictures_total", 3, method="text_only", status="ok")
+    observe("infinite_id_batch_seconds", 1.0, method="text_only")
+    set_gauge("infinite_id_queue_rows", 2, stage="images")
+    assert made == []
 
 
 def test_metered_actor_gives_the_same_tables_and_errors() -> None:

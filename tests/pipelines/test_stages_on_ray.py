@@ -178,9 +178,12 @@ def _stages(store: Store, first: type, seconds: float) -> list[Stage]:
 
 def _object_store() -> tuple[int, int]:
     """Bytes in the object store and bytes ever spilled from it."""
+    import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    stats = get_memory_info_reply(get_state_from_address()).store_stats
+    # Named, because another Ray on this machine would be found as well.
+    address = ray.get_runtime_context().gcs_address
+    stats = get_memory_info_reply(get_state_from_address(address)).store_stats
     return stats.object_store_bytes_used, stats.spilled_bytes_total
 
 
