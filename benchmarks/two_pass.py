@@ -18,7 +18,7 @@ from torch import Tensor
 from infinite_id.base import BaseModel
 from infinite_id.config import SamplerConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import StreamBatch
+from infinite_id.sampler.batch import StreamBatch
 
 __all__ = ["two_pass"]
 

@@ -32,7 +32,8 @@ from infinite_id.attention.processors import attention_layers, cross_attention_l
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import FusionConfig, Preset, SamplerConfig, preset
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 
 __all__ = ["run"]
 

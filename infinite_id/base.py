@@ -29,6 +29,7 @@ __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
 
 # The few-step LoRAs were distilled on time steps counted from the last one.
 _TRAILING = {"timestep_spacing": "trailing"}
+_OF_LATENTS = {"clip_sample": False, "set_alpha_to_one": False}
 _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "ddim_trailing": (DDIMScheduler, _TRAILING),
@@ -137,8 +138,11 @@ class BaseModel:
     def scheduler(self, kind: SchedulerKind, steps: int) -> Any:
         """A fresh scheduler with its timesteps set; schedulers keep state between steps."""
         check_choice("scheduler", kind, SchedulerKind)
-        cls, overrides = _SCHEDULERS[kind]
-        made = cls.from_config(self.pipeline.scheduler.config, **overrides)
+        own = self.pipeline.scheduler
+        cls, overrides = _SCHEDULERS.get(kind, (type(own), {}))
+        # A checkpoint of one file does not say; DDIM's defaults are for pixels, not for latents.
+        config = own.config if kind == "own" else {**_OF_LATENTS, **own.config}
+        made = cls.from_config(config, **overrides)
         made.set_timesteps(steps, device=self.device)
         return made
 

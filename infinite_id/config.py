@@ -27,7 +27,15 @@ __all__ = [
 
 FusionKind = Literal["mixed", "mutual", "none"]
 NormKind = Literal["adain_mean", "adain", "none"]
-SchedulerKind = Literal["ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm"]
+SchedulerKind = Literal[
+    "ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm", "own"
+]
+
+
+def _check_fractions(name: str, fractions: tuple[float, float]) -> None:
+    first, last = fractions
+    if not 0.0 <= first <= last <= 1.0:
+        raise ValueError(f"{name} is ({first}, {last}), allowed: 0 <= first <= last <= 1")
 
 
 def check_choice(name: str, value: str, kind: object) -> None:
@@ -52,8 +60,12 @@ class FusionConfig:
         text_cross_attention: False switches `Attn(Q, K'_t, V'_t)` of the identity stream off
             (identity-enhanced training).
         identity_scale: factor of `Attn(Q, K'_id, V'_id)`; 0 switches the identity off.
-        layers: (first, last) fraction of the self-attention layers, in [0, 1], where fusion acts.
+        layers: (first, last) fraction of the self-attention layers, in [0, 1], where fusion acts;
+            layers are counted by depth: down, middle, up.
         steps: (first, last) fraction of the denoising steps, in [0, 1], where fusion acts.
+        identity_steps: (first, last) fraction of the steps, in [0, 1], that see the identity. The
+            ones before are the text stream's; the ones after are the plain model's, from the
+            identity stream's own latents.
         unconditional: whether fusion acts on the identity stream's unconditional rows too, which
             then take from the text stream's unconditional ones; the paper does not say.
     """
@@ -65,6 +77,7 @@ class FusionConfig:
     identity_scale: float = 1.0
     layers: tuple[float, float] = (0.0, 1.0)
     steps: tuple[float, float] = (0.0, 1.0)
+    identity_steps: tuple[float, float] = (0.0, 1.0)
     unconditional: bool = True
 
     def __post_init__(self) -> None:
@@ -73,9 +86,8 @@ class FusionConfig:
         check_choice("cross_norm", self.cross_norm, NormKind)
         if not math.isfinite(self.identity_scale):
             raise ValueError(f"identity_scale is {self.identity_scale}, allowed: a finite number")
-        for name, (first, last) in (("layers", self.layers), ("steps", self.steps)):
-            if not 0.0 <= first <= last <= 1.0:
-                raise ValueError(f"{name} is ({first}, {last}), allowed: 0 <= first <= last <= 1")
+        for name in ("layers", "steps", "identity_steps"):
+            _check_fractions(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +96,18 @@ class SamplerConfig:
 
     Few-step LoRAs on the base (`Preset.base_lora`) want guidance 0 or 1 and "lcm" (LCM),
     "euler_trailing" (Lightning) or "ddim_trailing" (Hyper-SD).
+
+    Attributes:
+        scheduler: "own" is the one that the base pipeline came with.
+        num_inference_steps, guidance_scale: of requests that do not say.
+        guidance_steps: (first, last) fraction of the steps, in [0, 1], with guidance; the others
+            cost half as much.
     """
 
     scheduler: SchedulerKind = "ddim"
     num_inference_steps: int = 30
     guidance_scale: float = 5.0
+    guidance_steps: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         check_choice("scheduler", self.scheduler, SchedulerKind)
@@ -98,6 +117,7 @@ class SamplerConfig:
             )
         if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}, allowed: finite, >= 0")
+        _check_fractions("guidance_steps", self.guidance_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,9 @@ class Preset:
         base_revision: pinned hub revision.
         dtype: "float32", "bfloat16" or "float16" where a GPU is used.
         height, width: default size in pixels.
-        encoders, adapter, sampler, fusion: see their classes.
+        encoders, adapter, sampler: see their classes.
+        fusion: of the two-stream methods; what an ablation or a baseline of METHODS sets itself
+            counts more.
         adapter_path: Infinite-ID adapter weights, or a public IP-Adapter face file
             (`infinite_id.weights.public_adapters`); a file, or hub://OWNER/NAME@REVISION/FILE;
             None: none trained. An entry "infinite_id" of `weights` counts more.

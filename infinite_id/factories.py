@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
 from infinite_id.base import BaseModel
-from infinite_id.config import Preset
+from infinite_id.config import FusionConfig, Preset
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.identity.adapter import IdentityAdapter, StreamAdapter
 from infinite_id.identity.encoders import load_clip_encoder
@@ -18,7 +19,7 @@ from infinite_id.types import Generator
 from infinite_id.weights.adapter_file import load_adapter, local_file
 from infinite_id.weights.public_adapters import is_public_adapter, load_public_adapter
 
-__all__ = ["infinite_id", "text_only"]
+__all__ = ["fusion_of", "infinite_id", "text_only"]
 
 _UNTRAINED_SEED = 20240318
 
@@ -36,14 +37,23 @@ def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gen
     """
     base = _need(base, spec)
     adapter, revision = _adapter(spec, preset, base)
+    fusion = fusion_of(spec, preset)
     return InfiniteIdGenerator(
         base,
         adapter,
-        spec.config,
+        fusion,
         preset.sampler,
-        f"{base.revision}+{revision}+{_digest(spec.config, preset.sampler)}",
+        f"{base.revision}+{revision}+{_digest(fusion, preset.sampler)}",
         clip_tokens=preset.encoders.clip_tokens,
     )
+
+
+def fusion_of(spec: MethodSpec, preset: Preset) -> FusionConfig:
+    """The preset's fusion with what the method itself sets: an ablation stays one."""
+    plain = FusionConfig()
+    values = {field.name: getattr(spec.config, field.name) for field in fields(plain)}
+    own = {name: value for name, value in values.items() if value != getattr(plain, name)}
+    return replace(preset.fusion, **own)
 
 
 def _digest(*settings: object) -> str:

@@ -1,43 +1,123 @@
-"""Generators on the two-stream sampler: requests in, pictures out."""
+"""Generators: requests in, pictures out, in batches of what can be denoised together."""
 
 from __future__ import annotations
 
+import copy
+import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import StreamAdapter, request_tokens
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 from infinite_id.sampler.previews import preview_callback
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, PreviewHook
 
-__all__ = ["InfiniteIdGenerator", "TextOnlyGenerator", "check_request"]
+__all__ = [
+    "InfiniteIdGenerator",
+    "LatentGenerator",
+    "StepHooks",
+    "StreamGenerator",
+    "TextOnlyGenerator",
+    "settled",
+]
 
 
-def check_request(request: GenerationRequest) -> None:
-    """Raises a ValueError that names the value unless steps, guidance and seed are usable."""
-    if request.num_inference_steps < 1:
-        raise ValueError(
-            f"num_inference_steps is {request.num_inference_steps}, allowed: 1 or more"
-        )
-    if not 0 <= request.guidance_scale < float("inf"):
-        raise ValueError(f"guidance_scale is {request.guidance_scale}, allowed: finite, >= 0")
+@dataclass(frozen=True, slots=True)
+class StepHooks:
+    """What is asked and told between two steps: see `infinite_id.sampler.denoise.denoise`."""
+
+    on_step: Callable[[int, int], None] | None = None
+    should_stop: Callable[[], bool] | None = None
+    on_clean: Callable[[int, int, Tensor], None] | None = None
+    on_latents: Callable[[int, Tensor, Tensor], Tensor | None] | None = None
+    is_enough: Callable[[], bool] | None = None
+
+
+def settled(request: GenerationRequest, sampler: SamplerConfig) -> GenerationRequest:
+    """The request with the sampler's steps and guidance where it has none of its own.
+
+    Raises:
+        ValueError: steps, guidance, seed or identity scale are not usable; names the value.
+    """
+    steps, guidance = request.num_inference_steps, request.guidance_scale
+    steps = sampler.num_inference_steps if steps is None else steps
+    guidance = sampler.guidance_scale if guidance is None else guidance
+    if steps < 1:
+        raise ValueError(f"num_inference_steps is {steps}, allowed: 1 or more")
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"guidance_scale is {guidance}, allowed: finite, >= 0")
     if not 0 <= request.seed < 2**63:
         raise ValueError(f"seed is {request.seed}, allowed: 0 to 2**63 - 1")
+    if request.identity_scale is not None and not math.isfinite(request.identity_scale):
+        raise ValueError(f"identity_scale is {request.identity_scale}, allowed: a finite number")
+    return replace(request, num_inference_steps=steps, guidance_scale=guidance)
 
 
-class _StreamGenerator:
-    """Groups requests that can be denoised together and puts the pictures in order."""
+class LatentGenerator(ABC):
+    """Groups requests that can be denoised together and puts the pictures in order.
 
-    def __init__(
-        self, base: BaseModel, fusion: FusionConfig, sampler: SamplerConfig, revision: str
-    ) -> None:
-        self.base, self.fusion, self.sampler, self.revision = base, fusion, sampler, revision
+    Args:
+        base: the text-to-image model.
+        sampler: scheduler; steps and guidance of requests that do not say.
+        revision: names weights and settings.
+    """
+
+    def __init__(self, base: BaseModel, sampler: SamplerConfig, revision: str) -> None:
+        self.base, self.sampler, self.revision = base, sampler, revision
+
+    @abstractmethod
+    def _denoised(
+        self,
+        requests: Sequence[GenerationRequest],
+        identities: Mapping[str, Identity],
+        sampler: SamplerConfig,
+        hooks: StepHooks,
+    ) -> Tensor:
+        """Latents (N, C, h, w) of settled requests that share size, steps, and guidance or not."""
+
+    def alike(
+        self, requests: Sequence[GenerationRequest]
+    ) -> Iterator[tuple[list[int], list[GenerationRequest]]]:
+        """What can be denoised together: numbers of requests, and those requests, settled.
+
+        Raises:
+            ValueError: a value of a request is out of range.
+        """
+        groups: dict[tuple, list[int]] = defaultdict(list)
+        every = [settled(request, self.sampler) for request in requests]
+        for number, one in enumerate(every):
+            (guidance,) = self.guidance_scales([one])
+            size = (one.height, one.width, one.num_inference_steps)
+            groups[(*size, guidance > 1)].append(number)
+        for numbers in groups.values():
+            yield numbers, [every[number] for number in numbers]
+
+    def guidance_scales(self, requests: Sequence[GenerationRequest]) -> list[float]:
+        """Of each request, the sampler's where it has none of its own."""
+        own = self.sampler.guidance_scale
+        return [own if r.guidance_scale is None else r.guidance_scale for r in requests]
+
+    def latents(
+        self,
+        requests: Sequence[GenerationRequest],
+        identities: Mapping[str, Identity],
+        hooks: StepHooks,
+    ) -> Tensor:
+        """Latents (N, C, h, w) of N requests of one group of `alike`."""
+        steps = requests[0].num_inference_steps or self.sampler.num_inference_steps
+        sampler = replace(self.sampler, num_inference_steps=steps)
+        with torch.inference_mode():
+            return self._denoised(requests, identities, sampler, hooks)
 
     def generate(
         self,
@@ -49,39 +129,53 @@ class _StreamGenerator:
         previews: PreviewHook | None = None,
     ) -> list[GeneratedImage]:
         """See `infinite_id.types.Generator`."""
-        alike: dict[tuple, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            check_request(request)
-            alike[
-                (
-                    request.height,
-                    request.width,
-                    request.num_inference_steps,
-                    request.guidance_scale > 1,
-                )
-            ].append(number)
         made: dict[int, GeneratedImage] = {}
-        for numbers in alike.values():
-            group = [requests[number] for number in numbers]
+        for numbers, group in self.alike(requests):
             begin = time.perf_counter()
-            sampler = replace(self.sampler, num_inference_steps=group[0].num_inference_steps)
-            with torch.inference_mode():
-                batch = self._batch(group, identities)
-                result = denoise(
-                    self.base,
-                    self._adapter(),
-                    batch,
-                    self.fusion,
-                    sampler,
-                    on_step=on_step,
-                    should_stop=should_stop,
-                    on_clean=preview_callback(previews, self.base, numbers),
-                )
-                pictures = self.base.decode(result.latents)
+            on_clean = preview_callback(previews, self.base, numbers)
+            hooks = StepHooks(on_step, should_stop, on_clean)
+            pictures = self.base.decode(self.latents(group, identities, hooks))
             seconds = (time.perf_counter() - begin) / len(group)
             for number, request, picture in zip(numbers, group, pictures, strict=True):
                 made[number] = GeneratedImage(request.sample_id, picture, seconds)
         return [made[number] for number in range(len(requests))]
+
+
+class StreamGenerator(LatentGenerator):
+    """On the two-stream sampler."""
+
+    def __init__(
+        self, base: BaseModel, fusion: FusionConfig, sampler: SamplerConfig, revision: str
+    ) -> None:
+        super().__init__(base, sampler, revision)
+        self.fusion = fusion
+
+    def configured(self, fusion: FusionConfig, sampler: SamplerConfig) -> Self:
+        """The same weights with other settings."""
+        other = copy.copy(self)
+        other.fusion, other.sampler = fusion, sampler
+        return other
+
+    def _denoised(
+        self,
+        requests: Sequence[GenerationRequest],
+        identities: Mapping[str, Identity],
+        sampler: SamplerConfig,
+        hooks: StepHooks,
+    ) -> Tensor:
+        batch = self._batch(requests, identities)
+        return denoise(
+            self.base,
+            self._adapter(),
+            batch,
+            self.fusion,
+            sampler,
+            on_step=hooks.on_step,
+            should_stop=hooks.should_stop,
+            on_clean=hooks.on_clean,
+            on_latents=hooks.on_latents,
+            is_enough=hooks.is_enough,
+        ).latents
 
     def _adapter(self) -> StreamAdapter | None:
         return None
@@ -89,21 +183,24 @@ class _StreamGenerator:
     def _batch(
         self, requests: Sequence[GenerationRequest], identities: Mapping[str, Identity]
     ) -> StreamBatch:
+        own = self.fusion.identity_scale
+        scales = [r.identity_scale for r in requests]
         return StreamBatch(
             prompts=[request.prompt for request in requests],
             negative_prompts=[request.negative_prompt for request in requests],
             seeds=[request.seed for request in requests],
-            guidance_scales=[request.guidance_scale for request in requests],
+            guidance_scales=self.guidance_scales(requests),
             height=requests[0].height,
             width=requests[0].width,
+            identity_scales=[own if scale is None else scale for scale in scales],
         )
 
 
-class TextOnlyGenerator(_StreamGenerator):
+class TextOnlyGenerator(StreamGenerator):
     """The base model without any identity: the floor of identity, the ceiling of semantics."""
 
 
-class InfiniteIdGenerator(_StreamGenerator):
+class InfiniteIdGenerator(StreamGenerator):
     """Infinite-ID and its ablations, by their `FusionConfig`."""
 
     def __init__(

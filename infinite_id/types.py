@@ -113,9 +113,11 @@ class GenerationRequest:
         style: the style's name (for grouping and reports; its words are in the prompt).
         seed: of the initial noise, in [0, 2**63).
         height, width: pixels, divisible by the VAE factor.
-        num_inference_steps: >= 1.
-        guidance_scale: classifier-free guidance; <= 1 switches guidance off.
+        num_inference_steps: >= 1; None: as the generator's sampler says.
+        guidance_scale: classifier-free guidance; <= 1 switches guidance off; None: as the
+            generator's sampler says.
         mix: set where `identity_id` names a mix.
+        identity_scale: strength of the identity; None: as the method says.
     """
 
     sample_id: str
@@ -127,9 +129,10 @@ class GenerationRequest:
     seed: int
     height: int
     width: int
-    num_inference_steps: int
-    guidance_scale: float
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     mix: IdentityMix | None = None
+    identity_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,13 @@ class AttentionLora(nn.Module):
         return F.linear(F.linear(hidden, self.down[key]), self.up[key])
 
     def add(
-        self, layer: str, projection: str, hidden: Tensor, out: Tensor, first: int, scale: float
+        self,
+        layer: str,
+        projection: str,
+        hidden: Tensor,
+        out: Tensor,
+        first: int,
+        scale: float | Tensor,
     ) -> Tensor:
         """`out` (B, L, C_out) with `scale` times the update in the rows from `first` on.
 
@@ -53,7 +59,7 @@ class AttentionLora(nn.Module):
             hidden: the projection's input, (B, L, C_in).
             out: the projection's output, (B, L, C_out).
             first: rows before it stay as they are.
-            scale: of the update.
+            scale: of the update; one number, or (B - first, 1, 1).
         """
         update = self(layer, projection, hidden[first:])
         if update is None:

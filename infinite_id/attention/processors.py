@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_PARTS = ("down_blocks", "mid_block", "up_blocks")
+
+
 @dataclass(frozen=True, slots=True)
 class StreamContext:
     """What the attention layers need to know of one UNet call.
@@ -51,6 +54,7 @@ class StreamContext:
         lora: update of the projections of identity rows.
         unfused_rows: the first identity rows, which fusion leaves alone.
         active: whether the step lies in the range where fusion acts.
+        identity_scale: (identity rows, 1, 1) in place of the fusion's own, where rows differ.
     """
 
     fusion: FusionConfig
@@ -64,6 +68,14 @@ class StreamContext:
     lora: AttentionLora | None = None
     unfused_rows: int = 0
     active: bool = True
+    identity_scale: Tensor | None = None
+
+    @property
+    def lora_scale(self) -> float | Tensor:
+        """The update fades in with the identity, so that scale 0 is the base model."""
+        if self.identity_scale is not None:
+            return self.identity_scale.clamp(0.0, 1.0)
+        return min(max(self.fusion.identity_scale, 0.0), 1.0)
 
 
 def _names(unet: UNet2DConditionModel, kind: str) -> list[str]:
@@ -90,15 +102,15 @@ class StreamAttnProcessor:
 
     Args:
         name: module name of the layer.
-        index: number of the layer among its kind.
-        count: number of layers of its kind.
+        index: number of the layer among its kind, in the UNet's own order.
+        position: of the layer among its kind by depth, in (0, 1).
         cross: whether it is cross-attention.
     """
 
-    def __init__(self, name: str, index: int, count: int, cross: bool) -> None:
+    def __init__(self, name: str, index: int, position: float, cross: bool) -> None:
         self.name = name
         self.index = index
-        self.position = (index + 0.5) / count
+        self.position = position
         self.cross = cross
         self._plain = AttnProcessor2_0()
 
@@ -125,11 +137,10 @@ class StreamAttnProcessor:
     ) -> Tensor:
         linear = attn.to_out[0] if projection == "to_out" else getattr(attn, projection)
         out = linear(hidden)
-        # The update fades in with the identity, so that scale 0 is the base model.
-        scale = min(max(streams.fusion.identity_scale, 0.0), 1.0)
-        if streams.lora is None or scale == 0 or hidden.shape[0] == streams.text_rows:
+        if streams.lora is None or hidden.shape[0] == streams.text_rows:
             return out
-        return streams.lora.add(self.name, projection, hidden, out, streams.text_rows, scale)
+        scale, first = streams.lora_scale, streams.text_rows
+        return streams.lora.add(self.name, projection, hidden, out, first, scale)
 
     def _self(self, attn: Attention, hidden: Tensor, streams: StreamContext) -> Tensor:
         query, key, value = (
@@ -168,14 +179,15 @@ class StreamAttnProcessor:
         if streams.text is not None and streams.fusion.text_cross_attention:
             texts = (streams.identity_text or streams.text)[self.index]
             out = _attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
-        if streams.identity is not None and streams.fusion.identity_scale != 0:
+        scale = streams.identity_scale
+        if streams.identity is not None and (scale is not None or streams.fusion.identity_scale):
             own, mask = streams.identity[self.index], streams.identity_mask
             rows = streams.identity_source
             if rows is not None:
                 own = KeyValue(own.key[rows], own.value[rows])
                 mask = None if mask is None else mask[rows]
             seen = _attend(rest, own.key, own.value, attn.heads, mask)
-            seen = seen * streams.fusion.identity_scale
+            seen = seen * (streams.fusion.identity_scale if scale is None else scale)
             out = seen if out is None else out + seen
         parts.append(torch.zeros_like(rest) if out is None else out)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -224,11 +236,12 @@ def stream_processors(unet: UNet2DConditionModel) -> dict[str, StreamAttnProcess
     Raises:
         ValueError: a layer is neither self- nor cross-attention of a transformer block.
     """
-    numbers = {
-        name: (index, len(names), cross)
-        for names, cross in ((_names(unet, "attn1"), False), (_names(unet, "attn2"), True))
-        for index, name in enumerate(names)
-    }
+    numbers: dict[str, tuple[int, float, bool]] = {}
+    for names, cross in ((_names(unet, "attn1"), False), (_names(unet, "attn2"), True)):
+        # The UNet lists its middle last; data pass it between the ways down and up.
+        deep = sorted(names, key=lambda name: _PARTS.index(name.partition(".")[0]))
+        for index, name in enumerate(names):
+            numbers[name] = (index, (deep.index(name) + 0.5) / len(names), cross)
     processors = {}
     for layer in attention_layers(unet):
         if layer not in numbers:

@@ -278,7 +278,7 @@ class DreamBoothGenerator(RowGenerator):
             text=self.base.encode(texts),
             negative=self.base.encode_negative([request.negative_prompt for request in requests]),
             seeds=[request.seed for request in requests],
-            guidance_scales=[request.guidance_scale for request in requests],
+            guidance_scales=self.guidance_scales(requests),
             height=requests[0].height,
             width=requests[0].width,
         )

@@ -17,7 +17,7 @@ from infinite_id.config import Preset
 from infinite_id.factories import infinite_id
 from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.methods import MethodSpec
-from infinite_id.sampler.denoise import StreamBatch
+from infinite_id.sampler.batch import StreamBatch
 from infinite_id.types import GenerationRequest, Generator, Identity
 
 __all__ = ["ImageTokenGenerator", "ip_adapter", "ip_adapter_face"]

@@ -88,7 +88,7 @@ class PhotoMakerGenerator(RowGenerator):
             early=self.base.encode(plain),
             merge_from=self.config.merge_from,
             seeds=[request.seed for request in requests],
-            guidance_scales=[request.guidance_scale for request in requests],
+            guidance_scales=self.guidance_scales(requests),
             height=requests[0].height,
             width=requests[0].width,
         )

@@ -10,12 +10,10 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import time
-from abc import ABC, abstractmethod
-from collections import defaultdict
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,15 +22,10 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import SamplerConfig
-from infinite_id.generator import check_request
-from infinite_id.sampler.previews import clean_latents, preview_callback
-from infinite_id.types import (
-    CancelledError,
-    GeneratedImage,
-    GenerationRequest,
-    Identity,
-    PreviewHook,
-)
+from infinite_id.generator import LatentGenerator, StepHooks
+from infinite_id.sampler.batch import check_size
+from infinite_id.sampler.previews import clean_latents
+from infinite_id.types import CancelledError, GenerationRequest, Identity
 
 __all__ = ["RowBatch", "RowGenerator", "denoise_rows", "encode_ids", "find_identity", "twin"]
 
@@ -99,14 +92,18 @@ def denoise_rows(
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_clean: Callable[[int, int, Tensor], None] | None = None,
+    on_latents: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+    is_enough: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Latents (N, C, h, w) of N rows; with guidance 2 N UNet rows a step, "without" first.
+
+    Hooks as of `infinite_id.sampler.denoise.denoise`.
 
     Raises:
         ValueError: a size that does not fit the UNet.
         CancelledError: `should_stop` answered True.
     """
-    _check_size(base, batch)
+    check_size(base, batch.height, batch.width)
     scheduler = base.scheduler(sampler.scheduler, sampler.num_inference_steps)
     noise = [base.noise(seed, batch.height, batch.width) for seed in batch.seeds]
     latents = torch.stack(noise).to(base.device) * scheduler.init_noise_sigma
@@ -144,16 +141,14 @@ def denoise_rows(
         latents = moved[0]
         if on_clean is not None:
             on_clean(number + 1, total, clean_latents(scheduler, moved))
+        if on_latents is not None:
+            changed = on_latents(number, timestep, latents)
+            latents = latents if changed is None else changed
         if on_step is not None:
             on_step(number + 1, total)
+        if is_enough is not None and is_enough():
+            break
     return latents
-
-
-def _check_size(base: BaseModel, batch: RowBatch) -> None:
-    factor = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    for name, value in (("height", batch.height), ("width", batch.width)):
-        if value < factor or value % factor:
-            raise ValueError(f"{name} is {value}, allowed: a multiple of {factor}")
 
 
 def find_identity(identities: Mapping[str, Identity], key: str) -> Identity:
@@ -167,11 +162,8 @@ def find_identity(identities: Mapping[str, Identity], key: str) -> Identity:
     return identities[key]
 
 
-class RowGenerator(ABC):
+class RowGenerator(LatentGenerator):
     """Requests in, pictures out, over `denoise_rows`; a baseline says what its rows are."""
-
-    def __init__(self, base: BaseModel, sampler: SamplerConfig, revision: str) -> None:
-        self.base, self.sampler, self.revision = base, sampler, revision
 
     @abstractmethod
     def _rows(
@@ -184,38 +176,32 @@ class RowGenerator(ABC):
         """Around the denoising of `halves * len(requests)` rows."""
         yield
 
-    def generate(
+    def _denoised(
         self,
         requests: Sequence[GenerationRequest],
         identities: Mapping[str, Identity],
-        *,
-        on_step: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        previews: PreviewHook | None = None,
-    ) -> list[GeneratedImage]:
-        """See `infinite_id.types.Generator`."""
-        alike: dict[tuple, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            check_request(request)
-            guided = request.guidance_scale > 1
-            size = (request.height, request.width, request.num_inference_steps, guided)
-            alike[size].append(number)
-        made: dict[int, GeneratedImage] = {}
-        for (*_, steps, guided), numbers in alike.items():
-            group = [requests[number] for number in numbers]
-            begin = time.perf_counter()
-            sampler = replace(self.sampler, num_inference_steps=steps)
-            with torch.inference_mode(), self._personalised(group, 2 if guided else 1):
-                latents = denoise_rows(
-                    self.base,
-                    self._rows(group, identities),
-                    sampler,
-                    on_step=on_step,
-                    should_stop=should_stop,
-                    on_clean=preview_callback(previews, self.base, numbers),
+        sampler: SamplerConfig,
+        hooks: StepHooks,
+    ) -> Tensor:
+        for request in requests:
+            if request.identity_scale is not None:
+                raise ValueError(
+                    f"identity_scale is {request.identity_scale}, allowed with a method that has "
+                    "no such scale: None"
                 )
-            pictures = self.base.decode(latents)
-            seconds = (time.perf_counter() - begin) / len(group)
-            for number, request, picture in zip(numbers, group, pictures, strict=True):
-                made[number] = GeneratedImage(request.sample_id, picture, seconds)
-        return [made[number] for number in range(len(requests))]
+        if sampler.guidance_steps != (0.0, 1.0):
+            raise ValueError(
+                f"guidance_steps is {sampler.guidance_steps}, allowed with this method: (0.0, 1.0)"
+            )
+        guided = self.guidance_scales(requests)[0] > 1
+        with self._personalised(requests, 2 if guided else 1):
+            return denoise_rows(
+                self.base,
+                self._rows(requests, identities),
+                sampler,
+                on_step=hooks.on_step,
+                should_stop=hooks.should_stop,
+                on_clean=hooks.on_clean,
+                on_latents=hooks.on_latents,
+                is_enough=hooks.is_enough,
+            )

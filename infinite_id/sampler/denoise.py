@@ -5,64 +5,31 @@
 
 The text stream denoises its own latents from the prompt alone; the identity stream reads its keys
 and values in every self-attention layer and never writes to it. Requests of equal text, seed
-and guidance share one text stream, so N requests in G groups cost 2 (G + N) rows a step.
+and guidance share one text stream, so N requests in G groups cost 2 (G + N) rows a step. Steps
+without guidance cost G + N; steps before the identity begins cost the text streams' rows alone,
+steps after its end the identity streams'.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from infinite_id.attention.fusion import KeyValue, normalise
 from infinite_id.attention.layout import StreamLayout, group_texts
-from infinite_id.attention.lora import AttentionLora
-from infinite_id.attention.processors import StreamContext, cross_attention_layers
-from infinite_id.base import BaseModel, TextEmbeddings
+from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import StreamAdapter
+from infinite_id.sampler.batch import DenoisedBatch, StreamBatch, check_batch
+from infinite_id.sampler.conditioning import Conditioning, Phase, PhaseKind, TextKey
 from infinite_id.sampler.previews import clean_latents
 from infinite_id.types import CancelledError
 
-__all__ = ["DenoisedBatch", "StreamBatch", "denoise"]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamBatch:
-    """What is denoised together: N requests of one size.
-
-    Attributes:
-        prompts, negative_prompts, seeds: N of each.
-        guidance_scales: N; guidance is on where any is above 1.
-        tokens: identity tokens of each request, N tensors (T, D), T may differ; None for the
-            plain text-to-image model.
-        null_tokens: identity tokens of nobody, (T, D); None with `tokens` None.
-        height, width: pixels.
-    """
-
-    prompts: Sequence[str]
-    negative_prompts: Sequence[str]
-    seeds: Sequence[int]
-    guidance_scales: Sequence[float]
-    height: int
-    width: int
-    tokens: Sequence[Tensor] | None = None
-    null_tokens: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DenoisedBatch:
-    """Results: `latents` (N, C, h, w) of the requests; `text_latents` (G, C, h, w) of the text
-    streams, None where none ran; `groups`: the text group of each request."""
-
-    latents: Tensor
-    text_latents: Tensor | None
-    groups: tuple[int, ...]
+__all__ = ["denoise"]
 
 
 @torch.inference_mode()
@@ -76,6 +43,8 @@ def denoise(
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_clean: Callable[[int, int, Tensor], None] | None = None,
+    on_latents: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+    is_enough: Callable[[], bool] | None = None,
 ) -> DenoisedBatch:
     """Denoises a batch.
 
@@ -89,208 +58,103 @@ def denoise(
         should_stop: asked before each step.
         on_clean: called as on_clean(steps done, steps, latents) after each step with what it
             predicts of the last latents, (N, C, h, w) of the requests.
+        on_latents: called as on_latents(step from 0, timestep, latents) after each step with the
+            latents (N, C, h, w) of the requests; what it returns stands in their place.
+        is_enough: asked after each step; True ends here, with the latents as they are.
 
     Raises:
         ValueError: a size that the VAE factor does not divide, a text that is too long.
         CancelledError: `should_stop` answered True.
     """
-    _check(base, batch)
-    # A text stream has its own guidance, so requests share one only if they share that too.
-    keys = list(
-        zip(batch.prompts, batch.negative_prompts, batch.seeds, batch.guidance_scales, strict=True)
-    )
-    distinct, groups = group_texts(keys)
-    guidance = any(scale > 1 for scale in batch.guidance_scales)
+    check_batch(base, batch)
     personal = batch.tokens is not None
+    texts, groups = group_texts(_text_keys(batch, adapter, apart=on_latents is not None))
+    guidance = any(scale > 1 for scale in batch.guidance_scales)
     # Cross-attention reads texts, not text streams: without fusion nobody reads the streams.
     with_text = not personal or fusion.fusion != "none"
-    layout = StreamLayout(groups, len(distinct), guidance, with_text, personal, base.device)
-
-    lora = adapter.lora if adapter is not None and personal else None
-    inputs = _Inputs.of(base, distinct, batch, layout)
-    context = StreamContext(
-        fusion,
-        layout.text_rows,
-        layout.source,
-        inputs.texts,
-        identity=None,
-        lora=lora,
-        unfused_rows=0 if fusion.unconditional or not guidance else len(groups),
-    )
-    if personal and adapter is not None:
-        context = _with_identity(base, adapter, batch, layout, context, inputs.encoded)
-    steps = _Steps(base, sampler, batch, layout, personal)
+    layout = StreamLayout(groups, len(texts), guidance, with_text, personal, base.device)
+    seen = Conditioning(base, adapter, batch, texts, layout, fusion)
+    steps = _Steps(base, sampler, batch, layout)
     total = len(steps.timesteps)
     with base.streams():
         for number, timestep in enumerate(steps.timesteps):
             if should_stop is not None and should_stop():
                 raise CancelledError(f"stopped after {number} of {total} steps")
             position = (number + 0.5) / total
-            active = fusion.steps[0] <= position <= fusion.steps[1]
-            steps.advance(timestep, inputs, replace(context, active=active))
+            kind = _kind(position, fusion) if personal else "text"
+            guided = guidance and _inside(position, sampler.guidance_steps)
+            phase = seen.phase(kind, guided, apart=steps.apart and kind == "text")
+            active = _inside(position, fusion.steps)
+            steps.advance(timestep, phase, active)
+            if kind == "after":
+                steps.text_ended = True
             if on_clean is not None:
                 on_clean(number + 1, total, steps.clean())
+            if on_latents is not None:
+                steps.change(on_latents(number, timestep, steps.latents().clone()))
             if on_step is not None:
                 on_step(number + 1, total)
-    return steps.result()
+            if is_enough is not None and is_enough():
+                break
+    return DenoisedBatch(steps.latents(), steps.text_latents(), groups)
 
 
-def _check(base: BaseModel, batch: StreamBatch) -> None:
-    # The UNet halves its input once a block transition; the skip connections must fit again.
-    factor = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    for name, value in (("height", batch.height), ("width", batch.width)):
-        if value < factor or value % factor:
-            raise ValueError(f"{name} is {value}, allowed: a multiple of {factor}")
-    if batch.tokens is None:
-        return
-    if batch.null_tokens is None:
-        raise ValueError("null_tokens is None, allowed with tokens: identity tokens of nobody")
-    width = base.unet.config.cross_attention_dim
-    for number, tokens in enumerate(batch.tokens):
-        name = f"identity tokens of request {number}"
-        if tokens.ndim != 2 or tokens.shape[1] != width or tokens.shape[0] == 0:
-            raise ValueError(f"{name} have the shape {tuple(tokens.shape)}, allowed: (T, {width})")
-        if not bool(torch.isfinite(tokens).all()):
-            raise ValueError(f"{name} hold NaN or infinity, allowed: finite numbers")
+def _inside(position: float, fractions: tuple[float, float]) -> bool:
+    return fractions[0] <= position <= fractions[1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """Constant inputs of the UNet: computed once a batch."""
-
-    texts: list[KeyValue]
-    encoded: Tensor
-    hidden: Tensor
-    pooled: Tensor
-    time_ids: Tensor
-
-    @classmethod
-    def of(
-        cls, base: BaseModel, groups: Sequence[Any], batch: StreamBatch, layout: StreamLayout
-    ) -> _Inputs:
-        text = _encode_groups(base, groups, layout.guidance)
-        texts = _text_keys(base, text.hidden)
-        # Rows of the text streams, then of the identity streams, which see the same texts.
-        own = torch.arange(layout.text_rows, device=base.device)
-        rows = torch.cat([own, layout.source])
-        time_ids = base.time_ids(batch.height, batch.width).expand(len(rows), -1)
-        return cls(texts, text.hidden, text.hidden[rows], text.pooled[rows], time_ids)
+def _kind(position: float, fusion: FusionConfig) -> PhaseKind:
+    first, last = fusion.identity_steps
+    if position < first:
+        return "text"
+    return "both" if position <= last else "after"
 
 
-def _encode_groups(base: BaseModel, groups: Sequence[Any], guidance: bool) -> TextEmbeddings:
-    """Texts in the row order of `StreamLayout`: (halves * G) rows."""
-    prompts, numbers = group_texts([prompt for prompt, *_ in groups])
-    positive = base.encode([str(prompt) for prompt in prompts])
-    order = torch.tensor(numbers, device=base.device)
-    hidden, pooled = positive.hidden[order], positive.pooled[order]
-    if not guidance:
-        return TextEmbeddings(hidden, pooled)
-    negatives, numbers = group_texts([negative for _, negative, *_ in groups])
-    negative = base.encode_negative([str(text) for text in negatives])
-    order = torch.tensor(numbers, device=base.device)
-    return TextEmbeddings(
-        torch.cat([negative.hidden[order], hidden]), torch.cat([negative.pooled[order], pooled])
-    )
-
-
-def _text_keys(
-    base: BaseModel, hidden: Tensor, lora: AttentionLora | None = None, scale: float = 1.0
-) -> list[KeyValue]:
-    """K'_t and V'_t of every cross-attention layer, of texts (B, L, D)."""
-    found = []
-    for layer in cross_attention_layers(base.unet):
-        attn = base.unet.get_submodule(layer)
-        key, value = attn.to_k(hidden), attn.to_v(hidden)
-        if lora is not None:
-            key = lora.add(layer, "to_k", hidden, key, 0, scale)
-            value = lora.add(layer, "to_v", hidden, value, 0, scale)
-        found.append(KeyValue(key, value))
-    return found
-
-
-def _with_identity(
-    base: BaseModel,
-    adapter: StreamAdapter,
-    batch: StreamBatch,
-    layout: StreamLayout,
-    context: StreamContext,
-    encoded: Tensor,
-) -> StreamContext:
-    """`context` with K'_id and V'_id of every layer, normalised and padded to one length.
-
-    What is equal is made once: a row of `identity` is a distinct identity, or, where they are
-    normalised towards texts, a distinct pair of identity and text.
-    """
-    fusion, texts = context.fusion, context.text
-    if adapter.lora is not None:
-        scale = min(max(fusion.identity_scale, 0.0), 1.0)
-        texts = _text_keys(base, encoded, adapter.lora, scale)
-    tokens = list(batch.tokens or ())
-    if layout.guidance and batch.null_tokens is not None:
-        tokens = [batch.null_tokens] * len(tokens) + tokens
-    normed = fusion.text_cross_attention and fusion.cross_norm != "none"
-    texts_of = layout.source.tolist() if normed else [0] * len(tokens)
-    pairs, numbers = group_texts(list(zip(map(id, tokens), texts_of, strict=True)))
-    by_id = {id(token): token for token in tokens}
-    longest = max(token.shape[0] for token in tokens)
-    # Tokens of one length are projected together; padded ones apart, because normalisation is a
-    # mean over an identity's own tokens, which padding would shift.
-    order: list[int] = []
-    parts: list[list[KeyValue]] = []
-    for length in sorted({token.shape[0] for token in tokens}):
-        members = [n for n, (key, _) in enumerate(pairs) if by_id[key].shape[0] == length]
-        unique, rows = group_texts([pairs[n][0] for n in members])
-        stacked = torch.stack([by_id[key] for key in unique]).to(base.device, base.dtype)
-        own = torch.tensor(rows, device=base.device)
-        source = torch.tensor([pairs[n][1] for n in members], device=base.device)
-        part = []
-        for layer, made in enumerate(adapter.image(stacked)):
-            keys = KeyValue(made.key[own], made.value[own])
-            if normed and texts is not None:
-                of_text = KeyValue(texts[layer].key[source], texts[layer].value[source])
-                keys = normalise(keys, of_text, fusion.cross_norm)
-            part.append(KeyValue(*(F.pad(x, (0, 0, 0, longest - length)) for x in keys)))
-        order.extend(members)
-        parts.append(part)
-    identity = [
-        KeyValue(torch.cat([one.key for one in same]), torch.cat([one.value for one in same]))
-        for same in zip(*parts, strict=True)
-    ]
-    place = {number: row for row, number in enumerate(order)}
-    lengths = torch.tensor([by_id[pairs[n][0]].shape[0] for n in order], device=base.device)
-    mask = torch.arange(longest, device=base.device)[None] < lengths[:, None]
-    return replace(
-        context,
-        identity=identity,
-        identity_source=torch.tensor([place[n] for n in numbers], device=base.device),
-        identity_mask=None if len(parts) == 1 else mask[:, None, None, :],
-        identity_text=texts if adapter.lora is not None else None,
+def _text_keys(batch: StreamBatch, adapter: StreamAdapter | None, *, apart: bool) -> list[TextKey]:
+    """What requests have in common that share a text stream."""
+    count = len(batch.prompts)
+    scales: list[float | None] = [None] * count
+    if batch.identity_scales is not None and adapter is not None and adapter.lora is not None:
+        # An update of the projections changes how an identity stream sees its text, by its scale.
+        scales = list(batch.identity_scales)
+    # Who changes latents of the plain model changes one picture's, not those of its equals.
+    numbers: list[int | None] = [None] * count
+    if apart and batch.tokens is None:
+        numbers = list(range(count))
+    # A text stream has its own guidance, so requests share one only if they share that too.
+    return list(
+        zip(
+            batch.prompts,
+            batch.negative_prompts,
+            batch.seeds,
+            batch.guidance_scales,
+            scales,
+            numbers,
+            strict=True,
+        )
     )
 
 
 class _Steps:
-    """Latents of both streams and the scheduler that moves them."""
+    """Latents of all streams and the scheduler that moves them."""
 
     def __init__(
-        self,
-        base: BaseModel,
-        sampler: SamplerConfig,
-        batch: StreamBatch,
-        layout: StreamLayout,
-        personal: bool,
+        self, base: BaseModel, sampler: SamplerConfig, batch: StreamBatch, layout: StreamLayout
     ) -> None:
-        self._base, self._layout, self._personal = base, layout, personal
+        self._base, self._layout = base, layout
         self._scheduler = base.scheduler(sampler.scheduler, sampler.num_inference_steps)
         self.timesteps = self._scheduler.timesteps
+        self.apart = self.text_ended = False
         first = [layout.groups.index(group) for group in range(layout.group_count)]
         members = (first if layout.with_text else []) + (
-            list(range(len(layout.groups))) if personal else []
+            list(range(len(layout.groups))) if layout.personal else []
         )
         self._text = layout.group_count if layout.with_text else 0
         noise = [base.noise(batch.seeds[m], batch.height, batch.width) for m in members]
         self._latents = torch.stack(noise).to(base.device) * self._scheduler.init_noise_sigma
         scales = [batch.guidance_scales[m] for m in members]
         self._scales = torch.tensor(scales, device=base.device).view(-1, 1, 1, 1)
+        self._time_ids = base.time_ids(batch.height, batch.width)
         self._moved: tuple[Tensor, ...] = ()
         self._arguments: dict[str, Any] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:
@@ -299,46 +163,68 @@ class _Steps:
                 torch.Generator("cpu").manual_seed(batch.seeds[m] ^ 0x5EED) for m in members
             ]
 
-    def advance(self, timestep: Tensor, inputs: _Inputs, context: StreamContext) -> None:
-        """One step of all rows."""
+    def advance(self, timestep: Tensor, phase: Phase, active: bool) -> None:
+        """One step of all latents."""
         scaled = self._scheduler.scale_model_input(self._latents, timestep).to(self._base.dtype)
-        text, identity = scaled[: self._text], scaled[self._text :]
-        halves = self._layout.halves
-        rows = torch.cat([text] * halves + [identity] * halves)
-        noise = self._base.unet(
+        rows = torch.cat([scaled[block] for block in phase.blocks for _ in range(phase.halves)])
+        predicted = self._base.unet(
             rows,
             timestep,
-            encoder_hidden_states=inputs.hidden,
-            added_cond_kwargs={"text_embeds": inputs.pooled, "time_ids": inputs.time_ids},
-            cross_attention_kwargs={"streams": context},
+            encoder_hidden_states=phase.hidden,
+            added_cond_kwargs={
+                "text_embeds": phase.pooled,
+                "time_ids": self._time_ids.expand(len(rows), -1),
+            },
+            cross_attention_kwargs={"streams": replace(phase.context, active=active)},
             return_dict=False,
         )[0].float()
-        cut = halves * self._text
-        of_text = self._guided(noise[:cut], slice(0, self._text))
-        of_identity = self._guided(noise[cut:], slice(self._text, None))
-        noise = torch.cat([of_text, of_identity])
+        sizes = [phase.halves * len(block) for block in phase.blocks]
+        noise = torch.cat(
+            [
+                self._guided(part, block, phase.halves)
+                for part, block in zip(predicted.split(sizes), phase.blocks, strict=True)
+            ]
+        )
+        if phase.spread is not None:
+            noise = noise[phase.spread]
         self._moved = self._scheduler.step(
             noise, timestep, self._latents, **self._arguments, return_dict=False
         )
         self._latents = self._moved[0]
 
+    def _guided(self, noise: Tensor, block: Tensor, halves: int) -> Tensor:
+        if halves == 1:
+            return noise
+        without, with_text = noise.chunk(2)
+        scale = self._scales[block].clamp(min=1.0)
+        return without + scale * (with_text - without)
+
     def clean(self) -> Tensor:
         """The clean latents that the last step predicts, by request."""
         return self._of_requests(clean_latents(self._scheduler, self._moved))
 
-    def _guided(self, noise: Tensor, rows: slice) -> Tensor:
-        if not self._layout.guidance or noise.shape[0] == 0:
-            return noise
-        without, with_text = noise.chunk(2)
-        scale = self._scales[rows].clamp(min=1.0)
-        return without + scale * (with_text - without)
+    def change(self, latents: Tensor | None) -> None:
+        """Puts `latents` (N, C, h, w) of the requests in the place of theirs; None: nothing."""
+        own = self.latents()
+        if latents is None or torch.equal(latents, own):
+            return
+        if latents.shape != own.shape:
+            raise ValueError(
+                f"latents have the shape {tuple(latents.shape)}, allowed: {tuple(own.shape)}"
+            )
+        changed = self._latents.clone()
+        changed[self._text if self._layout.personal else 0 :] = latents
+        self._latents, self.apart = changed, True
+
+    def latents(self) -> Tensor:
+        """The latents, by request."""
+        return self._of_requests(self._latents)
+
+    def text_latents(self) -> Tensor | None:
+        """The latents of the text streams."""
+        return self._latents[: self._text] if self._text and not self.text_ended else None
 
     def _of_requests(self, latents: Tensor) -> Tensor:
-        if self._personal:
+        if self._layout.personal:
             return latents[self._text :]
         return latents[torch.tensor(self._layout.groups, device=latents.device)]
-
-    def result(self) -> DenoisedBatch:
-        """The last latents, by request."""
-        text = self._latents[: self._text] if self._text else None
-        return DenoisedBatch(self._of_requests(self._latents), text, self._layout.groups)

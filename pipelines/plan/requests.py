@@ -141,8 +141,8 @@ def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
     if row["mix_parts"]:
         parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
         mix = IdentityMix(parts, row["mix_mode"])
-    names = GenerationRequest.__dataclass_fields__
-    return GenerationRequest(**{name: row[name] for name in names if name != "mix"}, mix=mix)
+    names = set(GenerationRequest.__dataclass_fields__) - {"mix", "identity_scale"}
+    return GenerationRequest(**{name: row[name] for name in names}, mix=mix)
 
 
 def people_of(row: Mapping[str, Any]) -> list[str]:

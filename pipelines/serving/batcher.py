@@ -63,7 +63,7 @@ class _Job:
             first.height,
             first.width,
             first.num_inference_steps,
-            first.guidance_scale > 1,
+            first.guidance_scale is None or first.guidance_scale > 1,
         )
 
     def send(self, event: Event) -> None:

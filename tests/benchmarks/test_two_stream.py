@@ -12,7 +12,8 @@ from benchmarks.two_stream import run
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 from tests.infinite_id.conftest import adapter, base  # noqa: F401 -- fixtures
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_identity
 

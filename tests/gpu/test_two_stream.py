@@ -9,7 +9,8 @@ import torch
 
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_base, tiny_identity
 
 pytestmark = [

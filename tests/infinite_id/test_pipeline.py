@@ -14,7 +14,8 @@ from torch import Tensor
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import DenoisedBatch, StreamBatch, denoise
+from infinite_id.sampler.batch import DenoisedBatch, StreamBatch
+from infinite_id.sampler.denoise import denoise
 from infinite_id.types import CancelledError
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_base, tiny_identity
 

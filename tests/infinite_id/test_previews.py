@@ -12,7 +12,8 @@ from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig, SchedulerKind
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 from infinite_id.sampler.previews import preview_callback
 from infinite_id.types import Identity, PreviewHook
 from tests.infinite_id.tiny import CLIP_TOKENS, tiny_request

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.sampler.denoise import StreamBatch, denoise
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
 from infinite_id.weights.public_adapters import (
     PublicAdapter,
     is_public_adapter,

@@ -1,0 +1,52 @@
+"""Settings of a preset take effect, and an ablation stays one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from infinite_id.config import FusionConfig, SamplerConfig, preset
+from infinite_id.factories import fusion_of
+from infinite_id.methods import METHODS, load_generators
+from infinite_id.types import Generator
+from tests.infinite_id.tiny import tiny_identity, tiny_request
+
+
+def test_a_presets_fusion_is_the_methods_but_for_what_the_method_sets() -> None:
+    fusion = FusionConfig(identity_scale=0.7, self_norm="adain", layers=(0.2, 0.8))
+    family = replace(preset("pocket"), fusion=fusion)
+    made = {name: fusion_of(METHODS[name], family) for name in METHODS if "infinite" in name}
+    assert made["infinite_id"] == fusion
+    assert made["infinite_id_mutual"] == replace(fusion, fusion="mutual")
+    assert made["infinite_id_no_adain"] == replace(fusion, self_norm="none")
+    assert fusion_of(METHODS["ip_adapter"], family) == replace(
+        fusion, fusion="none", self_norm="none"
+    )
+
+
+def test_generators_are_made_with_them() -> None:
+    names = ["infinite_id", "infinite_id_mutual", "ip_adapter"]
+    strong = replace(preset("pocket"), fusion=FusionConfig(identity_scale=0.25))
+    sampler = SamplerConfig("euler", 2, 1.0)
+    plain: dict[str, Any] = load_generators(names, preset("pocket"))
+    made: dict[str, Any] = load_generators(names, strong, sampler=sampler)
+    for name in names:
+        assert made[name].fusion == replace(plain[name].fusion, identity_scale=0.25)
+        assert made[name].sampler == sampler
+        assert made[name].revision != plain[name].revision
+
+
+@pytest.mark.parametrize("method", ["photomaker"])
+def test_baselines_refuse_what_they_have_not(method: str) -> None:
+    family = preset("pocket")
+    made: dict[str, Generator] = load_generators([method], family)
+    ada = {"ada": tiny_identity("ada")}
+    request = tiny_request(method=method, height=64, width=64, identity_scale=0.5)
+    with pytest.raises(ValueError, match=r"identity_scale is 0.5, allowed with .*: None"):
+        made[method].generate([request], ada)
+    sampler = SamplerConfig(guidance_steps=(0.0, 0.5))
+    made = load_generators([method], family, sampler=sampler)
+    with pytest.raises(ValueError, match=r"guidance_steps is \(0.0, 0.5\), allowed with this"):
+        made[method].generate([replace(request, identity_scale=None)], ada)
