@@ -47,7 +47,9 @@ class Run:
 
         self.output = Path(config.output)
         self._file = folder / f"{self.output.name}.yaml"
-        self._file.write_text(yaml.safe_dump(config.model_dump() | {"resume": True}))
+        self._file.write_text(
+            yaml.safe_dump(config.model_dump(exclude={"storage_options"}) | {"resume": True})
+        )
         self._log = folder / f"{self.output.name}.log"
         self.starts, self.hangs = 0, 0
 

@@ -61,7 +61,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         folder = Path(temporary)
         config = crowd_config(arguments, folder)
         settings = folder / "config.yaml"
-        settings.write_text(yaml.safe_dump(config.model_dump() | {"resume": True}))
+        settings.write_text(
+            yaml.safe_dump(config.model_dump(exclude={"storage_options"}) | {"resume": True})
+        )
         wanted = arguments["people"] * arguments["prompts"] * arguments["styles"]
         wanted *= arguments["seeds"]
         begin = time.perf_counter()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +20,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from eval.metric_info import MetricInfo
+from eval.places import place_of
 
 __all__ = ["KEYS", "RunData", "RunFolder", "read_run"]
 
@@ -32,16 +32,18 @@ class RunFolder:
 
     Args:
         address: a path, or an address such as ``s3://bucket/run``.
-        options: keyword arguments of the fsspec file system.
+        options: of file systems by scheme, see `eval.places.StorageOptions`.
+
+    Attributes:
+        address: as it may be shown.
 
     Raises:
         ValueError: there is no such folder.
     """
 
     def __init__(self, address: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        self.address = str(address).rstrip("/")
-        self.fs, root = fsspec.core.url_to_fs(self.address, **(options or {}))
-        self.root = root.rstrip("/")
+        place = place_of(address, options)
+        self.fs, self.root, self.address = place.fs, place.path or "/", place.url
         if not self.fs.isdir(self.root):
             raise ValueError(f"run folder {self.address} does not exist")
         self.unreadable: list[str] = []
@@ -49,7 +51,7 @@ class RunFolder:
 
     def path(self, name: str) -> str:
         """The file system's own path of `name` in this folder."""
-        return f"{self.root}/{name}"
+        return f"{self.root.rstrip('/')}/{name}"
 
     def write(self, name: str, data: bytes) -> str:
         """Writes a file and returns its address."""
@@ -79,15 +81,20 @@ class RunFolder:
         return self._datasets[table]
 
     def _open(self, table: str) -> ds.Dataset | None:
-        files = self.fs.glob(f"{self.path(table)}/**/*.parquet")
+        # Not glob(): a folder's name may hold what is a pattern there.
+        found = self.fs.find(self.path(table))
         # A name with a leading dot or underscore is a file that is being written.
-        files = sorted(f for f in files if not f.rsplit("/", 1)[1].startswith((".", "_")))
+        files = sorted(
+            path
+            for path in found
+            if path.endswith(".parquet") and not path.rsplit("/", 1)[1].startswith((".", "_"))
+        )
         if not files:
             return None
-        found = ds.dataset(files, format="parquet", filesystem=self.fs, exclude_invalid_files=True)
-        lost = set(files) - set(found.files)
+        read = ds.dataset(files, format="parquet", filesystem=self.fs, exclude_invalid_files=True)
+        lost = set(files) - set(read.files)
         self.unreadable += [f"file {name} of table {table} is unreadable" for name in sorted(lost)]
-        return found if found.files else None
+        return read if read.files else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +182,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
 
     Args:
         address: of the folder.
-        options: keyword arguments of the fsspec file system.
+        options: of file systems by scheme.
 
     Raises:
         ValueError: no such folder, nothing in it to report on, or scores or images of another

@@ -84,7 +84,7 @@ def measure_sets(
         preset_name: decides the image-text model.
         max_pictures: of a method; >= 1.
         threads: of each onnxruntime network.
-        options: of the fsspec file system.
+        options: of file systems by scheme.
 
     Raises:
         ValueError: no run there, or `max_pictures` below 1.

@@ -16,6 +16,7 @@ from jobs import options
 from jobs.console import RESUME, console, progress_display, user_errors
 from jobs.report import show_report
 from pipelines.settings import BenchmarkConfig, Requirement, load_config
+from pipelines.tables.storage import shown
 
 if TYPE_CHECKING:
     from pipelines.benchmark import RunSummary
@@ -49,6 +50,7 @@ def benchmark(
     address: options.Address = None,
     largest_face: options.LargestFace = False,
     resume: options.Resume = False,
+    storage_options: options.StorageOptions = None,
     max_rejects: Annotated[
         int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
     ] = None,
@@ -85,6 +87,7 @@ def benchmark(
         "address": address,
         "largest_face": largest_face or None,
         "resume": resume or None,
+        "storage_options": options.storage_options(storage_options),
         "max_rejects": max_rejects,
         "weights": _pairs(weights),
     }
@@ -122,12 +125,12 @@ def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
         from eval.sets import measure_sets
 
         measure_sets(
-            summary.url,
+            settings.output,
             settings.preset,
             max_pictures=settings.set_pictures,
             options=settings.storage_options,
         )
-    show_report(summary.url, settings.storage_options)
+    show_report(settings.output, settings.storage_options)
     if summary.untrained:
         console.print("untrained weights: pictures are noise")
     first = summary.seconds_to_first_picture
@@ -139,11 +142,12 @@ def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
     if summary.lost_tries:
         again = ", ".join(f"{number} of {stage}" for stage, number in summary.lost_tries.items())
         console.print(f"units begun again after their process died: {again}")
-    console.print(f"Parquet:  {summary.url}/{{faces,embeddings,requests,images,scores,rejects}}")
+    tables = "{faces,embeddings,requests,images,scores,rejects}"
+    console.print(f"Parquet:  {summary.url}/{tables}", markup=False)
     if uri is not None:
-        log_run(summary.url, uri, settings.experiment, settings.storage_options)
-        console.print(f"MLflow:   {uri}")
-    _check_requirements(summary.url, settings)
+        log_run(settings.output, uri, settings.experiment, settings.storage_options)
+        console.print(f"MLflow:   {shown(uri)}", markup=False)
+    _check_requirements(settings)
     refused = sum(summary.rejects.values())
     if settings.max_rejects is not None and refused > settings.max_rejects:
         console.print(f"rejects are {refused}, at most {settings.max_rejects} wanted")
@@ -158,13 +162,14 @@ def _rejects(reasons: Mapping[str, int]) -> str:
     return f"; {sum(reasons.values())} rejects ({parts})"
 
 
-def _check_requirements(url: str, settings: BenchmarkConfig) -> None:
+def _check_requirements(settings: BenchmarkConfig) -> None:
     from jobs.benchmark import failed_requirements
     from pipelines.tables.storage import Store
 
     if not settings.requirements:
         return
-    record = json.loads(Store(url, settings.storage_options).read_bytes("report/report.json"))
+    store = Store(settings.output, settings.storage_options)
+    record = json.loads(store.read_bytes("report/report.json"))
     failed = failed_requirements(record, settings.requirements)
     for sentence in failed:
         console.print(sentence, markup=False)

@@ -9,20 +9,22 @@ quiet()
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from jobs import options
 from jobs.console import console, show_table, user_errors
-from jobs.options import names_of
 
 __all__ = [
     "compare",
 ]
 
 Optional = str | None
+Given = Mapping[str, Any] | None
 
 
 @user_errors()
@@ -40,21 +42,23 @@ def compare(
     json_file: Annotated[Optional, typer.Option("--json", help="Also write this file.")] = None,
     log: Annotated[Optional, typer.Option(help="Send this run folder to MLflow, now.")] = None,
     tracking_uri: Annotated[Optional, typer.Option(help="MLflow; default: sqlite there.")] = None,
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Differences between runs with intervals; a gate for CI; or send a run to MLflow later."""
+    given = options.storage_options(storage_options)
     if log is not None:
-        _send(log, tracking_uri)
+        _send(log, tracking_uri, given)
         return
     addresses = runs or []
     if len(addresses) < 2:
         raise ValueError(f"got {len(addresses)} runs, allowed: 2 or more, or --log RUN_DIR")
     margins = dict(_margin(text) for text in fail or [])
-    names = names_of(metrics)
+    names = options.names_of(metrics)
     from eval.compare import failures
 
     fallen, record = [], []
     for other in addresses[1:]:
-        rows, changes = _compared(addresses[0], other, names, samples, tracking_uri)
+        rows, changes = _compared(addresses[0], other, names, samples, tracking_uri, given)
         shown = [
             {
                 "method": row.method,
@@ -88,23 +92,24 @@ def compare(
         raise SystemExit(1)
 
 
-def _send(run: str, tracking_uri: str | None) -> None:
+def _send(run: str, tracking_uri: str | None, given: Given) -> None:
     from eval.reports.report import write_report
     from jobs.tracking import check_tracking, log_run, tracking_address
-    from pipelines.tables.storage import Store
+    from pipelines.tables.storage import Store, shown
 
     uri = tracking_address(tracking_uri, run)
     if uri is None:
         raise ValueError(f"tracking URI is {tracking_uri!r}, allowed with --log: an address")
     check_tracking(uri)
-    store = Store(run)
+    store = Store(run, given)
     if not store.exists("run.json"):
-        raise ValueError(f"{run} is no run folder: it has no run.json")
+        raise ValueError(f"{store.url} is no run folder: it has no run.json")
     if not store.exists("report/report.json"):
-        write_report(run)
+        write_report(run, options=given)
     config = json.loads(store.read_bytes("run.json")).get("config") or {}
     experiment = config.get("experiment", "infinite-id")
-    console.print(f"MLflow:   {uri}, run {log_run(run, uri, experiment)}")
+    sent = log_run(run, uri, experiment, given)
+    console.print(f"MLflow:   {shown(uri)}, run {sent}", markup=False)
 
 
 def _margin(text: str) -> tuple[str, float]:
@@ -116,24 +121,31 @@ def _margin(text: str) -> tuple[str, float]:
 
 
 def _compared(
-    first: str, second: str, names: list[str] | None, most: int, uri: str | None
+    first: str,
+    second: str,
+    names: list[str] | None,
+    most: int,
+    uri: str | None,
+    given: Given,
 ) -> tuple[list[Any], dict[str, Any]]:
     """(rows, changes): paired where both runs are folders, else of their reports."""
     from eval.compare import compare_reports, compare_runs
     from eval.run_data import read_run
 
     if not first.startswith("runs:/") and not second.startswith("runs:/"):
-        return compare_runs(read_run(first), read_run(second), metrics=names, most=most)
-    reports = [_report(address, uri) for address in (first, second)]
+        return compare_runs(
+            read_run(first, given), read_run(second, given), metrics=names, most=most
+        )
+    reports = [_report(address, uri, given) for address in (first, second)]
     return compare_reports(*reports, metrics=names), {}
 
 
-def _report(address: str, uri: str | None) -> dict[str, Any]:
+def _report(address: str, uri: str | None, given: Given) -> dict[str, Any]:
     """report.json of a run folder or of an MLflow run."""
     if not address.startswith("runs:/"):
         from pipelines.tables.storage import Store
 
-        return dict(json.loads(Store(address).read_bytes("report/report.json")))
+        return dict(json.loads(Store(address, given).read_bytes("report/report.json")))
     import mlflow
 
     if uri is None:

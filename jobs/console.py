@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.run.failures import RunFailedError, is_mistake, root_cause
-from pipelines.tables.storage import StorageError
+from pipelines.tables.storage import StorageError, shown
 
 __all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 
@@ -69,7 +69,7 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
                 if os.environ.get(_TRACEBACK) == "1":
                     traceback.print_exception(error)
                 sentence, code = told
-                _errors.print(sentence, markup=False)
+                _errors.print(shown(sentence), markup=False)
                 raise SystemExit(code) from None
 
         return wrapped  # type: ignore[return-value]

@@ -12,7 +12,8 @@ import typer
 
 from infinite_id.baselines.config import DreamBoothConfig
 from jobs.console import console, progress_display, user_errors
-from jobs.options import Address, Identities, LargestFace, Preset
+from jobs.options import Address, Identities, LargestFace, Preset, StorageOptions
+from jobs.options import storage_options as read_options
 from pipelines.settings import load_config
 
 __all__ = [
@@ -39,6 +40,7 @@ def dreambooth(
     ] = 0,
     largest_face: LargestFace = False,
     address: Address = None,
+    storage_options: StorageOptions = None,
 ) -> None:
     """Fit one DreamBooth LoRA per person, in parallel; those that are there already are skipped."""
     settings = load_config(
@@ -48,6 +50,7 @@ def dreambooth(
         held_out_photos=held_out_photos or None,
         largest_face=largest_face or None,
         address=address,
+        storage_options=read_options(storage_options),
     )
     fit = DreamBoothConfig(
         prior_weight=prior_weight, class_pictures=class_pictures, rank=rank, steps=steps

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from jobs import options
 from jobs.console import console, progress_display, user_errors
 
 __all__ = ["export"]
@@ -25,9 +25,7 @@ def export(
     refused: Annotated[
         bool, typer.Option("--refused", help="Of a synthesis: what its gates refused.")
     ] = False,
-    storage_options: Annotated[
-        str, typer.Option(help='Of the file systems, JSON, e.g. {"endpoint_url": "http://..."}.')
-    ] = "{}",
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Write a run's pictures and scores as large Parquet files or WebDataset shards."""
     from pipelines.export.job import export_run
@@ -37,13 +35,8 @@ def export(
         size = TypeAdapter(ByteSize).validate_python(file_size)
     except ValidationError:
         raise ValueError(f"file size is {file_size!r}, allowed: e.g. 256MiB") from None
-    try:
-        options = json.loads(storage_options)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"storage options are no JSON ({error.msg}), allowed: a mapping") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"storage options are {storage_options}, allowed: a JSON mapping")
-    source, target = Store(run, options), Store(output, options)
+    given = options.storage_options(storage_options)
+    source, target = Store(run, given), Store(output, given)
     if not source.exists("run.json"):
         raise ValueError(f"{source.url} holds no run.json, allowed: a folder that a run wrote")
     with progress_display() as progress:

@@ -9,6 +9,7 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
+from jobs import options
 from jobs.console import console, user_errors
 from pipelines.tables.manifest import (
     default_prompts,
@@ -20,7 +21,7 @@ from pipelines.tables.manifest import (
 )
 from pipelines.tables.photo_folder import FolderAccount
 from pipelines.tables.schemas import MANIFESTS
-from pipelines.tables.storage import Store
+from pipelines.tables.storage import Store, shown
 
 __all__ = [
     "manifest_build",
@@ -46,24 +47,27 @@ def manifest_build(
     styles: Annotated[Optional, typer.Option(help=_FORMS)] = None,
     mixes: Annotated[Optional, typer.Option(help=_FORMS)] = None,
     layout: _Layout = "person",
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Make manifests from a folder of photos (or an identities file), prompts and styles."""
-    people = read_manifest("identities", photos, layout=layout)
-    texts = default_prompts() if prompts is None else read_manifest("prompts", prompts)
+    given = options.storage_options(storage_options)
+    people = read_manifest("identities", photos, given, layout=layout)
+    texts = default_prompts() if prompts is None else read_manifest("prompts", prompts, given)
     names = write_manifests(
         output,
         identities=people,
         prompts=texts,
-        styles=default_styles() if styles is None else read_manifest("styles", styles),
-        mixes=None if mixes is None else read_manifest("mixes", mixes),
+        styles=default_styles() if styles is None else read_manifest("styles", styles, given),
+        mixes=None if mixes is None else read_manifest("mixes", mixes, given),
+        options=given,
     )
     account = FolderAccount.of(people.schema)
     if account is not None and account.left_out:
         names.append("left_out.csv")
-        Store(output).write_bytes(names[-1], _left_out(account))
+        Store(output, given).write_bytes(names[-1], _left_out(account))
     _tell("identities", people)
     _tell("prompts", texts)
-    console.print(f"wrote {', '.join(names)} to {output}", markup=False)
+    console.print(f"wrote {', '.join(names)} to {shown(output)}", markup=False)
 
 
 @user_errors()
@@ -74,17 +78,19 @@ def manifest_check(
     ],
     kind: Annotated[Optional, typer.Option(help=f"Of all of them: {', '.join(MANIFESTS)}.")] = None,
     layout: _Layout = "person",
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Check manifests; the first fault is named with file, row and column."""
     if kind is not None and kind not in MANIFESTS:
         raise ValueError(f"kind is {kind!r}, allowed: {', '.join(MANIFESTS)}")
+    given = options.storage_options(storage_options)
     for name in files:
         if kind is None:
-            found, table = kind_of(name, layout=layout)
+            found, table = kind_of(name, given, layout=layout)
         else:
-            found, table = kind, read_manifest(kind, name, layout=layout)
+            found, table = kind, read_manifest(kind, name, given, layout=layout)
         _tell(found, table)
-        console.print(f"{name}: {table.num_rows} {found}, valid", markup=False)
+        console.print(f"{shown(name)}: {table.num_rows} {found}, valid", markup=False)
 
 
 def _tell(kind: str, table: pa.Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from eval import places
 from infinite_id.config import PRESETS
 
 __all__ = [
@@ -26,11 +28,15 @@ __all__ = [
     "Resume",
     "Seeds",
     "Steps",
+    "StorageOptions",
     "Styles",
     "command_line",
     "names_of",
+    "storage_options",
     "yaml_value",
 ]
+
+_OPTION = "--storage-options"
 
 Config = Annotated[str | None, typer.Option(help="YAML file; options override it.")]
 Identities = Annotated[
@@ -50,6 +56,12 @@ Address = Annotated[
 ]
 LargestFace = Annotated[
     bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")
+]
+StorageOptions = Annotated[
+    str | None,
+    typer.Option(
+        help='Of file systems by scheme, JSON or a file of it: {"s3": {"endpoint_url": "..."}}.'
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
@@ -78,6 +90,40 @@ def yaml_value(text: str, what: str) -> Any:
         raise ValueError(f"{what} is {text!r}, allowed: a value in YAML ({reason})") from None
 
 
+def storage_options(text: str | None) -> places.StorageOptions | None:
+    """The options of file systems by scheme; None where nothing is given.
+
+    Args:
+        text: JSON, or the path of a file that holds it.
+
+    Raises:
+        ValueError: neither; the message has no value, which may be a key or a password.
+    """
+    if text is None:
+        return None
+    where = "storage options"
+    if not text.lstrip().startswith(("{", "[")):
+        where = f"storage options of {text}"
+        try:
+            text = Path(text).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ValueError(
+                f"{where} cannot be read ({reason}), allowed: JSON, or a file of JSON"
+            ) from None
+    try:
+        return places.StorageOptions(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} are no JSON ({error.msg}), allowed: a mapping") from None
+
+
 def command_line() -> str:
-    """The command as it was typed, without the program's folder."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as it was typed, without the program's folder and what gives access."""
+    words = [Path(sys.argv[0]).name]
+    for before, word in zip(sys.argv, sys.argv[1:], strict=False):
+        name, equals, _ = word.partition("=")
+        inline = name == _OPTION and equals
+        if (before == _OPTION or inline) and "{" in word:
+            word = f"{_OPTION}=***" if inline else "***"
+        words.append(places.shown(word))
+    return shlex.join(words)

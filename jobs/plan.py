@@ -7,8 +7,9 @@ from pipelines.run.session import quiet
 quiet()
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +51,7 @@ def plan(
     ] = None,
     gpu_price: Annotated[float, typer.Option(help="Of a GPU hour.")] = 0.0,
     storage_price: Annotated[float, typer.Option(help="Of a GB and month.")] = 0.0,
+    storage_options: options.StorageOptions = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a run will take: rows, pictures, GPU hours, storage, cost."""
@@ -62,6 +64,7 @@ def plan(
         methods=options.names_of(methods),
         seeds=seeds,
         preset=preset,
+        storage_options=options.storage_options(storage_options),
     )
     rates = _rates(images_per_second, image_kb, from_run, settings.storage_options)
     manifests, family = load_manifests(settings), model_family(settings)
@@ -109,7 +112,7 @@ def _rates(
     images_per_second: float | None,
     image_kb: float | None,
     from_run: str | None,
-    storage_options: dict,
+    storage_options: Mapping[str, Any],
 ) -> Rates:
     if from_run is not None:
         measured = measured_rates(from_run, storage_options)

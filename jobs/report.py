@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
+from jobs import options
 from jobs.console import console, show_table, user_errors
 
 __all__ = [
@@ -23,12 +25,18 @@ _SHORT = {
 }
 
 
-def show_report(url: str, storage_options: dict | None = None) -> None:
+def show_report(run: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Writes a run's report and prints its means.
+
+    Args:
+        run: address of its folder.
+        storage_options: by scheme.
+    """
     from eval.reports.report import write_report
     from pipelines.tables.storage import Store
 
-    paths = write_report(url, options=storage_options)
-    record = json.loads(Store(url, storage_options).read_bytes("report/report.json"))
+    paths = write_report(run, options=storage_options)
+    record = json.loads(Store(run, storage_options).read_bytes("report/report.json"))
     rows = []
     for method in record["methods"]:
         styles = [row for row in record["styles"] if row["method"] == method["method"]]
@@ -38,7 +46,7 @@ def show_report(url: str, storage_options: dict | None = None) -> None:
             row.update({_SHORT[k]: _cell(c) for k, c in entry["cells"].items() if k in _SHORT})
             rows.append(row)
     show_table("Means; intervals are in the report", list(rows[0]) if rows else [], rows)
-    console.print(f"report:   {paths.html}")
+    console.print(f"report:   {paths.html}", markup=False)
 
 
 def _cell(cell: dict) -> str:
@@ -48,19 +56,21 @@ def _cell(cell: dict) -> str:
 @user_errors()
 def report(
     run: Annotated[str, typer.Argument(help="A run folder.")],
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Write the report of a run again, from its tables."""
-    show_report(run)
+    show_report(run, options.storage_options(storage_options))
 
 
 @user_errors()
 def status(
     run: Annotated[str, typer.Argument(help="A run folder.")],
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Say how far a running or dead run is."""
     from pipelines.run.status import run_status
 
-    found = run_status(run)
+    found = run_status(run, options.storage_options(storage_options))
     units = "?" if found.units is None else found.units
     requests = "?" if found.requests is None else found.requests
     console.print(

@@ -49,6 +49,7 @@ def synthesize(
     address: options.Address = None,
     largest_face: options.LargestFace = False,
     resume: options.Resume = False,
+    storage_options: options.StorageOptions = None,
 ) -> None:
     """Generate until every person has the wanted number of accepted pictures."""
     settings = load_settings(
@@ -71,6 +72,7 @@ def synthesize(
         address=address,
         largest_face=largest_face or None,
         resume=resume or None,
+        storage_options=options.storage_options(storage_options),
     )
     from pipelines.synthesis.job import run_synthesis
 

@@ -20,7 +20,8 @@ import typer
 
 from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
-from jobs.options import Address, Config, Preset, yaml_value
+from jobs.options import Address, Config, Preset, StorageOptions, yaml_value
+from jobs.options import storage_options as read_options
 from jobs.tracking import check_tracking, tracking_address, use_experiment
 from pipelines.tables.storage import StorageError, Store
 from pipelines.training.config import TrainingConfig, load_training_config
@@ -54,6 +55,7 @@ def train(
         Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
     ] = None,
     address: Address = None,
+    storage_options: StorageOptions = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of any setting; may be repeated.")
     ] = None,
@@ -72,6 +74,7 @@ def train(
         "text_active": text_active or None,
         "tracking_uri": tracking_uri,
         "address": address,
+        "storage_options": read_options(storage_options),
     }
     settings = load_training_config(config, **{**options, **_overrides(override or [])})
     if dry_run:
@@ -95,7 +98,7 @@ def train(
         metrics = read_metrics(store)
         log(metrics)
     show_table("training", ["step", "loss", "pictures_per_second"], metrics[-5:])
-    console.print(f"adapter: {store.url}/adapter.safetensors")
+    console.print(f"adapter: {store.url}/adapter.safetensors", markup=False)
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
@@ -225,7 +228,7 @@ class _Tracking:
         self._client = mlflow.MlflowClient()
         run = mlflow.start_run(run_name=self._settings.output.rstrip("/").rsplit("/", 1)[-1])
         self._run_id = run.info.run_id
-        mlflow.log_params({key: str(value) for key, value in self._settings.model_dump().items()})
+        mlflow.log_params({key: str(value) for key, value in self._settings.record().items()})
 
     def _send(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:

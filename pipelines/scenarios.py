@@ -120,7 +120,7 @@ def run_scenario(
         rows = getattr(scenario, kind)
         if rows is not None and kind not in given:
             inputs.write_bytes(f"{kind}.yaml", yaml.safe_dump(rows).encode())
-            changes[kind] = f"{inputs.url}/{kind}.yaml"
+            changes[kind] = f"{inputs.address}/{kind}.yaml"
     config = config.model_copy(update=changes)
     identities = load_manifests(config).identities
     if scenario.people is not None:
@@ -130,16 +130,16 @@ def run_scenario(
         identities, variants = _variants(identities, scenario.variants, config)
     if scenario.mix is not None and config.mixes is None:
         inputs.write_table("mixes.parquet", _mixes(identities, scenario))
-        changes["mixes"] = f"{inputs.url}/mixes.parquet"
+        changes["mixes"] = f"{inputs.address}/mixes.parquet"
     if scenario.people is not None or variants:
         inputs.write_table("identities.parquet", identities)
-        changes["identities"] = f"{inputs.url}/identities.parquet"
+        changes["identities"] = f"{inputs.address}/identities.parquet"
     config = config.model_copy(update=changes)
     if fits:
         config = _fitted(config, scenario, progress)
     summary = run_benchmark(config, command=command, progress=progress)
     record = {**scenario.model_dump(), "name": name, "variants": variants}
-    Store(summary.url, config.storage_options).write_bytes(
+    Store(config.output, config.storage_options).write_bytes(
         "scenario.json", json.dumps(record, indent=2).encode()
     )
     return summary, config

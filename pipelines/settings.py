@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from infinite_id.config import PRESETS
 from pipelines.tables.manifest import parse_seeds
 from pipelines.tables.pictures import IMAGE_FORMATS
+from pipelines.tables.storage import StorageOptions, shown
 
 __all__ = [
     "BenchmarkConfig",
@@ -32,6 +33,19 @@ class Strict(BaseModel):
     """A frozen record of settings that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def record(self) -> dict[str, Any]:
+        """The settings for a record that others may read: passwords in addresses are masked, of
+        storage options the names are there alone."""
+        return _masked(self.model_dump(mode="json"))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 class Resources(Strict):
@@ -93,8 +107,8 @@ class RunConfig(Strict):
         weights: name of a baseline -> the file or folder of its weights.
         held_out_photos: last ones of each person that are never conditioned on and that the judge
             compares with, 0 or more; who has too few keeps one to condition on.
-        storage_options: of the fsspec file systems, for s3:// e.g.
-            {"endpoint_url": "http://127.0.0.1:9000"}.
+        storage_options: of the file systems by scheme, e.g.
+            {"s3": {"endpoint_url": "http://127.0.0.1:9000"}}; no record or message shows a value.
         output: run folder, any fsspec address.
         address: of a Ray cluster; by default RAY_ADDRESS, else a local one.
         resume: go on with the run that is in the output folder.
@@ -131,7 +145,7 @@ class RunConfig(Strict):
     max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses more
     weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
     held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
-    storage_options: dict[str, Any] = Field(default_factory=dict)
+    storage_options: StorageOptions = StorageOptions()
     output: str = "runs/run"
     address: str | None = None
     resume: bool = False
@@ -279,7 +293,9 @@ def _sentence(kind: type[Strict], error: ValidationError) -> str:
     # A rule over several keys names them itself, and its input is the whole record.
     if not key:
         return reason
-    return f"{key} is {first['input']!r}: {reason[0].lower()}{reason[1:]}"
+    if key == "storage_options":
+        return reason  # its value may be a key or a password
+    return f"{key} is {shown(repr(first['input']))}: {reason[0].lower()}{reason[1:]}"
 
 
 def _models(annotation: Any) -> Iterator[type[Strict]]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from eval.places import place_of
 from eval.reports.thumbnails import data_uri
 from eval.run_data import RunFolder
 
@@ -27,7 +27,7 @@ def write_collection(
         output: folder or address; each run lies in `output/NAME` with its own report.
         names: of the runs, in the order of the page.
         failed: name -> why there is no report.
-        options: of the fsspec file system.
+        options: of file systems by scheme.
     """
     address = str(output).rstrip("/")
     failed = dict(failed or {})
@@ -48,10 +48,10 @@ def write_collection(
     )
     environment.filters |= {"number": _number, "interval": _interval}
     page = environment.get_template("collection.html.j2").render(sections=sections, failed=failed)
-    fs, root = fsspec.core.url_to_fs(address, **dict(options or {}))
-    with fs.open(f"{root}/report.html", "wb") as stream:
+    place = place_of(address, options)
+    with place.fs.open(f"{place.path}/report.html", "wb") as stream:
         stream.write(page.encode())
-    return f"{address}/report.html"
+    return f"{place.url}/report.html"
 
 
 def _section(address: str, name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:

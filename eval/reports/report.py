@@ -67,7 +67,7 @@ def write_report(
         reference: method that paired differences are taken to; by default `infinite_id`, or the
             run's first.
         max_pictures: most pictures in the page; the rest is counted in every number.
-        options: keyword arguments of the fsspec file system.
+        options: of file systems by scheme.
 
     Raises:
         ValueError: no run there, tables of another run in it, or no such reference method.

@@ -237,6 +237,8 @@ class Sinks:
     def _start(self, folder: str, schema: pa.Schema) -> _OpenFile | _FinishedFile:
         number = self._numbers.get(folder, 0)
         self._numbers[folder] = number + 1
+        if number == 0:
+            self._store.sweep([folder])
         base = "part-{:06d}.parquet" if self._kind == "parquet" else "shard-{:06d}.tar"
         name = folder + base.format(number)
         if self._store.exists(name):

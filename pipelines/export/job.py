@@ -8,6 +8,7 @@ the run alone, so a second call writes what is missing and leaves what is there.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,6 +27,10 @@ __all__ = ["FORMATS", "PARTITIONS", "ExportedFile", "export_run"]
 
 FORMATS = ("parquet", "webdataset")
 PARTITIONS = ("method", "style")
+_SETTINGS = "_export_settings.json"
+_LONGEST_NAME = 255  # bytes, of a folder on a disk
+# Spark decodes an escape as one character: letters outside ASCII stand as they are.
+_ESCAPED = re.compile(r"[^\w.~-]", re.ASCII)
 _KEYS = [field.name for field in SAMPLE_KEYS]
 
 
@@ -80,13 +85,15 @@ def export_run(
         "format": format, "partition": list(partition), "file_bytes": file_bytes,
         "units": len(units), "refused": refused, "run": record.get("digests"),
     }  # fmt: skip
-    _begin(output, settings)
+    _check_empty(output)
+    check_same(output, _SETTINGS, "an export with", settings)
     parts = _judged(run, refused=refused) if synthesis else (_joined(run, unit) for unit in units)
     with Lease(output) as lease, Sinks(output, format, file_bytes) as sinks:
         output.sweep()
+        _begin(output, settings)
         for done, table in enumerate(parts, 1):
             lease.check()
-            for folder, part in _split(table, partition):
+            for folder, part in _split(table, partition, keep=format != "parquet"):
                 sinks.write(folder, part)
             progress("units", done, len(units))
         files = sinks.close()
@@ -96,10 +103,21 @@ def export_run(
     return files
 
 
+def _check_empty(output: Store) -> None:
+    """Refuses a folder that holds something and no export."""
+    if output.is_file():
+        raise ValueError(f"output {output.url} is a file, allowed: a folder")
+    names = [name for name in output.holds() if name != "lease.json" and not name.startswith(".")]
+    if names and _SETTINGS not in names:
+        raise ValueError(
+            f"output {output.url} holds {sorted(names)[0]!r} and no export, allowed: a new or "
+            "empty folder, or one that an export was begun in"
+        )
+
+
 def _begin(output: Store, settings: dict[str, Any]) -> None:
-    name = "_export_settings.json"
-    check_same(output, name, "an export with", settings)
-    output.write_bytes(name, json.dumps(settings).encode())
+    check_same(output, _SETTINGS, "an export with", settings)
+    output.write_bytes(_SETTINGS, json.dumps(settings).encode())
 
 
 def _joined(run: Store, unit: int) -> pa.Table:
@@ -132,7 +150,9 @@ def _judged(run: Store, *, refused: bool) -> Iterator[pa.Table]:
             yield table
 
 
-def _split(table: pa.Table, partition: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def _split(
+    table: pa.Table, partition: Sequence[str], *, keep: bool = False
+) -> Iterator[tuple[str, pa.Table]]:
     """The parts of a table by partition folder, in the order in which they appear."""
     if not partition or table.num_rows == 0:
         yield "", table
@@ -142,6 +162,27 @@ def _split(table: pa.Table, partition: Sequence[str]) -> Iterator[tuple[str, pa.
     for number, values in enumerate(rows):
         places.setdefault(values, []).append(number)
     for values, numbers in places.items():
-        folder = "".join(f"{k}={v}/" for k, v in zip(partition, values, strict=True))
-        # Hive readers take these columns from the path.
-        yield folder, table.take(numbers).drop_columns(list(partition))
+        folder = "".join(f"{k}={_hive(v)}/" for k, v in zip(partition, values, strict=True))
+        part = table.take(numbers)
+        # Hive readers take these columns from the path, readers of shards do not.
+        yield folder, part if keep else part.drop_columns(list(partition))
+
+
+def _hive(value: str) -> str:
+    """A partition's value as part of a folder's name, percent-encoded as Spark and DuckDB do, so
+    that no value leads out of the output and each is read back as it was.
+
+    Raises:
+        ValueError: it is too long for a folder's name.
+    """
+    name = _ESCAPED.sub(lambda found: _escape(found[0]), value)
+    if len(name.encode()) > _LONGEST_NAME - max(len(key) + 1 for key in PARTITIONS):
+        raise ValueError(
+            f"partition value {value[:40]!r}... has {len(name.encode())} bytes as a folder's "
+            f"name, allowed: at most {_LONGEST_NAME}; export without --partition"
+        )
+    return name
+
+
+def _escape(character: str) -> str:
+    return f"%{ord(character):02X}" if character.isascii() else character

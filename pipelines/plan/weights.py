@@ -59,7 +59,7 @@ def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str
 
     Args:
         address: a path or hub id, which comes back as it is, or an fsspec address.
-        options: of the fsspec file system.
+        options: of file systems by scheme.
 
     Raises:
         StorageError: the address cannot be read.

@@ -29,6 +29,12 @@ __all__ = [
     "check_same",
 ]
 
+_TABLES = (
+    "faces", "embeddings", "references", "requests", "images", "scores", "verdicts", "rejects",
+    "manifests",
+)  # fmt: skip
+# All that a run writes to; what else lies in its folder is another's, who may be writing it now.
+_FOLDERS = ("", *_TABLES, "report", "report/people", *(f"other_people/{name}" for name in _TABLES))
 _PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "onnxruntime", "insightface")
 
 
@@ -37,7 +43,7 @@ class RunFolder:
 
     Args:
         url: where; created if it is not there.
-        options: of the fsspec file system.
+        options: of file systems by scheme.
         resume: go on with the run that is there; a new one begins where there is none, so that
             a supervisor can repeat one command until it succeeds.
 
@@ -99,7 +105,7 @@ class RunFolder:
         """
         for name, value in digests.items():
             self.claim(name, value)
-        self.store.sweep()
+        self.store.sweep(_FOLDERS)
         self._count_lost()
         self.update(status="running", **values)
         try:

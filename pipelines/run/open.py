@@ -72,7 +72,7 @@ def open_run(
             command=command,
             preset=family.name,
             untrained=untrained,
-            config=config.model_dump(exclude={"storage_options"}),
+            config=config.record(),
             environment=environment(),
             revisions={"weights": weights},
             **values,

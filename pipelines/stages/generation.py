@@ -89,7 +89,7 @@ class GenerationActor:
         watermark: text that every picture carries invisibly, None for none.
         device: "auto" takes a GPU where there is one.
         threads: of torch on the CPU.
-        options: of the fsspec file system, should weights lie on one.
+        options: of file systems by scheme, should weights lie on one.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class FaceActor:
         limits: `infinite_id.faces.photos.PhotoLimits` as keyword arguments.
         min_face: shortest side of a face's box in pixels.
         largest: take the largest face of a photo with several instead of refusing it.
-        options: of the fsspec file system of photos and manifest.
+        options: of file systems by scheme of photos and manifest.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class FaceActor:
         return rows, rejects
 
     def _people(self, unit: int) -> list[dict[str, Any]]:
-        folder, _, name = self._manifest.rpartition("/")
+        store, name = Store.of_file(self._manifest, self._options)
         group, first, count = self._slices[unit]
-        with Store(folder, self._options).parquet(name) as file:
+        with store.parquet(name) as file:
             return file.read_row_group(group).slice(first, count).to_pylist()
 
     def _photo(

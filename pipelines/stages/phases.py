@@ -59,7 +59,7 @@ def people_stages(
             FaceActor,
             {
                 "store": store,
-                "manifest": f"{store.url}/manifests/identities.parquet",
+                "manifest": f"{store.address}/manifests/identities.parquet",
                 "slices": slices,
                 "faces": family.encoders.faces,
                 "limits": {"max_pixels": config.max_photo_pixels},

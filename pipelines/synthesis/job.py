@@ -263,7 +263,7 @@ def _other_places(
         return []
     places = [(store, "references")]
     if others is not None:
-        beside = Store(f"{store.url}/other_people", store.options)
+        beside = store.below("other_people")
         stages, slices = people_stages(config, family, others, beside)
         chain = [stages[0], _reference_stage(config, beside)]
         for step in stream_units(chain, beside, "references", range(len(slices))):

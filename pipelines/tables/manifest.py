@@ -105,7 +105,7 @@ def read_manifest(
         kind: identities, prompts, styles or mixes.
         address: a file (Parquet, CSV, YAML, JSONL, JSON, Excel) or a folder of Parquet files; for
             identities also a folder of photos or one photo.
-        options: of the fsspec file system.
+        options: of file systems by scheme.
         layout: of a folder of photos, see `pipelines.tables.photo_folder`.
 
     Raises:
@@ -157,14 +157,14 @@ def _open(kind: str, address: str, options: Mapping[str, Any] | None, layout: st
     if not store.exists():
         also = "a folder of photos, or " if kind == "identities" else ""
         raise ValueError(f"{kind} {where} does not exist, allowed: {also}a manifest file")
-    suffix = Path(store.url).suffix.lower()
-    folder, _, name = store.url.rpartition("/")
+    suffix = Path(store.address).suffix.lower()
+    folder, _, name = store.address.rpartition("/")
     if not store.is_file():
         table = parquet_folder(store, where)
         if table is not None:
             return _Found(table, where, folder)
         if kind == "identities":
-            return _Found(people_of_folder(store, where, layout)[0], where, store.url)
+            return _Found(people_of_folder(store, where, layout)[0], where, store.address)
         raise ValueError(
             f"{kind} manifest {where} is a folder without Parquet files, allowed: a file that "
             f"ends in {', '.join(SUFFIXES)}, or a folder of .parquet files"

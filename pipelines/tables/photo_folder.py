@@ -141,7 +141,7 @@ def people_of_folder(
             f"photos folder {address} holds no photo, allowed: files that end in "
             f"{', '.join(PHOTO_SUFFIXES)}{detail}"
         )
-    base = store.root if store.is_local else store.url
+    base = store.root if store.is_local else store.address
     rows: list[dict[str, Any]] = [
         {
             "identity_id": person,

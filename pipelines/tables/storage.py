@@ -11,22 +11,25 @@ import contextlib
 import io
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from eval.places import StorageError, StorageOptions, place_of, shown, unknown_option
+
 __all__ = [
     "Store",
     "StorageError",
+    "StorageOptions",
     "read_uri",
     "guarding",
+    "shown",
 ]
 
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp")
@@ -35,47 +38,56 @@ _READERS = 8
 _LONGEST_SHOWN = 200
 
 
-def _open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url, **options)
-    except ImportError as error:
-        raise StorageError(
-            f"{url} needs a package that is not installed ({error}); for s3:// install "
-            "infinite-id-ray[s3]"
-        ) from error
-    except ValueError as error:
-        raise StorageError(f"{url} is no address that fsspec knows ({error})") from error
-    return filesystem, path
-
-
 class Store:
     """A folder that tables and files are read from and written to.
 
     Picklable, so that an actor can hold one.
 
     Args:
-        url: a path or an address such as ``s3://bucket/folder``.
-        options: keyword arguments of the fsspec file system, e.g. ``{"endpoint_url": ...}``.
-            The usual environment (``AWS_*``) is read by the file system itself.
+        address: a path or a URL such as ``s3://bucket/folder``, see `eval.places.place_of`.
+        options: of file systems by scheme, e.g. ``{"s3": {"endpoint_url": ...}}``.
+
+    Attributes:
+        address: opens it again, together with `options`; it may hold a password.
+        url: the address as it may be shown.
+        fs, root: the file system, and its own path of the folder.
 
     Raises:
-        StorageError: unknown protocol, or its package is missing.
+        StorageError: unknown scheme, no bucket, or a package is missing.
     """
 
-    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        self.options = dict(options or {})
-        text = str(url)
-        if "://" not in text:
-            text = str(Path(text).expanduser().absolute())
-        self.url = text.rstrip("/")
-        self.fs, root = _open_filesystem(self.url, self.options)
-        self.root = root.rstrip("/")
+    def __init__(self, address: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        self.options = options if isinstance(options, StorageOptions) else StorageOptions(options)
+        place = place_of(address, self.options)
+        self.fs, self.root, self.address, self.url = place.fs, place.path, place.address, place.url
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
-        return Store, (self.url, self.options)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, StorageOptions]]:
+        return Store, (self.address, self.options)
+
+    @classmethod
+    def of_file(
+        cls, address: str | Path, options: Mapping[str, Any] | None = None
+    ) -> tuple[Store, str]:
+        """The folder that a file lies in, and its name there.
+
+        Raises:
+            StorageError: as of the class, or the address ends where a name should stand.
+        """
+        place = place_of(address, options)
+        local = isinstance(place.fs, LocalFileSystem)
+        # The query of a URL may hold a slash.
+        path = place.address if local else place.address.partition("?")[0]
+        folder, slash, name = path.rpartition("/")
+        if not name or folder.endswith(":/"):
+            raise StorageError(f"address is {place.url!r}, allowed: that of a file in a folder")
+        return cls(folder or slash, options), name + place.address[len(path) :]
+
+    def below(self, name: str) -> Store:
+        """The folder of that name in this one."""
+        return Store(f"{self.address.rstrip('/')}/{name}", self.options)
 
     @property
     def is_local(self) -> bool:
@@ -84,7 +96,7 @@ class Store:
 
     def path(self, name: str = "") -> str:
         """The file system's own path of `name` inside this folder."""
-        return f"{self.root}/{name}" if name else self.root
+        return f"{self.root}/{name}" if name else self.root or "/"
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder of that name is there."""
@@ -92,7 +104,7 @@ class Store:
 
     def is_file(self) -> bool:
         """Whether the place is a file and no folder."""
-        return self._guard("look at", "", lambda: self.fs.isfile(self.root))
+        return self._guard("look at", "", lambda: self.fs.isfile(self.path()))
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Sorted names of the finished files directly in `folder`, those that end in `suffix`."""
@@ -122,7 +134,7 @@ class Store:
 
     def _list(self, folder: str) -> Iterator[str]:
         self.fs.invalidate_cache()
-        if self.url.startswith("s3://"):
+        if hasattr(self.fs, "call_s3"):
             yield from self._list_s3(f"{self.path(folder)}/")
             return
         try:
@@ -136,7 +148,7 @@ class Store:
 
         def listing() -> list[str]:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found = self.fs.ls(self.root, detail=False)
+                found = self.fs.ls(self.path(), detail=False)
                 return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
             return []
 
@@ -237,13 +249,21 @@ class Store:
 
         self._guard("write", name, write)
 
-    def sweep(self) -> None:
-        """Removes what writers left that died in the middle of a file, here and in all folders
-        below. For the one that holds the lease; on object stores such files never appear."""
+    def sweep(self, folders: Iterable[str] = ("",)) -> None:
+        """Removes what writers left that died in the middle of a file. For the one that holds the
+        lease; on object stores such files never appear.
+
+        Args:
+            folders: that the lease's holder writes to, each alone and not what lies below it:
+                other runs and exports may write there.
+        """
 
         def remove() -> None:
-            for path in Path(self.root).rglob(f"{_TEMPORARY}*"):
-                path.unlink(missing_ok=True)
+            for folder in folders:
+                with contextlib.suppress(FileNotFoundError), os.scandir(self.path(folder)) as found:
+                    for entry in found:
+                        if entry.name.startswith(_TEMPORARY):
+                            Path(entry.path).unlink(missing_ok=True)
 
         if self.is_local:
             self._guard("clean", "", remove)
@@ -347,20 +367,16 @@ def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
     Raises:
         StorageError: the address cannot be read, whatever its file system raised.
     """
-    shown = uri if len(uri) <= _LONGEST_SHOWN else f"{uri[:_LONGEST_SHOWN]}..."
+    name = uri if len(uri) <= _LONGEST_SHOWN else f"{uri[:_LONGEST_SHOWN]}..."
     try:
         if uri.startswith("data:"):
             return _data_of(uri)
-        if uri.startswith("file://"):
-            return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))).read_bytes()
-        if "://" not in uri:
-            return Path(uri).expanduser().read_bytes()
-        filesystem, path = _open_filesystem(uri, options or {})
-        return filesystem.cat_file(path)
+        place = place_of(uri, options)
+        return place.fs.cat_file(place.path)
     except StorageError:
         raise
     except Exception as error:  # each file system has errors of its own, OSError or not
-        raise StorageError(f"cannot read {shown}: {_reason(error)}") from error
+        raise StorageError(f"cannot read {name}: {_reason(error)}") from error
 
 
 def _data_of(uri: str) -> bytes:
@@ -372,10 +388,6 @@ def _data_of(uri: str) -> bytes:
     if not kind.endswith(";base64"):
         return content
     return base64.b64decode(b"".join(content.split()), validate=True)
-
-
-class StorageError(ValueError):
-    """A place that cannot be read or written; the message is one sentence that names it."""
 
 
 @contextlib.contextmanager
@@ -392,6 +404,9 @@ def guarding(verb: str, place: str) -> Iterator[None]:
         raise
     except Exception as error:
         # boto's credential and endpoint errors share no base class with OSError.
+        option = unknown_option(error)
+        if option is not None:
+            raise StorageError(f"cannot {verb} {place}: {option}") from error
         known = isinstance(error, (OSError, pa.ArrowInvalid))
         if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
             raise

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from infinite_id.config import PRESETS
 from pipelines.settings import Strict, load_settings
+from pipelines.tables.storage import StorageOptions
 
 __all__ = ["TrainingConfig", "load_training_config"]
 
@@ -51,7 +52,7 @@ class TrainingConfig(Strict):
     max_failures: int = Field(3, ge=-1)
     tracking_uri: str | None = None
     experiment: str = "infinite-id-training"
-    storage_options: dict[str, Any] = Field(default_factory=dict)
+    storage_options: StorageOptions = StorageOptions()
     address: str | None = None
 
     @field_validator("preset")

@@ -158,7 +158,7 @@ def train(config: TrainingConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"config": config.model_dump()},
+            train_loop_config={"config": config},
             datasets={"train": dataset.filter(expr=usable)},
             torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
             scaling_config=ScalingConfig(

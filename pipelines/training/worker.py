@@ -54,7 +54,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     from infinite_id.training.distributed import distribute, exchange
     from infinite_id.training.loop import LoopConfig, TrainingLoop
 
-    config = TrainingConfig(**arguments["config"])
+    config: TrainingConfig = arguments["config"]
     family, device = preset(config.preset), get_device()
     rank = ray.train.get_context().get_world_rank()
     workers = ray.train.get_context().get_world_size()

@@ -75,7 +75,7 @@ def test_manifests_photos_and_results_live_in_a_bucket(bucket):
         identities=identities.from_pylist(rows, schema=identities.schema),
         prompts=default_prompts(),
         styles=default_styles(),
-        options=options,
+        options={"s3": options},
     )
     done = subprocess.run(
         [

@@ -142,7 +142,7 @@ def test_files_end_at_their_written_size(finished, tmp_path, format):
 
 
 def test_what_a_killed_export_left_in_the_middle_of_a_file_is_removed(finished, tmp_path):
-    (tmp_path / "method=timed").mkdir()
+    export_run(finished, Store(tmp_path), partition=["method"])
     (tmp_path / "method=timed" / ".writing-0-part-000000.parquet").write_bytes(b"torn")
     export_run(finished, Store(tmp_path), partition=["method"])
     assert list(tmp_path.rglob(".writing-*")) == []
@@ -201,5 +201,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(finished, tmp_path):
     Path(tmp_path, "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot"):
+    with pytest.raises(ValueError, match="file is a file, allowed: a folder"):
         export_run(finished, Store(tmp_path / "file"))
+    with pytest.raises(StorageError, match="cannot"):
+        export_run(finished, Store(tmp_path / "file" / "below"))

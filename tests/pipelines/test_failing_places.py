@@ -112,4 +112,4 @@ def test_a_bucket_that_refuses_from_the_middle_on(capsys, proxy, status, code):
     def heal() -> None:
         proxy.faults = []
 
-    _check(capsys, f"s3://{name}/run", options, between, f"s3://{name}/run/", heal)
+    _check(capsys, f"s3://{name}/run", {"s3": options}, between, f"s3://{name}/run/", heal)

@@ -37,7 +37,8 @@ def proxy(server):
 
 
 def _options(url: str) -> dict:
-    return {"key": "test", "secret": "test", "endpoint_url": url, "skip_instance_cache": True}
+    own = {"key": "test", "secret": "test", "endpoint_url": url, "skip_instance_cache": True}
+    return {"s3": {**own, "default_block_size": _PART}}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def store(proxy, request):
     """An empty bucket behind the proxy."""
     proxy.faults, proxy.delay = [], 0.0
     name = "b" + str(abs(hash(request.node.name)) % 10**9)
-    found = Store(f"s3://{name}/run", {**_options(proxy.url), "default_block_size": _PART})
+    found = Store(f"s3://{name}/run", _options(proxy.url))
     found.fs.mkdir(name)
     return found
 
@@ -75,7 +76,7 @@ def test_a_process_killed_in_an_upload_leaves_nothing_and_the_next_one_writes_it
     code = f"""
 import os, signal
 from pipelines.tables.storage import Store
-store = Store({store.url!r}, {{**{store.options!r}}})
+store = Store({store.url!r}, {{**{dict(store.options)!r}}})
 with store.writing("images/part-000000000.parquet") as file:
     file.write(os.urandom({3 * _PART}))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -153,7 +154,7 @@ def test_profile_region_and_anonymous_access(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = Store(store.url, {**options, "skip_instance_cache": True})
+    found = Store(store.url, {"s3": {**options, "skip_instance_cache": True}})
     assert found.read_bytes("a.bin") == b"1234"
     if signed_by is None:
         assert proxy.authorization is None
@@ -164,7 +165,7 @@ def test_profile_region_and_anonymous_access(
 def test_a_profile_that_is_not_there_is_one_sentence(store, proxy):
     options = {"profile": "nobody", "endpoint_url": proxy.url, "skip_instance_cache": True}
     with pytest.raises(StorageError, match=r"cannot read s3://.*a\.bin: .*nobody"):
-        Store(store.url, options).read_bytes("a.bin")
+        Store(store.url, {"s3": options}).read_bytes("a.bin")
 
 
 def test_a_bucket_that_goes_away_in_the_middle_is_one_sentence(store):

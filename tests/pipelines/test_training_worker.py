@@ -108,7 +108,7 @@ def output(request: pytest.FixtureRequest) -> Any:
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "test", "secret": "test", "endpoint_url": f"http://{host}:{port}"}
-    store = Store("s3://training/run", {**options, "skip_instance_cache": True})
+    store = Store("s3://training/run", {"s3": {**options, "skip_instance_cache": True}})
     store.fs.mkdir("training")
     yield store
     server.stop()
@@ -135,7 +135,7 @@ def test_a_checkpoint_at_any_address_is_resumed_from(output: Store) -> None:
     first.run(steps=12)
     # Saved over the former one, and read by a process that has nothing but the address.
     first.run(steps=15)
-    resumed = loop(Store(output.url, output.options))
+    resumed = loop(Store(output.address, output.options))
     assert resumed.resume()
     assert resumed.step == 15
     resumed.run(steps=30)
