@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from eval.judges.facenet import FaceNet
 from eval.judges.image_text import ImageTextModel, load_image_text
+from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 from infinite_id.faces.detection import (
-    ARCFACE_TEMPLATE,
     Detection,
     FaceBackend,
     FaceError,

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infinite_id.faces.detection import ALIGNED_SIZE, Detection, check_image
+from infinite_id.faces.alignment import ALIGNED_SIZE
+from infinite_id.faces.detection import Detection, check_image
 from infinite_id.faces.onnx_files import (
     RowSession,
     fold_int8_weights,

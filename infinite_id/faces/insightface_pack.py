@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from infinite_id.faces.detection import ALIGNED_SIZE, Detection, check_image
+from infinite_id.faces.alignment import ALIGNED_SIZE
+from infinite_id.faces.detection import Detection, check_image
 from infinite_id.faces.onnx_files import session_options
 from infinite_id.packages import file_revision
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from transformers import CLIPVisionModelWithProjection
 
 from infinite_id.config import EncoderConfig
-from infinite_id.faces.detection import ALIGNED_SIZE, FaceBackend
+from infinite_id.faces.alignment import ALIGNED_SIZE
+from infinite_id.faces.detection import FaceBackend
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.types import IdentityEmbedding
 

@@ -78,7 +78,7 @@ def build_vae_stage(context: Context) -> Stage:
     vae = on_device(context, ready_to_train(pocket.build_vae(context.size)))
     images, size = context.pictures.images, 16 * context.batch_scale
     landmarks, corner = context.pictures.landmarks, window_corner(edition)
-    see = face_observer(context.device)
+    see = face_observer(context.device, context.network)
     area = edition.size**2
     crop = edition.factor * (edition.size // (3 * edition.factor))
 
@@ -163,7 +163,7 @@ def build_decoder_stage(context: Context) -> Stage:
     latents, mean, deviation = latents_of(context, context.pictures.images)
     mean, deviation = (part.to(context.device).view(1, -1, 1, 1) for part in (mean, deviation))
     images, size = context.pictures.images, 16 * context.batch_scale
-    see, corner = face_observer(context.device), window_corner(edition)
+    see, corner = face_observer(context.device, context.network), window_corner(edition)
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng((2, step, part))

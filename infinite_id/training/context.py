@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from infinite_id.pocket.weights import EDITIONS, Edition
 from infinite_id.training.dataset import Pictures
+from infinite_id.training.face_network import TorchSFace
 from infinite_id.training.loop import LoopConfig, Progress
 from infinite_id.training.pack import Faces
 from infinite_id.training.workers import Workers
@@ -49,6 +50,7 @@ class Context:
         size: of the pictures in pixels, of `EDITIONS`; says which networks are trained.
         workers: that train together; None: this process trains alone.
         total_pictures: of the stage's budget, to whose end the rate decays; 0: it is held.
+        network: that sees faces in losses, of a data pack; None: the embedded one's file is read.
         compiled: the networks' forward and backward passes are compiled, which takes minutes once.
     """
 
@@ -65,6 +67,7 @@ class Context:
     size: int = 64
     workers: Workers | None = None
     total_pictures: int = 0
+    network: TorchSFace | None = None
     compiled: bool = False
 
     @property

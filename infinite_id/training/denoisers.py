@@ -170,7 +170,7 @@ def build_adapter(context: Context, name: str) -> Stage:
 
 def _identity_loss(context: Context) -> IdentityLoss | None:
     """`clean_identity_loss` over the frozen autoencoder; None without weight or face network."""
-    embed = face_embedder(context.device) if context.identity_weight else None
+    embed = face_embedder(context.device, context.network) if context.identity_weight else None
     if embed is None:
         return None
     vae = load_autoencoder(context.state, context.size).to(context.device)

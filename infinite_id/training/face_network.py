@@ -1,27 +1,23 @@
 """SFace as a differentiable module, for losses on what a recognition network sees.
 
-onnxruntime has no gradients, so the embedded network's file is read into torch's own layers. It is
-the network that conditions the pocket model; the judge of the evaluation takes no part in training.
+It is the network that conditions the pocket model; the judge of the evaluation takes no part in
+training. Needs torch and numpy alone: a data pack carries the network to machines without OpenCV
+and ONNX (`arrays`, `from_arrays`); elsewhere `face_network_file` reads the embedded one's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from infinite_id.faces.detection import ALIGNED_SIZE, ARCFACE_TEMPLATE, similarity_transform
-from infinite_id.faces.embedded import sface_path
+from infinite_id.faces.alignment import ALIGNED_SIZE, ARCFACE_TEMPLATE, similarity_transform
 
-__all__ = ["TorchSFace", "align", "align_matrices"]
+__all__ = ["Affine", "FrozenPReLU", "TorchSFace", "align", "align_matrices"]
 
 # Of the layers: the last activations of 128 x 56 x 56, 256 x 28 x 28, 512 x 14 x 14, 1024 x 7 x 7.
 _INNER = (15, 23, 47, 55)
@@ -31,19 +27,45 @@ class TorchSFace(nn.Module):
     """Frozen SFace: aligned faces (B, 3, 112, 112), RGB in [0, 255], to unit vectors (B, 128).
 
     Args:
-        path: ONNX file with float32 weights; by default the embedded network's.
-
-    Raises:
-        PackageFileError: the embedded network is not installed.
-        ValueError: the file holds an operation that this reader does not know.
+        layers: as they follow each other; of `face_network_file.load_face_network`.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*_read(path or sface_path()))
+        self.layers = nn.Sequential(*layers)
         self.requires_grad_(False).eval()
         # In bfloat16 a fifth faster than torch's own order.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> TorchSFace:
+        """The network of what `arrays` gave.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: a layer of a kind that is not known.
+        """
+        layers: list[nn.Module] = []
+        for number, kind in enumerate(arrays["kinds"].tolist()):
+            if kind not in _KINDS:
+                raise ValueError(f"layer is {kind!r}, allowed: {', '.join(_KINDS)}")
+            prefix = f"{number}/"
+            own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            layers.append(_built(kind, own))
+        return cls(layers)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """The network as plain arrays, weights in half precision: 19 MB."""
+        found: dict[str, NDArray] = {}
+        kinds = []
+        for number, layer in enumerate(self.layers):
+            kinds.append(type(layer).__name__)
+            if isinstance(layer, nn.Conv2d):
+                settings = [*layer.stride, *layer.padding, layer.groups]
+                found[f"{number}/settings"] = np.array(settings, np.int64)
+            for name, tensor in layer.state_dict().items():
+                found[f"{number}/{name}"] = tensor.contiguous().cpu().numpy().astype(np.float16)
+        return {"kinds": np.array(kinds), **found}
 
     def forward(self, faces: Tensor) -> Tensor:
         """Unit vectors (B, 128) of faces (B, 3, 112, 112)."""
@@ -88,99 +110,62 @@ def align(pictures: Tensor, matrices: Tensor) -> Tensor:
     return F.grid_sample(pictures, grid.to(pictures.dtype), align_corners=False)
 
 
-class _Affine(nn.Module):
-    """`(x - shift) * scale` of every value."""
+class Affine(nn.Module):
+    """`x * scale + shift` of every value, or of every channel.
 
-    def __init__(self, shift: float, scale: float) -> None:
+    Args:
+        scale, shift: numbers, or (C,).
+    """
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
-        self.shift, self.scale = shift, scale
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", scale.float().view(-1, 1, 1))
+        self.register_buffer("shift", shift.float().view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.shift) * self.scale
+        return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
 
 
-class _FrozenPReLU(nn.Module):
+class FrozenPReLU(nn.Module):
     """PReLU with slopes (C,) that get no gradient; torch's own takes time for it all the same."""
 
     def __init__(self, slopes: Tensor) -> None:
         super().__init__()
         self.slopes: Tensor
-        self.register_buffer("slopes", (1 - slopes).view(-1, 1, 1), persistent=False)
+        self.register_buffer("slopes", (1 - slopes).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.slopes.to(x.dtype) * torch.relu(-x)
 
 
-def _read(path: Path) -> list[nn.Module]:
-    graph = onnx.load(path).graph
-    values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    layers: list[nn.Module] = []
-    for node in graph.node:
-        if node.op_type in ("Constant", "Dropout"):
-            continue
-        if node.op_type == "Reshape":
-            weight, shape = (values[name] for name in node.input)
-            values[node.output[0]] = weight.reshape(shape.tolist())
-            continue
-        if node.op_type not in _READERS:
-            raise ValueError(
-                f"{path.name} holds the operation {node.op_type!r}, allowed: {', '.join(_READERS)}"
-            )
-        tensors = [values[name] for name in node.input[1:]]
-        layer = _READERS[node.op_type](node, tensors)
-        # A normalisation after a convolution or a matrix is part of it.
-        if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1].eval(), layer.eval())
-        elif isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Linear):
-            layers[-1] = fuse_linear_bn_eval(layers[-1].eval(), layer.eval())
-        else:
-            layers.append(layer)
-    return layers
+_KINDS = ("Affine", "Conv2d", "Flatten", "FrozenPReLU", "Linear")
 
 
-def _conv(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
-    lists = {a.name: list(a.ints) for a in node.attribute}
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    weight = tensors[0]
-    height, width = weight.shape[2:]
-    layer = nn.Conv2d(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        (height, width),
-        stride=(lists["strides"][0], lists["strides"][1]),
-        padding=(lists["pads"][0], lists["pads"][1]),
-        groups=groups,
-        bias=len(tensors) > 1,
-    )
-    layer.load_state_dict(dict(zip(("weight", "bias"), tensors, strict=False)))
+def _built(kind: str, arrays: Mapping[str, NDArray]) -> nn.Module:
+    tensors = {name: torch.from_numpy(a) for name, a in arrays.items() if name != "settings"}
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    if kind == "Flatten":
+        return nn.Flatten()
+    if kind == "Affine":
+        return Affine(tensors["scale"], tensors["shift"])
+    if kind == "FrozenPReLU":
+        return FrozenPReLU(1 - tensors["slopes"].flatten())
+    weight = tensors["weight"]
+    layer: nn.Module
+    if kind == "Linear":
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    else:
+        across, down, top, left, groups = arrays["settings"].tolist()
+        layer = nn.Conv2d(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            (weight.shape[2], weight.shape[3]),
+            stride=(across, down),
+            padding=(top, left),
+            groups=groups,
+            bias="bias" in tensors,
+        )
+    layer.load_state_dict(tensors)
     return layer
-
-
-def _norm(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
-    (epsilon,) = (a.f for a in node.attribute if a.name == "epsilon")
-    layer = nn.BatchNorm2d(len(tensors[0]), eps=epsilon)
-    names = ("weight", "bias", "running_mean", "running_var")
-    layer.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
-    return layer
-
-
-def _prelu(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
-    return _FrozenPReLU(tensors[0].flatten())
-
-
-def _linear(node: onnx.NodeProto, tensors: list[Tensor]) -> nn.Module:
-    weight, bias = tensors
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer
-
-
-_READERS: dict[str, Callable[[onnx.NodeProto, list[Tensor]], nn.Module]] = {
-    "Sub": lambda node, tensors: _Affine(float(tensors[0]), 1.0),
-    "Mul": lambda node, tensors: _Affine(0.0, float(tensors[0])),
-    "Conv": _conv,
-    "BatchNormalization": _norm,
-    "PRelu": _prelu,
-    "Flatten": lambda node, tensors: nn.Flatten(),
-    "Gemm": _linear,
-}

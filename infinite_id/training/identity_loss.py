@@ -26,6 +26,7 @@ from torch import Tensor
 
 from infinite_id.packages import PackageFileError
 from infinite_id.pocket.weights import Edition
+from infinite_id.training.face_network import TorchSFace, align, align_matrices
 
 __all__ = [
     "EmbedFaces",
@@ -61,24 +62,28 @@ IdentityLoss = Callable[[Tensor, Tensor, NDArray[np.float32], Tensor, torch.Gene
 targets, numbers of the people (int64, B), generator on the CPU -> a scalar."""
 
 
-def face_embedder(device: torch.device) -> EmbedFaces | None:
+def face_embedder(device: torch.device, network: TorchSFace | None = None) -> EmbedFaces | None:
     """The embeddings of `face_observer`."""
-    see = face_observer(device)
+    see = face_observer(device, network)
     return None if see is None else lambda windows, landmarks: see(windows, landmarks)[-1]
 
 
-def face_observer(device: torch.device) -> SeeFaces | None:
-    """SFace, or None, and a line in the log, on a machine that lacks the face network.
+def face_observer(device: torch.device, network: TorchSFace | None = None) -> SeeFaces | None:
+    """SFace, or None, and a line in the log, where there is neither a network nor its file.
 
-    Such a machine trains on a data pack; what is left of its losses is pixels or latents alone.
+    Args:
+        device: of the network.
+        network: of a data pack; None: the embedded one's file is read.
     """
-    try:
-        from infinite_id.training.face_network import TorchSFace, align, align_matrices
+    if network is None:
+        try:
+            from infinite_id.training.face_network_file import load_face_network
 
-        network = TorchSFace().to(device)
-    except (ImportError, PackageFileError) as error:
-        logger.warning("no identity loss, the face network is missing: %s", error)
-        return None
+            network = load_face_network()
+        except (ImportError, PackageFileError) as error:
+            logger.warning("no identity loss, the face network is missing: %s", error)
+            return None
+    network = network.to(device)
 
     def see(windows: Tensor, landmarks: NDArray[np.float32]) -> list[Tensor]:
         matrices = align_matrices(landmarks)

@@ -136,7 +136,8 @@ def texts_of(context: Context, captions: NDArray[np.str_]) -> tuple[Tensor, Tens
         save_file(tensors, temporary, metadata={"key": key})
         temporary.replace(path)
     cached = load_file(path)
-    return cached["hidden"], cached["pooled"], torch.from_numpy(rows)
+    hidden, pooled = (cached[name].to(context.device) for name in ("hidden", "pooled"))
+    return hidden, pooled, torch.from_numpy(rows)
 
 
 def _key(path: Path) -> str | None:

@@ -1,8 +1,8 @@
 """The training data in one small file, for machines that cannot make them.
 
 Making people needs the face networks and OpenCV; training needs neither. A pack holds pictures
-and aligned faces as JPEG (about 2 KB and 3 KB each), captions and embeddings, and is read with
-numpy and Pillow alone.
+and aligned faces as JPEG (about 2 KB and 3 KB each), captions, landmarks and embeddings, and the
+face network of the losses (19 MB). It is read with numpy and Pillow alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infinite_id.training.dataset import People, Pictures
+from infinite_id.training.face_network import TorchSFace
 
 __all__ = ["Faces", "read_pack", "write_pack"]
 
@@ -40,8 +41,21 @@ class Faces:
         return cls(people.aligned, people.face)
 
 
-def write_pack(path: Path, faces: Faces, train: Pictures, scorer: Pictures) -> int:
-    """Writes one file; its bytes."""
+def write_pack(
+    path: Path,
+    faces: Faces,
+    train: Pictures,
+    scorer: Pictures,
+    network: TorchSFace | None = None,
+) -> int:
+    """Writes one file; its bytes.
+
+    Args:
+        path: of the file.
+        faces: of the people in `train`.
+        train, scorer: pictures of the two splits.
+        network: that sees faces in losses; None: a machine without its file trains without them.
+    """
     flat = faces.aligned.reshape(-1, *faces.aligned.shape[2:])
     arrays = {"face": faces.face.astype(np.float16), **_encoded("aligned", flat)}
     for name, pictures in (("train", train), ("scorer", scorer)):
@@ -53,13 +67,15 @@ def write_pack(path: Path, faces: Faces, train: Pictures, scorer: Pictures) -> i
         )
         arrays[f"{name}/style"] = pictures.style
         arrays[f"{name}/landmarks"] = pictures.landmarks
+    if network is not None:
+        arrays |= {f"network/{name}": array for name, array in network.arrays().items()}
     with path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
     return path.stat().st_size
 
 
-def read_pack(path: Path) -> tuple[Faces, Pictures, Pictures]:
-    """(faces, pictures to train on, pictures of the scorer).
+def read_pack(path: Path) -> tuple[Faces, Pictures, Pictures, TorchSFace | None]:
+    """(faces, pictures to train on, pictures of the scorer, face network where there is one).
 
     Raises:
         ValueError: not such a file.
@@ -81,9 +97,11 @@ def read_pack(path: Path) -> tuple[Faces, Pictures, Pictures]:
             )
             for name in ("train", "scorer")
         )
-    except (OSError, KeyError, ValueError) as error:
+        own = {k.removeprefix("network/"): a for k, a in arrays.items() if "network/" in k}
+        network = TorchSFace.from_arrays(own) if own else None
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"data pack {path} cannot be read: {error}") from error
-    return faces, train, scorer
+    return faces, train, scorer, network
 
 
 def _encoded(name: str, images: NDArray[np.uint8]) -> dict[str, NDArray]:

@@ -132,7 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, stages: list[str], arguments: Sequence[str] | None) -> None:
     rank = started_rank()
     if rank is None and options.pack is not None:
-        logger.info("%d bytes in %s", write_pack(options.pack, *make_data(options)), options.pack)
+        from infinite_id.training.face_network_file import load_face_network
+
+        size = write_pack(options.pack, *make_data(options), load_face_network())
+        logger.info("%d bytes in %s", size, options.pack)
     if rank is None and options.start_from is not None:
         from infinite_id.training.export import restore
 
@@ -199,7 +202,13 @@ def device_of(name: str) -> torch.device:
 def make_context(options: argparse.Namespace, device: torch.device) -> Context:
     """Data and reporting as the options say."""
     cuda = device.type == "cuda"
-    people, train, scorer = read_pack(options.data) if options.data else make_data(options)
+    network = None
+    if options.data:
+        people, train, scorer, network = read_pack(options.data)
+        if (found := train.images.shape[1]) != options.size:
+            raise ValueError(f"data pack has pictures of {found} px, allowed: {options.size}")
+    else:
+        people, train, scorer = make_data(options)
     logger.info("data ready: %d people, %d pictures", len(people.face), len(train.images))
     started = time.time()
     log = options.state / "log.jsonl"
@@ -231,6 +240,7 @@ def make_context(options: argparse.Namespace, device: torch.device) -> Context:
         identity_weight=options.identity_loss,
         size=options.size,
         total_pictures=options.budget,
+        network=network,
         compiled=options.compile,
     )
 

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from infinite_id.faces.detection import ARCFACE_TEMPLATE, FaceError, align_face, find_faces
+from infinite_id.faces.alignment import ARCFACE_TEMPLATE
+from infinite_id.faces.detection import FaceError, align_face, find_faces
 from infinite_id.faces.embedded import sface_path
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.faces.onnx_files import onnx_session

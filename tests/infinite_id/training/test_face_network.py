@@ -13,6 +13,7 @@ from onnx import helper
 from infinite_id.faces.detection import align_face, find_faces
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.training.face_network import TorchSFace, align, align_matrices
+from infinite_id.training.face_network_file import load_face_network
 from tests.infinite_id.face_photos import photo
 
 
@@ -31,7 +32,7 @@ def planes(images: np.ndarray) -> torch.Tensor:
 def test_embeddings_equal_onnxruntime(found: tuple):
     _, _, aligned = found
     wanted = load_face_backend("embedded").embed(aligned)
-    np.testing.assert_allclose(TorchSFace()(planes(aligned)).numpy(), wanted, atol=1e-5)
+    np.testing.assert_allclose(load_face_network()(planes(aligned)).numpy(), wanted, atol=1e-5)
 
 
 def test_alignment_equals_opencv(found: tuple):
@@ -48,7 +49,7 @@ def test_alignment_equals_opencv(found: tuple):
 
 def test_gradients_reach_the_picture_and_no_weight(found: tuple):
     image, landmarks, aligned = found
-    network = TorchSFace()
+    network = load_face_network()
     picture = planes(image[None]).requires_grad_()
     features = network(align(picture, align_matrices(landmarks[:1])))
     (features @ network(planes(aligned[1:2])).T).sum().backward()
@@ -58,9 +59,25 @@ def test_gradients_reach_the_picture_and_no_weight(found: tuple):
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_a_network_is_whole_as_arrays(found: tuple):
+    _, _, aligned = found
+    network = load_face_network()
+    arrays = network.arrays()
+    assert sum(array.nbytes for array in arrays.values()) < 20_000_000
+    again = TorchSFace.from_arrays(arrays)
+    # Weights are kept in half precision.
+    cosines = (network(planes(aligned)) * again(planes(aligned))).sum(dim=-1)
+    assert cosines.min() > 0.9999
+    assert [a.shape for a in again.seen(planes(aligned))] == [
+        a.shape for a in network.seen(planes(aligned))
+    ]
+    with pytest.raises(ValueError, match="layer is 'Softmax', allowed: Affine"):
+        TorchSFace.from_arrays({"kinds": np.array(["Softmax"])})
+
+
 def test_an_unknown_operation_is_named(tmp_path: Path):
     node = helper.make_node("Softmax", ["data"], ["out"])
     graph = helper.make_graph([node], "g", [], [])
     onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other\.onnx holds the operation 'Softmax'"):
-        TorchSFace(tmp_path / "other.onnx")
+        load_face_network(tmp_path / "other.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infinite_id.faces.detection import ARCFACE_TEMPLATE
+from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 from infinite_id.pocket import model as pocket
 from infinite_id.pocket import weights as pocket_weights
 from infinite_id.training.autoencoder import fold_latent_scale, latent_scale, latents_of
@@ -21,6 +22,7 @@ from infinite_id.training.captions import caption, draw_description
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import Pictures
 from infinite_id.training.export import export, restore
+from infinite_id.training.face_network_file import load_face_network
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.pocket import main
 from infinite_id.training.stages import STAGES, train_stage
@@ -167,20 +169,20 @@ def test_another_edition_begins_with_the_image_text_models_alone(state: Path, tm
 def test_a_budget_of_pictures_ends_a_stage_with_its_rate_decayed(state: Path, tmp_path: Path):
     shutil.copytree(state, tmp_path / "state", ignore=shutil.ignore_patterns("*.pt"))
     arguments = [
-        "--state", str(tmp_path / "state"), "--stage", "decoder", "--minutes", "60",
-        "--device", "cpu", "--budget", str(16 * 4), "--workers", "2",
+        "--state", str(tmp_path / "state"), "--stage", "clip", "--minutes", "60",
+        "--device", "cpu", "--budget", str(64 * 4), "--workers", "2",
     ]  # fmt: skip
     write_pack(tmp_path / "pack.npz", faces(20), pictures(24, 20), pictures(8, 20))
     command = [sys.executable, "-m", "infinite_id.training.pocket", *arguments]
     command += ["--data", str(tmp_path / "pack.npz")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
-    checkpoint = torch.load(tmp_path / "state/decoder.pt", weights_only=True)
-    # Two workers of 16 pictures each.
+    checkpoint = torch.load(tmp_path / "state/clip.pt", weights_only=True)
+    # Two workers of 64 pictures each.
     assert checkpoint["step"] == 2
     # The stage begins after one step of its own: 1 % of a warm-up, and the last of the budget.
     rate = checkpoint["optimizer"]["param_groups"][0]["lr"]
-    assert rate == pytest.approx(5e-4 * 0.01 * 0.02)
+    assert rate == pytest.approx(1e-3 * 0.01 * 0.02)
 
 
 @pytest.mark.parametrize(("option", "value", "least"), [("workers", "0", 1), ("budget", "-1", 0)])
@@ -288,12 +290,54 @@ def test_an_unknown_stage_is_named(tmp_path: Path):
 def test_a_pack_holds_what_training_reads(tmp_path: Path):
     given = (faces(4), pictures(6, 4), pictures(3, 4))
     assert write_pack(tmp_path / "pack.npz", *given) < 1_000_000
-    people, train, scorer = read_pack(tmp_path / "pack.npz")
+    people, train, scorer, network = read_pack(tmp_path / "pack.npz")
+    assert network is None
     np.testing.assert_allclose(people.face, given[0].face, atol=1e-3)
     assert np.abs(people.aligned.astype(int) - given[0].aligned).mean() < 3
     assert np.abs(train.images.astype(int) - given[1].images).mean() < 3
     assert list(train.captions) == list(given[1].captions)
     assert np.array_equal(scorer.person, given[2].person)
+
+
+def test_a_pack_of_another_size_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_pack(tmp_path / "pack.npz", faces(4), pictures(6, 4), pictures(3, 4))
+    arguments = ["--data", str(tmp_path / "pack.npz"), "--size", "96", "--stage", "vae"]
+    assert main([*arguments, "--state", str(tmp_path), "--device", "cpu"]) == 2
+    assert "data pack has pictures of 64 px, allowed: 96" in caplog.text
+
+
+def test_a_pack_is_enough_where_opencv_and_onnx_are_missing(state: Path, tmp_path: Path):
+    """The identity loss too: the pack carries the network and all landmarks."""
+    data = (faces(20), pictures(24, 20), pictures(8, 20))
+    write_pack(tmp_path / "pack.npz", *data, load_face_network())
+    shutil.copytree(state, tmp_path / "state", ignore=shutil.ignore_patterns("*.pt"))
+    blocked = (
+        "import sys\n"
+        # imwatermark, which diffusers uses where it is installed, needs OpenCV.
+        "for name in ('cv2', 'onnx', 'onnxruntime', 'imwatermark'):\n"
+        "    sys.modules[name] = None\n"
+        "from infinite_id.training.pocket import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = [
+        "--data", str(tmp_path / "pack.npz"), "--state", str(tmp_path / "state"),
+        "--stage", "adapter:infinite_id", "--device", "cpu", "--budget", str(3 * 32),
+    ]  # fmt: skip
+    losses = []
+    for weight in ("0", "10"):
+        ended = subprocess.run(
+            [sys.executable, "-c", blocked, *arguments, "--identity-loss", weight],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "no identity loss" not in ended.stderr
+        last = (tmp_path / "state/log.jsonl").read_text().splitlines()[-1]
+        losses.append(json.loads(last)["loss"])
+        (tmp_path / "state/adapter-infinite_id.pt").unlink()
+        shutil.copy(state / "adapter-infinite_id.safetensors", tmp_path / "state")
+    assert losses[1] > losses[0] + 0.1
 
 
 def test_a_file_that_is_no_pack_is_named(tmp_path: Path):
