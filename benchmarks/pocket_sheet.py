@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.pocket_people import drawn_people
 from infinite_id.config import preset
 from infinite_id.identity.encoders import load_identity_encoder
-from infinite_id.methods import load_generators
+from infinite_id.methods import METHODS, load_generators
 from infinite_id.training.captions import STYLES
 from infinite_id.training.dataset import SPLITS
 from infinite_id.types import GenerationRequest, Identity
@@ -49,8 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", choices=sorted(SPLITS))
     parser.add_argument("--method", default="infinite_id")
     parser.add_argument("--guidance", type=float, default=preset("pocket").sampler.guidance_scale)
+    steps = preset("pocket").sampler.num_inference_steps
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--blind", type=Path, help="folder of results, photos and answers")
     options = parser.parse_args(arguments)
+    if options.method not in METHODS:
+        parser.error(f"method is {options.method!r}, allowed: {', '.join(sorted(METHODS))}")
+    if options.people < 1:
+        parser.error(f"people is {options.people}, allowed: 1 or more")
     encoder = load_identity_encoder(preset("pocket").encoders)
     generator = load_generators([options.method], preset("pocket"))[options.method]
     photos, rows = [], []
@@ -87,7 +93,7 @@ def _request(key: str, options: argparse.Namespace, number: int) -> GenerationRe
         seed=1000 * int(key) + number,
         height=settings.height,
         width=settings.width,
-        num_inference_steps=settings.sampler.num_inference_steps,
+        num_inference_steps=options.steps,
         guidance_scale=options.guidance,
     )
 
