@@ -11,18 +11,32 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 __all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo"]
 
 PhotoErrorReason = Literal["not_an_image", "truncated", "too_large", "too_small", "unreadable"]
 # What a photo can come in. Pillow opens many more (EPS runs Ghostscript, PDF, FITS ...).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
 # Pillow itself refuses more than twice its `MAX_IMAGE_PIXELS`, a global that is left alone.
 PILLOW_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
 # Filters of warnings belong to the process: two threads that save and restore them at the same
 # time can leave one's filter behind for good.
 _OPENING = threading.Lock()
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Bits of a scan that never was: a picture that lacks some is changed by one or the other.
+_MORE_BITS = (b"", b"\x55" * 1000, b"\xaa" * 1000)
+_MODES_OF_PROFILES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 class PhotoError(ValueError):
@@ -61,12 +75,14 @@ class PhotoLimits:
 
 
 def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.uint8]:
-    """The first frame as uint8 (H, W, 3) RGB, turned as its EXIF tag says.
+    """The first frame as uint8 (H, W, 3) RGB in sRGB, turned as its EXIF tag says.
 
-    Transparency is laid on white; 16-bit grey is scaled to 8 bits. Safe in several threads.
+    Transparency is laid on white; 16-bit grey is scaled to 8 bits. Of EXIF only the orientation is
+    read, and whatever else is broken there does not matter. A JPEG that lacks no more than its end
+    marker is used. Safe in several threads.
 
     Args:
-        data: the file.
+        data: the file: JPEG (MPO), PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC.
         limits: `PhotoLimits()` by default.
 
     Raises:
@@ -76,29 +92,94 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
     image = _open(data, limits)
     _check_size(image.size, limits)
     try:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        try:
+            image.load()
+        except OSError:
+            if not _lacks_the_end_alone(data):
+                raise
+            image = _open(data + _JPEG_END, limits)
+            image.load()
+        turn = _TURNS.get(_orientation(image))
+        image = _in_srgb(image)
+        return _to_rgb(image if turn is None else image.transpose(turn))
     except Exception as error:  # a decoder fed with hostile bytes may raise anything
         raise _decoding_error(error) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Of EXIF or XMP; 1, upright, where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+        return int(value)
+    except Exception:  # any tag beside it may be broken in any way
+        return 1
+
+
+def _lacks_the_end_alone(data: bytes) -> bool:
+    """Whether a JPEG without an end marker has all rows: then bits after them change nothing."""
+    if not data.startswith(_JPEG_BEGIN):
+        return False
+    pictures = (
+        Image.open(io.BytesIO(data + more + _JPEG_END), formats=["JPEG"]).tobytes()
+        for more in _MORE_BITS
+    )
+    first = next(pictures)
+    return all(picture == first for picture in pictures)
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The picture with its colours in sRGB; as it is where it has no profile that fits its mode."""
+    profile = image.info.get("icc_profile")
+    if (
+        not profile
+        or b"sRGB" in profile
+        or _MODES_OF_PROFILES.get(profile[16:20].decode("latin-1")) != image.mode
+    ):
+        return image
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(
+            image, given, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile says nothing about the colours
+        return image
+    return image if converted is None else converted
+
+
+def _register_heif() -> None:
+    try:
+        import pi_heif
+    except ImportError:  # told where a photo needs it
+        return
+    pi_heif.register_heif_opener(thumbnails=False)
 
 
 def _open(data: bytes, limits: PhotoLimits) -> Image.Image:
     """The picture with its header read and no pixel decoded."""
     Image.init()
+    if "HEIF" not in Image.OPEN:
+        _register_heif()
     # AVIF is not in every build of Pillow.
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with _OPENING, warnings.catch_warnings():
-            # Between 1 and 2 times its limit Pillow only warns; ours is checked next.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Between 1 and 2 times its limit Pillow only warns, ours is checked next; and it warns
+            # of broken EXIF.
+            warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and "HEIF" not in formats:
+            raise PhotoError(
+                "not_an_image", "a HEIC picture needs the package pi-heif, which is not installed"
+            ) from None
         raise PhotoError(
             "not_an_image", f"the {len(data)} bytes are no picture in a known format"
         ) from None
     except Image.DecompressionBombError:
         raise PhotoError(
-            "too_large", f"the picture has more than {limits.max_pixels} pixels"
+            "too_large",
+            f"the picture has more than {PILLOW_PIXELS} pixels, at most {limits.max_pixels} are "
+            "allowed",
         ) from None
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         if data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
