@@ -141,7 +141,11 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(
             image, given, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
-    except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile says nothing about the colours
+    except (
+        ImageCms.PyCMSError,
+        OSError,
+        ValueError,
+    ):  # a broken profile says nothing about the colours
         return image
     return image if converted is None else converted
 

@@ -79,7 +79,10 @@ class Settings:
 
 
 def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str) -> str:
-    """32 hex digits that name all that determines the picture.
+    """32 hex digits that name a row: all that determines the picture, and its prompt's key.
+
+    Two prompts of one text thus have two rows with two ids and the same picture in both: a join by
+    id never doubles a row, and each prompt has its scores.
 
     Args:
         row: a requests row; its own "sample_id" is not read.
@@ -89,6 +92,7 @@ def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str)
     what = [
         model_revision,
         identity_digest,
+        row.get("prompt_id"),  # a service's prompts have none
         *(
             row[name]
             for name in (

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.run.counters import count_rejects
-from pipelines.tables.schemas import REJECTS
+from pipelines.tables.schemas import REJECTS, check_keys
 from pipelines.tables.storage import Store
 
 __all__ = [
@@ -91,12 +91,15 @@ def commit_unit(
 
     Raises:
         StorageError: the run folder cannot be written.
+        RuntimeError: a key stands twice.
     """
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
+    table = table.cast(schema)
+    check_keys(table, f"{folder}, unit {unit}")
     if rejects:
         refused = pa.Table.from_pylist(list(rejects), schema=REJECTS)
         store.write_table(f"rejects/{folder}-{unit:09d}.parquet", refused)
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
-    store.write_table(_name(folder, unit), table.cast(schema), row_group_size=row_group_size)
+    store.write_table(_name(folder, unit), table, row_group_size=row_group_size)
     count_rejects(folder, (row["reason"] for row in rejects))
     return table
 

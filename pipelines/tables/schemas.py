@@ -8,6 +8,7 @@ reader opens them. A schema carries its name and version in its metadata.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ __all__ = [
     "SAMPLE_KEYS",
     "STYLES",
     "VERDICTS",
+    "check_keys",
     "check_table",
     "measures_schema",
     "scores_schema",
@@ -105,6 +107,16 @@ MIXES = _schema(
         _required("mode", pa.string()),  # interpolate or stack
     ],
 )
+
+_RESULT_KEYS = {
+    "faces": "image_id",
+    "embeddings": "identity_id",
+    "references": "identity_id",
+    "requests": "sample_id",
+    "images": "sample_id",
+    "scores": "sample_id",
+    "verdicts": "sample_id",
+}
 
 MANIFESTS = {"identities": IDENTITIES, "prompts": PROMPTS, "styles": STYLES, "mixes": MIXES}
 
@@ -296,6 +308,23 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     carried = {k: v for k, v in (table.schema.metadata or {}).items() if k.startswith(_OURS)}
     metadata = {**carried, **(schema.metadata or {})}
     return pa.table(columns, schema=schema.with_metadata(metadata))
+
+
+def check_keys(table: pa.Table, where: str) -> None:
+    """Raises a RuntimeError where a key stands twice in a table of results: joins would double it.
+
+    Args:
+        table: with a schema of this module's.
+        where: what the message calls the table.
+    """
+    known = version_of(table.schema)
+    key = _RESULT_KEYS.get(known[0]) if known else None
+    if key is None:
+        return
+    counts = Counter(table[key].to_pylist())
+    twice = next((value for value, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise RuntimeError(f"{where}, column {key!r}: {twice!r} stands {counts[twice]} times")
 
 
 def _holds(given: pa.DataType, wanted: pa.DataType) -> bool:
