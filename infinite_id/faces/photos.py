@@ -145,7 +145,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         ImageCms.PyCMSError,
         OSError,
         ValueError,
-    ):  # a broken profile says nothing about the colours
+    ):  # broken: it says nothing
         return image
     return image if converted is None else converted
 
