@@ -21,7 +21,7 @@ define install
 @$(UV) $(BACKEND) $(1) || { [ -n "$(BACKEND)" ] && echo "torch's own index does not answer: torch comes from the default registry, which may be a CUDA build" && $(UV) $(1); }
 endef
 
-.PHONY: help benchmark test lint format docs clean
+.PHONY: help benchmark test lint format docs fresh clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -72,6 +72,9 @@ docs: $(VENV)/installed-dev  ## run its snippets, build the documentation: build
 	@$(BIN)/python -m pytest -q --markdown-docs -p no:cacheprovider docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/site/index.html"
+
+fresh:  ## both commands of the README on bare Debian machines (root, long)
+	@.ci/fresh
 
 clean:  ## remove the virtual environment and caches
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
