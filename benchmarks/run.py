@@ -49,22 +49,29 @@ def load_scenario(name: str) -> dict[str, Any]:
     return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text("utf-8"))
 
 
-def check(figures: Mapping[str, Any], requirements: Sequence[Mapping[str, Any]]) -> list[dict]:
-    """Each requirement with the value found and whether it holds.
+def check(
+    figures: Mapping[str, Any],
+    requirements: Sequence[Mapping[str, Any]],
+    *,
+    part: bool = False,
+) -> list[dict]:
+    """Each requirement with the value found and whether it holds; None where it was not run.
 
     Args:
         figures: name -> number, as the benchmark returned them.
         requirements: each {"figure": name, and one of at_least, at_most, equals: bound}.
+        part: arguments were overridden, so that a figure may be absent. In a whole scenario an
+            absent figure does not hold.
     """
     verdicts = []
     for requirement in requirements:
         name = requirement["figure"]
         kind = next(key for key in _COMPARE if key in requirement)
         value = figures.get(name)
-        holds = value is not None and _COMPARE[kind](value, requirement[kind])
-        verdicts.append(
-            {"figure": name, "value": value, kind: requirement[kind], "holds": bool(holds)}
-        )
+        holds: bool | None = value is not None and bool(_COMPARE[kind](value, requirement[kind]))
+        if part and name not in figures:
+            holds = None
+        verdicts.append({"figure": name, "value": value, kind: requirement[kind], "holds": holds})
     return verdicts
 
 
@@ -134,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PackageFileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    record["verdicts"] = check(record["figures"], scenario.get("requirements", []))
+    record["verdicts"] = check(
+        record["figures"], scenario.get("requirements", []), part=bool(given.set)
+    )
     record["machine"] = _machine()
     _show(scenario["title"], record)
     if given.json:
@@ -143,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"failed: cannot write {given.json}: {error.strerror}", file=sys.stderr)
             return 1
-    return 0 if all(verdict["holds"] for verdict in record["verdicts"]) else 1
+    return 1 if any(verdict["holds"] is False for verdict in record["verdicts"]) else 0
 
 
 def _show(title: str, record: Mapping[str, Any]) -> None:
@@ -153,7 +162,7 @@ def _show(title: str, record: Mapping[str, Any]) -> None:
         print(f"  {name:44} {value:.4g}" if isinstance(value, float) else f"  {name:44} {value}")
     for verdict in record["verdicts"]:
         kind = next(key for key in _COMPARE if key in verdict)
-        mark = "holds" if verdict["holds"] else "FAILS"
+        mark = {True: "holds", False: "FAILS", None: "not run"}[verdict["holds"]]
         print(f"  {mark}: {verdict['figure']} {kind.replace('_', ' ')} {verdict[kind]}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import statistics
 import time
@@ -69,7 +70,13 @@ class _Bench:
         self.device = torch.device(arguments["device"])
         self.dtype = getattr(torch, arguments["dtype"])
         self.size = int(arguments["size"])
-        self.sampler = SamplerConfig(num_inference_steps=arguments["steps"])
+        self.sampler = SamplerConfig(
+            num_inference_steps=arguments["steps"],
+            guidance_steps=tuple(arguments["guidance_steps"]),
+        )
+        self.fusion = FusionConfig(
+            fusion=arguments["fusion"], identity_steps=tuple(arguments["identity_steps"])
+        )
         family = preset(arguments["model"])
         pipeline = _pipeline(family, self.device, self.dtype)
         if arguments["compile"]:
@@ -99,7 +106,7 @@ class _Bench:
 
     def two_stream(self, batch: StreamBatch) -> Tensor:
         """Ours."""
-        return denoise(self.base, self.adapter, batch, FusionConfig(), self.sampler).latents
+        return denoise(self.base, self.adapter, batch, self.fusion, self.sampler).latents
 
     def two_pass(self, batch: StreamBatch) -> Tensor:
         """The obvious one."""
@@ -251,7 +258,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         arguments: model (a preset's name), size (pixels), counts (of N), ways, steps, device,
-            dtype, threads (on a CPU), repeats, compile.
+            dtype, threads (on a CPU), repeats, compile; fusion, guidance_steps and identity_steps
+            of two_stream, see `FusionConfig` and `SamplerConfig`.
 
     Returns:
         By N: images/s of each way; `speedup`, two_pass / two_stream; `cost_against_ip_adapter`
@@ -260,6 +268,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         and model FLOP utilisation against a measured matmul.
     """
     torch.set_num_threads(arguments["threads"])
+    _hold_memory(arguments["device"])
     bench = _Bench(arguments)
     ways = {name: getattr(bench, name) for name in arguments["ways"]}
     figures: dict[str, Any] = {"matmul_tflops": _matmul_tflops(bench)}
@@ -288,6 +297,14 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if bench.device.type == "cpu":
         figures["process_peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return figures
+
+
+def _hold_memory(device: str) -> None:
+    """A smaller card than there is: INFINITE_ID_BENCHMARK_MEMORY_GB bounds the allocator."""
+    wanted = os.environ.get("INFINITE_ID_BENCHMARK_MEMORY_GB")
+    if wanted and device.startswith("cuda"):
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(wanted) * 1e9 / whole))
 
 
 def _split(bench: _Bench, batch: StreamBatch) -> dict[str, float]:
