@@ -36,7 +36,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         For `photo` and `decoded`: share of faces found in [0, 1], FaceNet's cosine to other
-        pictures of the right person minus the mean to wrong ones, with its 95 % bootstrap
+        pictures of the right person minus the mean to wrong ones, with its 95 %
         interval over people; the cosine of both to each other; mean absolute error in [0, 1].
     """
     torch.set_num_threads(arguments["threads"])

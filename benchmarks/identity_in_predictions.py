@@ -50,7 +50,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         For each timestep and network (SFace, which conditions; FaceNet, which training never
         saw): the mean cosine of the predicted face to other photos of the person, given the
-        right person, a wrong one, nobody; right minus wrong with its 95 % bootstrap interval
+        right person, a wrong one, nobody; right minus wrong with its 95 % interval
         over people; and the cosine of the picture as the autoencoder gives it back.
     """
     torch.set_num_threads(arguments["threads"])

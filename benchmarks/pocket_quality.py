@@ -69,7 +69,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
             guidance_scale, batch_size, threads, real_photos (bool).
 
     Returns:
-        Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 % bootstrap
+        Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 %
         intervals over people. `trained` is 0 where the pictures are noise.
 
     Raises:

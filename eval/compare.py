@@ -10,26 +10,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.comparable import same_methods
 from eval.run_data import RunData
-from eval.stats import paired_difference
+from eval.spread import power_at
+from eval.stats import (
+    Difference,
+    Estimate,
+    Summary,
+    independent_difference,
+    paired_difference,
+)
+from eval.units import units_of
 
-__all__ = ["Change", "Comparison", "compare_reports", "compare_runs", "failures"]
+__all__ = [
+    "Change",
+    "Comparison",
+    "Gate",
+    "GateTest",
+    "NothingInCommonError",
+    "compare_reports",
+    "compare_runs",
+    "failures",
+]
 
-_PAIR = ("identity_id", "prompt_id", "style", "seed")
+_PAIR = ("identity_id", "prompt_id", "style", "seed", "prompt")
+# False alarms of a whole gate. `GateTest.seen` is what nine losses in ten would fail at if the
+# spread were known; it is estimated, and four in five do (`python -m benchmarks.run coverage`).
+_ALARMS, _POWER = 0.05, 0.9
+# Scores are float32: less than this is rounding.
+_ROUNDING = 1e-6
+
+
+class NothingInCommonError(ValueError):
+    """The runs share no method or no metric."""
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One metric of one method in two runs.
+class Comparison(Estimate):
+    """One metric of one method in two runs: the estimate is of after - before.
 
     Attributes:
         method: in the first run, and in the second where its name differs: "a -> b".
         metric: name.
         higher_is_better: None: neither.
         before, after: means over the pairs; NaN where there is none.
-        mean: of after - before.
-        low, high: 95 % interval of it over people; NaN where unknown.
-        n: pairs of pictures, or pictures of the second run where they could not be paired.
         unpaired: the second run's pictures without a usable counterpart.
         paired: whether pictures were compared one by one.
     """
@@ -39,12 +63,67 @@ class Comparison:
     higher_is_better: bool | None
     before: float
     after: float
-    mean: float
-    low: float
-    high: float
-    n: int
     unpaired: int
     paired: bool
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        metric: str,
+        higher_is_better: bool | None,
+        before: float,
+        after: float,
+        change: Difference,
+        *,
+        paired: bool = True,
+    ) -> Comparison:
+        """From the difference of the two runs."""
+        own = {name: getattr(change, name) for name in Estimate.__dataclass_fields__}
+        return cls(
+            **own,
+            method=method,
+            metric=metric,
+            higher_is_better=higher_is_better,
+            before=before,
+            after=after,
+            unpaired=change.unpaired,
+            paired=paired,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GateTest:
+    """What the gate asked of one metric of one method.
+
+    Attributes:
+        margin: loss that is allowed.
+        loss: found, in the metric's own direction; negative: it rose.
+        at_least: the loss is this much or more, wrong at most once in twenty over all tests.
+        seen: a loss of this much would fail four times in five; NaN where pairs do not vary.
+        fell: whether `at_least` is above the margin.
+    """
+
+    method: str
+    metric: str
+    margin: float
+    loss: float
+    at_least: float
+    seen: float
+    fell: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The verdict: it passes where nothing has fallen.
+
+    Attributes:
+        fallen: one sentence for each reason not to pass.
+        tests: one a method and metric with a margin.
+    """
+
+    fallen: list[str]
+    tests: list[GateTest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +167,7 @@ def compare_runs(
                 f"metric is {name!r}, allowed: {', '.join(shared) or 'none in common'}"
             )
     if not names:
-        raise ValueError("the runs have no metric in common, allowed: at least one")
+        raise NothingInCommonError("the runs have no metric in common, allowed: at least one")
     rows: list[Comparison] = []
     changes: dict[str, tuple[list[Change], list[Change]]] = {}
     found: dict[str, list[Change]] = {name: [] for name in names}
@@ -96,28 +175,26 @@ def compare_runs(
         ours = np.flatnonzero(second.samples["method"] == after)
         partner = _partners(first, second, before, ours)
         label = after if before == after else f"{before} -> {after}"
+        people = second.samples["identity_id"][ours].astype(str)
+        units = units_of(*(second.samples[key][ours] for key in ("prompt_id", "style", "seed")))
+        pictures = np.stack(
+            [first.samples["picture"][partner], second.samples["picture"][ours]], axis=1
+        )
         for name in names:
             new = second.scores[name][ours]
             old = np.where(partner >= 0, first.scores[name][partner], np.nan)
-            people = second.samples["identity_id"][ours].astype(str)
-            result = paired_difference(new, old, people)
-            both = ~np.isnan(new - old)
             better = second.metrics[name].higher_is_better
-            rows.append(
-                Comparison(
-                    label,
-                    name,
-                    better,
-                    float(old[both].mean()) if both.any() else math.nan,
-                    float(new[both].mean()) if both.any() else math.nan,
-                    result.mean,
-                    result.low,
-                    result.high,
-                    result.n,
-                    result.unpaired,
-                    True,
-                )
+            both = ~np.isnan(new - old)
+            result = paired_difference(
+                new,
+                old,
+                people,
+                units,
+                pictures=pictures,
+                rate=second.metrics[name].unit == "share",
             )
+            was, now = (float(s[both].mean()) if both.any() else math.nan for s in (old, new))
+            rows.append(Comparison.of(label, name, better, was, now, result))
             if better is not None:
                 found[name] += [
                     _change(first, second, label, name, int(partner[n]), int(ours[n]))
@@ -135,11 +212,9 @@ def compare_runs(
 
 def _methods(first: RunData, second: RunData) -> list[tuple[str, str]]:
     old, new = first.names("method"), second.names("method")
-    shared = [(name, name) for name in new if name in old]
-    if not shared and len(old) == len(new) == 1:
-        return [(old[0], new[0])]
+    shared = same_methods(old, new)
     if not shared:
-        raise ValueError(
+        raise NothingInCommonError(
             f"the runs have the methods {', '.join(old)} and {', '.join(new)}, allowed: at least "
             "one in common, or one each"
         )
@@ -194,37 +269,40 @@ def compare_reports(
             if before is None or (metrics and name not in metrics):
                 continue
             info = second["metrics"].get(name) or {}
-            means = [_float(cell["mean"]) for cell in (before, after)]
-            reach = [(_float(cell["high"]) - _float(cell["low"])) / 2 for cell in (before, after)]
-            mean, half = means[1] - means[0], math.hypot(*reach)
-            rows.append(
-                Comparison(
-                    method,
-                    name,
-                    info.get("higher_is_better"),
-                    means[0],
-                    means[1],
-                    mean,
-                    mean - half,
-                    mean + half,
-                    int(after["n"]),
-                    0,
-                    False,
-                )
-            )
+            change = independent_difference(_summary(before), _summary(after))
+            direction = info.get("higher_is_better")
+            was, now = _float(before["mean"]), _float(after["mean"])
+            rows.append(Comparison.of(method, name, direction, was, now, change, paired=False))
     if not rows:
-        raise ValueError("the reports have no method and metric in common, allowed: at least one")
+        raise NothingInCommonError(
+            "the reports have no method and metric in common, allowed: at least one"
+        )
     return rows
+
+
+def _summary(cell: Mapping[str, Any]) -> Summary:
+    if "error" not in cell:
+        raise ValueError(
+            "a report is of an older version and has no standard errors, allowed: one made anew "
+            "with `infinite-id report RUN`"
+        )
+    fields: dict[str, Any] = {
+        name: cell[name] if name == "over" else _float(cell[name])
+        for name in Summary.__dataclass_fields__
+    }
+    return Summary(**fields)
 
 
 def _float(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def failures(rows: Sequence[Comparison], margins: Mapping[str, float]) -> list[str]:
-    """One sentence for each method whose metric fell by more than its margin.
+def failures(rows: Sequence[Comparison], margins: Mapping[str, float]) -> Gate:
+    """Tests for each method whether a metric fell by more than its margin.
 
-    "Fell" is in the metric's own direction. A metric without a number after the change has fallen.
+    "Fell" is in the metric's own direction. What is tested is the one-sided interval of the loss:
+    with losses that equal their margins, a gate of any number of tests fails at most once in
+    twenty. A metric that cannot be tested has fallen.
 
     Args:
         rows: of `compare_runs` or `compare_reports`.
@@ -239,18 +317,33 @@ def failures(rows: Sequence[Comparison], margins: Mapping[str, float]) -> list[s
             raise ValueError(f"metric is {name!r}, allowed: {', '.join(known)}")
         if known[name] is None:
             raise ValueError(f"metric {name!r} has no direction, allowed: one that has")
-        if not margin >= 0:
+        if not 0 <= margin < math.inf:
             raise ValueError(f"margin of {name} is {margin}, allowed: 0 or more")
-    found = []
-    for row in rows:
-        if row.metric not in margins:
-            continue
-        loss = -row.mean if row.higher_is_better else row.mean
-        if math.isnan(loss):
-            found.append(f"{row.method}: {row.metric} has no value to compare")
-        elif loss > margins[row.metric]:
-            found.append(
-                f"{row.method}: {row.metric} fell by {loss:.4f} ({row.before:.4f} -> "
-                f"{row.after:.4f}), allowed: {margins[row.metric]:g}"
+    asked = [row for row in rows if row.metric in margins]
+    tests, fallen = [], []
+    for row in asked:
+        test = _test(row, margins[row.metric], _ALARMS / len(asked))
+        tests.append(test)
+        if math.isnan(test.loss):
+            fallen.append(f"{row.method}: {row.metric} has no value to compare")
+        elif math.isnan(test.at_least):
+            fallen.append(
+                f"{row.method}: {row.metric} cannot be tested: {row.n} pictures of "
+                f"{row.identities} people carry no interval"
             )
-    return found
+        elif test.fell:
+            fallen.append(
+                f"{row.method}: {row.metric} fell by {test.loss:.4f} ({row.before:.4f} -> "
+                f"{row.after:.4f}), by {test.at_least:.4f} or more with 95 % confidence, "
+                f"allowed: {test.margin:g}"
+            )
+    return Gate(fallen, tests)
+
+
+def _test(row: Comparison, margin: float, tail: float) -> GateTest:
+    sign = 1 if row.higher_is_better else -1
+    at_least = -row.gain_at_most(tail, sign)
+    # Where no two pairs differ, how much they could is not known.
+    seen = margin + row.error * power_at(_POWER, tail, row.df) if row.error > 0 else math.nan
+    fell = at_least > margin + _ROUNDING
+    return GateTest(row.method, row.metric, margin, -sign * row.mean, at_least, seen, fell)

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from eval.metric_info import MetricInfo
 from eval.places import place_of
 
-__all__ = ["KEYS", "RunData", "RunFolder", "read_run"]
+__all__ = ["KEYS", "RunData", "RunFolder", "distinct_pictures", "read_run"]
 
+# Texts and seeds of a method whose pictures are compared between two people.
+_PROBES = 4
 KEYS = ("sample_id", "identity_id", "method", "prompt_id", "style", "seed")
 
 
@@ -104,8 +106,9 @@ class RunData:
     Attributes:
         folder: where it came from.
         run: content of run.json, empty where it is missing.
-        samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", and the booleans
-            "has_image" and "has_scores".
+        samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", the booleans
+            "has_image" and "has_scores", and "picture": equal numbers where requests of several
+            people were answered by one and the same picture (see `distinct_pictures`).
         scores: metric name -> float64 (N,); NaN where unscorable or not scored.
         metrics: of the scores table, in its order.
         rejects: rows as dicts.
@@ -230,9 +233,41 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
         model_revisions=_revisions(images),
         missing=missing,
     )
+    samples["picture"] = distinct_pictures(data)
     missing += folder.unreadable
     _note_incomplete(data)
     return data
+
+
+def distinct_pictures(data: RunData) -> NDArray[np.int64]:
+    """(N,) numbers of pictures: requests that differ in the person alone may share one.
+
+    A method that does not look at the person, such as `text_only`, makes one picture for all of
+    them. Of each method four texts and seeds are looked at, in pictures of two people each; where
+    all are equal byte by byte, the method's pictures of equal text and seed count as one.
+    """
+    numbers = np.arange(len(data), dtype=np.int64)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    columns = (data.samples[name].tolist() for name in ("method", "prompt", "style", "seed"))
+    for row, key in enumerate(zip(*columns, strict=True)):
+        groups.setdefault(key, []).append(row)
+    probes: dict[str, list[list[int]]] = {}
+    for (method, *_), rows in groups.items():
+        made = [row for row in rows if data.samples["has_image"][row]]
+        if len(made) > 1 and len(probes.setdefault(method, [])) < _PROBES:
+            probes[method].append(made[:2])
+    ids = data.samples["sample_id"]
+    wanted = [ids[row] for pairs in probes.values() for pair in pairs for row in pair]
+    encoded = dict(data.pictures(wanted))
+    shared = {
+        method
+        for method, pairs in probes.items()
+        if pairs and all(encoded.get(ids[a]) == encoded.get(ids[b]) for a, b in pairs)
+    }
+    for (method, *_), rows in groups.items():
+        if method in shared:
+            numbers[rows] = rows[0]
+    return numbers
 
 
 def _read(folder: RunFolder, table: str, columns: list[str] | None) -> pa.Table | None:

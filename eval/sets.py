@@ -30,7 +30,7 @@ from eval.judges.networks import Need, Networks
 from eval.metrics import PictureBatch
 from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
-from eval.stats import Summary, summarise
+from eval.stats import Summary, mean_of_pairs, summarise
 
 __all__ = ["MAX_PICTURES", "measure_sets"]
 
@@ -219,7 +219,6 @@ def _bounds(people: _People) -> dict[str, Any]:
     """
     means = {person: features.mean(axis=0) for person, features in people.used.items()}
     own: list[tuple[str, float]] = []
-    other: list[tuple[str, float]] = []
     for person, features in people.used.items():
         held = people.held_out.get(person)
         if held is not None:
@@ -227,11 +226,10 @@ def _bounds(people: _People) -> dict[str, Any]:
         elif len(features) > 1:
             total = features.sum(axis=0)
             own += [(person, _cosine(one, total - one)) for one in features]
-        strangers = [name for name in means if name != person]
-        other += [(person, _cosine(means[person], means[name])) for name in strangers[:100]]
+    strangers = np.stack(list(means.values())) if means else np.empty((0, _FACENET_WIDTH))
     return {
         "ceiling": asdict(_summary(own)),
-        "floor": asdict(_summary(other)),
+        "floor": asdict(mean_of_pairs(strangers)),
         "held_out": bool(people.held_out),
         "people": len(means),
     }

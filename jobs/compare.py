@@ -1,4 +1,8 @@
-"""Differences between runs: `python jobs/compare.py A B [C ...]`, or `--log RUN_DIR`."""
+"""Differences between runs: `python jobs/compare.py A B [C ...]`, or `--log RUN_DIR`.
+
+Exit codes: 0 where nothing was asked with `--fail` or nothing fell; 1 where something fell or the
+runs cannot be compared; 2 for wrong input.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,19 @@ def compare(
     metrics: Annotated[Optional, typer.Option(help="Comma-separated; default: all.")] = None,
     fail: Annotated[
         list[str] | None,
-        typer.Option(help="METRIC=MARGIN: exit code 1 if it fell by more; may be repeated."),
+        typer.Option(
+            help="METRIC=MARGIN: exit code 1 if it fell by more, with 95 % confidence, or if the "
+            "runs cannot be compared; may be repeated."
+        ),
     ] = None,
+    fail_lost: Annotated[
+        float,
+        typer.Option(
+            help="With --fail: by how much the share of pictures with a value may fall.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.05,
     samples: Annotated[int, typer.Option(help="Pictures listed that got better or worse.")] = 3,
     json_file: Annotated[Optional, typer.Option("--json", help="Also write this file.")] = None,
     log: Annotated[Optional, typer.Option(help="Send this run folder to MLflow, now.")] = None,
@@ -54,42 +69,88 @@ def compare(
         raise ValueError(f"got {len(addresses)} runs, allowed: 2 or more, or --log RUN_DIR")
     margins = dict(_margin(text) for text in fail or [])
     names = options.names_of(metrics)
-    from eval.compare import failures
-
-    fallen, record = [], []
-    for other in addresses[1:]:
-        rows, changes = _compared(addresses[0], other, names, samples, tracking_uri, given)
-        shown = [
-            {
-                "method": row.method,
-                "metric": row.metric,
-                "before": row.before,
-                "after": row.after,
-                "difference": f"{row.mean:+.3f}",
-                "95 %": f"{row.low:+.3f} {row.high:+.3f}",
-                "n": str(row.n),
-            }
-            for row in rows
-        ]
-        how = "pairs of pictures" if rows[0].paired else "means of reports, not paired"
-        show_table(f"{other} against {addresses[0]} ({how})", list(shown[0]), shown)
-        for name, ends in changes.items():
-            for word, some in zip(("better", "worse"), ends, strict=True):
-                for one in some:
-                    console.print(
-                        f"{name} {word}: {one.before:.3f} -> {one.after:.3f}  {one.method}, "
-                        f"{one.identity_id}, {one.prompt_id}, {one.style}, seed {one.seed}",
-                        markup=False,
-                    )
-        lost = failures(rows, margins)
-        fallen += lost
-        record.append({"run": other, "against": addresses[0], "rows": rows, "failures": lost})
+    if names and margins:
+        names += [name for name in margins if name not in names]
+    place = (tracking_uri, given)
+    record = [
+        _one(addresses[0], other, names, margins, fail_lost, samples, place)
+        for other in addresses[1:]
+    ]
     if json_file is not None:
         Path(json_file).write_text(json.dumps(_plain(record), indent=1), "utf-8")
+    fallen = [line for entry in record for line in entry["failures"]]
     for line in fallen:
-        console.print(f"FELL  {line}", markup=False)
+        console.print(f"FELL  {line}", markup=False, soft_wrap=True)
+    if margins and not fallen:
+        console.print("passes: nothing fell by more than its margin")
     if fallen:
         raise SystemExit(1)
+
+
+def _one(
+    first: str,
+    other: str,
+    names: list[str] | None,
+    margins: Mapping[str, float],
+    lost: float,
+    most: int,
+    place: tuple[str | None, Given],
+) -> dict[str, Any]:
+    """Compares one run, prints it and returns its entry in the JSON file."""
+    from eval.compare import NothingInCommonError, failures
+
+    sides = _read(first, *place), _read(other, *place)
+    unlike = _mismatches(sides, margins, lost) if margins else []
+    entry: dict[str, Any] = {"run": other, "against": first, "rows": [], "tests": []}
+    try:
+        rows, changes = _compared(*sides, names, most, margins, place)
+    except NothingInCommonError as error:
+        if not margins:
+            raise
+        return entry | {"failures": [f"nothing to compare: {error}", *unlike]}
+    _show(first, other, rows, changes)
+    tested = {row.metric for row in rows}
+    gate = failures(rows, {name: m for name, m in margins.items() if name in tested})
+    for test in gate.tests:
+        console.print(
+            f"{test.method}: {test.metric} changed by {-test.loss:+.4f} for the better; a loss of "
+            f"{test.seen:.4f} would be seen four times in five (margin {test.margin:g})",
+            markup=False,
+            soft_wrap=True,
+        )
+    return entry | {"rows": rows, "tests": gate.tests, "failures": [*unlike, *gate.fallen]}
+
+
+def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -> None:
+    shown = [
+        {
+            "method": row.method,
+            "metric": row.metric,
+            "before": f"{row.before:.3f}",
+            "after": f"{row.after:.3f}",
+            "difference": f"{row.mean:+.3f}",
+            "95 %": f"{row.low:+.3f} {row.high:+.3f}",
+            "n": str(row.n),
+        }
+        for row in rows
+    ]
+    how = "pairs of pictures" if rows[0].paired else "means of reports, not paired"
+    show_table(f"{other} against {first} ({how})", list(shown[0]), shown)
+    over = sorted({row.over for row in rows if row.over})
+    console.print(f"Intervals are over {' or '.join(over) or 'nothing: too little varies'}.")
+    unpaired = sum(row.unpaired for row in rows)
+    if unpaired:
+        console.print(
+            f"{unpaired} values have no counterpart of equal person, prompt text, style and seed."
+        )
+    for name, ends in changes.items():
+        for word, some in zip(("better", "worse"), ends, strict=True):
+            for one in some:
+                console.print(
+                    f"{name} {word}: {one.before:.3f} -> {one.after:.3f}  {one.method}, "
+                    f"{one.identity_id}, {one.prompt_id}, {one.style}, seed {one.seed}",
+                    markup=False,
+                )
 
 
 def _send(run: str, tracking_uri: str | None, given: Given) -> None:
@@ -120,23 +181,57 @@ def _margin(text: str) -> tuple[str, float]:
         raise ValueError(f"margin is {text!r}, allowed: METRIC=NUMBER") from None
 
 
+def _read(address: str, uri: str | None, given: Given) -> Any:
+    """A run folder's tables, or the report of an MLflow run."""
+    from eval.run_data import read_run
+
+    if address.startswith("runs:/"):
+        return _report(address, uri, given)
+    return read_run(address, given)
+
+
+def _mismatches(sides: tuple[Any, Any], margins: Mapping[str, float], lost: float) -> list[str]:
+    from eval.comparable import describe, mismatches
+
+    described = []
+    for side in sides:
+        if not isinstance(side, dict):
+            described.append(describe(side))
+        elif "comparable" in side:
+            described.append(side["comparable"])
+        else:
+            raise ValueError(
+                "a report does not say its people, texts and seeds, allowed: one made anew with "
+                "`infinite-id report RUN`"
+            )
+    known = set(described[0]["judges"]) | set(described[1]["judges"])
+    for name in margins:
+        if name not in known:
+            raise ValueError(f"metric is {name!r}, allowed: {', '.join(sorted(known))}")
+    return mismatches(described[0], described[1], list(margins), lost)
+
+
 def _compared(
-    first: str,
-    second: str,
+    first: Any,
+    second: Any,
     names: list[str] | None,
     most: int,
-    uri: str | None,
-    given: Given,
+    margins: Mapping[str, float],
+    place: tuple[str | None, Given],
 ) -> tuple[list[Any], dict[str, Any]]:
     """(rows, changes): paired where both runs are folders, else of their reports."""
     from eval.compare import compare_reports, compare_runs
-    from eval.run_data import read_run
 
-    if not first.startswith("runs:/") and not second.startswith("runs:/"):
-        return compare_runs(
-            read_run(first, given), read_run(second, given), metrics=names, most=most
-        )
-    reports = [_report(address, uri, given) for address in (first, second)]
+    folders = [side for side in (first, second) if not isinstance(side, dict)]
+    if len(folders) == 2:
+        shared = [name for name in first.scores if name in second.scores]
+        # A metric that is gone is a reason to fail, and none to say nothing of the others.
+        names = [name for name in names if name in shared or name not in margins] if names else None
+        return compare_runs(first, second, metrics=names, most=most)
+    reports = [
+        side if isinstance(side, dict) else _report(str(side.folder.address), *place)
+        for side in (first, second)
+    ]
     return compare_reports(*reports, metrics=names), {}
 
 

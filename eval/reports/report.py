@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from eval.comparable import describe
 from eval.metric_info import MetricInfo
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
 from eval.reports.tables import FACE_FOUND, Row, Tables, extremes, make_tables
@@ -198,6 +199,7 @@ def _context(
         "metrics": [info for name, info in data.metrics.items() if name != FACE_FOUND],
         "all_metrics": list(data.metrics.values()),
         "tables": tables,
+        "over": _over(tables),
         "counts": {
             "people": len(data.names("identity_id")),
             "requests": len(data),
@@ -230,6 +232,12 @@ def _context(
     }
 
 
+def _over(tables: Tables) -> str:
+    """What the intervals of the methods generalise over; empty where there is none."""
+    cells = [cell for row in tables.methods for cell in row.cells.values()]
+    return " or ".join(dict.fromkeys(cell.over for cell in cells if cell.over))
+
+
 def _json(
     data: RunData, tables: Tables, extreme: dict[str, Any], shown: Sequence[str]
 ) -> dict[str, Any]:
@@ -240,6 +248,7 @@ def _json(
             "run": data.run,
             "missing": data.missing,
             "reference": tables.reference,
+            "comparable": describe(data),
             "metrics": {name: info.as_dict() for name, info in data.metrics.items()},
             "methods": [row.as_dict() for row in tables.methods],
             "styles": [row.as_dict() for row in tables.styles],

@@ -7,14 +7,15 @@ are NaN there, counted as such, and a method that loses faces cannot gain by it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.run_data import RunData
-from eval.stats import Difference, Summary, paired_difference, summarise
+from eval.stats import Difference, Summary, holm, paired_difference, summarise
+from eval.units import units_of
 
 __all__ = ["Row", "Tables", "extremes", "make_tables"]
 
@@ -32,9 +33,11 @@ class Row:
     Attributes:
         method, style, identity_id: what is selected; None: all.
         requests, pictures, scored: how many of each.
+        distinct: different pictures among the scored.
         no_face: pictures without a face among the scored; None where that was not measured.
         cells: metric -> summary over the scored pictures.
-        differences: metric -> paired difference to the reference method; empty for itself.
+        differences: metric -> paired difference to the reference method; empty for itself. Marks
+            stand for the table that the row is in.
     """
 
     method: str | None
@@ -43,6 +46,7 @@ class Row:
     requests: int
     pictures: int
     scored: int
+    distinct: int
     no_face: int | None
     cells: dict[str, Summary]
     differences: dict[str, Difference]
@@ -88,7 +92,7 @@ def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
         chosen = None
     else:
         chosen = reference or (REFERENCE_METHOD if REFERENCE_METHOD in methods else methods[0])
-    paired = _paired_scores(data, chosen)
+    paired = _Paired.of(data, chosen)
     method_of, style_of = data.samples["method"], data.samples["style"]
     by_method = {name: method_of == name for name in methods}
     method_rows = [
@@ -103,8 +107,20 @@ def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
     people = data.names("identity_id")
     shown = people if len(people) <= MAX_IDENTITIES else _lowest_people(data)
     identity_of = data.samples["identity_id"]
-    identity_rows = [_row(data, identity_of == name, {}, identity_id=name) for name in shown]
-    return Tables(chosen, method_rows, style_rows, identity_rows, len(people) - len(shown))
+    alone = _Paired.of(data, None)
+    identity_rows = [_row(data, identity_of == name, alone, identity_id=name) for name in shown]
+    left_out = len(people) - len(shown)
+    return Tables(chosen, _mark(method_rows), _mark(style_rows), identity_rows, left_out)
+
+
+def _mark(rows: list[Row]) -> list[Row]:
+    """Marks what stands out in a whole table of differences: one family."""
+    places = [(n, name) for n, row in enumerate(rows) for name in row.differences]
+    marked = holm([rows[n].differences[name] for n, name in places])
+    found: list[dict[str, Difference]] = [{} for _ in rows]
+    for (n, name), one in zip(places, marked, strict=True):
+        found[n][name] = one
+    return [replace(row, differences=new) for row, new in zip(rows, found, strict=True)]
 
 
 def extremes(
@@ -139,30 +155,46 @@ def _lowest_people(data: RunData) -> list[str]:
     return [str(name) for name in names[np.argsort(means, kind="stable")[:MAX_IDENTITIES]]]
 
 
-def _paired_scores(data: RunData, reference: str | None) -> dict[str, NDArray[np.float64]]:
-    """metric -> (N,) the reference method's value for the same person, text, style and seed."""
-    if reference is None:
-        return {}
-    columns = [
-        data.samples[name].tolist() for name in ("identity_id", "prompt_id", "style", "seed")
-    ]
-    keys = list(zip(*columns, strict=True))
-    row_of = {
-        key: row
-        for row, (key, method) in enumerate(zip(keys, data.samples["method"], strict=True))
-        if method == reference
-    }
-    partner = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
-    return {
-        name: np.where(partner >= 0, values[partner], np.nan)
-        for name, values in data.scores.items()
-    }
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """The reference method's part of each pair.
+
+    Attributes:
+        scores: metric -> (N,) its value for the same person, text, style and seed; empty without
+            a reference.
+        pictures: (N, 2) the two pictures of each pair.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    pictures: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, data: RunData, reference: str | None) -> _Paired:
+        """Of a run; None: no reference."""
+        own = data.samples["picture"]
+        if reference is None:
+            return cls({}, np.stack([own, own], axis=1))
+        columns = [
+            data.samples[name].tolist() for name in ("identity_id", "prompt_id", "style", "seed")
+        ]
+        keys = list(zip(*columns, strict=True))
+        row_of = {
+            key: row
+            for row, (key, method) in enumerate(zip(keys, data.samples["method"], strict=True))
+            if method == reference
+        }
+        partner = np.array([row_of.get(key, -1) for key in keys], dtype=np.int64)
+        scores = {
+            name: np.where(partner >= 0, values[partner], np.nan)
+            for name, values in data.scores.items()
+        }
+        return cls(scores, np.stack([own, own[partner]], axis=1))
 
 
 def _row(
     data: RunData,
     mask: NDArray[np.bool_],
-    paired: dict[str, NDArray[np.float64]],
+    paired: _Paired,
     *,
     method: str | None = None,
     style: str | None = None,
@@ -172,12 +204,24 @@ def _row(
     scored = mask & data.samples["has_scores"]
     people = data.samples["identity_id"][scored].astype(str)
     found = data.scores.get(FACE_FOUND)
-    cells = {name: summarise(values[scored], people) for name, values in data.scores.items()}
+    units = units_of(*(data.samples[name][scored] for name in ("prompt_id", "style", "seed")))
+    pictures = data.samples["picture"][scored]
+    cells = {
+        name: summarise(values[scored], people, units, pictures=pictures, rate=_is_rate(data, name))
+        for name, values in data.scores.items()
+    }
     differences = {}
     if method != reference:
         differences = {
-            name: paired_difference(data.scores[name][scored], others[scored], people)
-            for name, others in paired.items()
+            name: paired_difference(
+                data.scores[name][scored],
+                others[scored],
+                people,
+                units,
+                pictures=paired.pictures[scored],
+                rate=_is_rate(data, name),
+            )
+            for name, others in paired.scores.items()
         }
     return Row(
         method=method,
@@ -186,7 +230,12 @@ def _row(
         requests=int(mask.sum()),
         pictures=int((mask & data.samples["has_image"]).sum()),
         scored=int(scored.sum()),
+        distinct=len(np.unique(pictures)),
         no_face=None if found is None else int((found[scored] == 0).sum()),
         cells=cells,
         differences=differences,
     )
+
+
+def _is_rate(data: RunData, metric: str) -> bool:
+    return data.metrics[metric].unit == "share"

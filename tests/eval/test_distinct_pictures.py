@@ -1,0 +1,77 @@
+"""n counts different pictures, and marks wait for twenty people."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eval.reports.report import write_report
+from eval.reports.tables import make_tables
+from eval.run_data import read_run
+from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run
+
+METHODS = ("infinite_id", "text_only")
+
+
+def _run(folder: Path, people: int) -> Path:
+    """text_only answers every person with the same picture of a text and seed."""
+    each = len(PROMPTS) * len(STYLES) * 2 * people
+
+    def picture(number: int) -> bytes:
+        return face_picture(number if number < each else 10_000 + (number - each) // people)
+
+    write_run(folder, people=people, seeds=2, methods=METHODS, picture=picture)
+    return folder
+
+
+def test_one_picture_for_all_people_counts_once(tmp_path):
+    data = read_run(_run(tmp_path, 3))
+    ours, theirs = make_tables(data).methods
+    assert (ours.scored, ours.distinct) == (24, 24)
+    assert (theirs.scored, theirs.distinct) == (24, 8)
+    assert theirs.cells["text_score"].n == 8
+    # Two prompts in two styles, two seeds each: over seeds, for these prompts only.
+    assert theirs.cells["text_score"].over == "people and seeds, for these prompts only"
+    # Of pairs, none are the same: infinite_id's half differs.
+    assert theirs.differences["text_score"].n == 24
+
+
+def test_the_report_says_the_number_and_what_the_intervals_are_over(tmp_path):
+    paths = write_report(_run(tmp_path, 3))
+    page, text = Path(paths.html).read_text(), Path(paths.markdown).read_text()
+    assert "<td>8<small>for 24 requests</small></td>" in page
+    for shown in (page, text):
+        assert "people and seeds, for these prompts only" in shown
+        assert "3 people are too few" in shown
+    assert (
+        "people and seeds"
+        in json.loads(Path(paths.json).read_text())["methods"][0]["cells"]["text_score"]["over"]
+    )
+
+
+def test_a_picture_that_differs_counts(tmp_path):
+    folder = _run(tmp_path, 3)
+    path = folder / "images" / "part-0.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    # The first probe of text_only: its first two people.
+    rows[24]["image"] = face_picture(777)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    assert make_tables(read_run(folder)).methods[1].distinct == 24
+
+
+@pytest.mark.parametrize(("people", "marked"), [(19, False), (20, True)])
+def test_bold_needs_twenty_people(tmp_path, people, marked):
+    page = Path(write_report(_run(tmp_path, people)).html).read_text()
+    (row,) = (r for r in make_tables(read_run(tmp_path)).methods if r.differences)
+    assert row.differences["identity_facenet"].marked is marked
+    assert row.differences["face_found"].marked is False
+    cells = [part for part in page.split("<td") if "text_only, Identity (FaceNet) −" in part]
+    bold = [not part.startswith(' class="faint"') for part in cells]
+    assert any(bold) is marked
+    assert list(itertools.compress(cells, bold)) or not marked
