@@ -46,7 +46,7 @@ def test_scenarios_are_listed_with_a_line_each():
         ("dreambooth.py", ["--output", "o", "--prior-weight", "-1"], "prior_weight is -1.0"),
         ("dreambooth.py", ["--output", "o", "--identities", "no.csv"], "no.csv does not exist"),
         ("compare.py", ["one"], "got 1 runs, allowed: 2 or more, or --log RUN_DIR"),
-        ("compare.py", ["one", "two"], "run folder one does not exist"),
+        ("compare.py", ["one", "two"], "/one does not exist"),
         ("compare.py", ["runs:/1", "two"], "allowed with it: --tracking-uri"),
         ("compare.py", ["--log", "nowhere"], "nowhere is no run folder"),
     ],
