@@ -57,6 +57,8 @@ class BaseModel:
         decode_slice: most pictures the VAE decodes at once.
         offload: keeps text encoders and VAE on the CPU while they are not needed; only the UNet
             stays on the device.
+        adapters_of: base model that files of identity weights must name; None takes those of any,
+            if their shapes fit.
     """
 
     def __init__(
@@ -66,24 +68,33 @@ class BaseModel:
         *,
         decode_slice: int = 8,
         offload: bool = False,
+        adapters_of: str | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.revision = revision
         self.decode_slice = decode_slice
+        self.adapters_of = adapters_of
         self.unet = pipeline.unet
-        self._offload = offload
+        self._offload = False
         self._processors = stream_processors(self.unet)
         self._lock = threading.Lock()
         # Tokenizers keep padding and truncation on themselves; offloaded parts move.
         self._text_lock, self._decode_lock = threading.Lock(), threading.Lock()
         self._users = 0
         self._installed: Any = None
-        if pipeline.vae.config.force_upcast and pipeline.vae.dtype == torch.float16:
-            # SDXL's own VAE overflows in half precision.
-            pipeline.vae.to(torch.float32)
         if offload:
-            for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae):
-                part.to("cpu")
+            self.offload()
+
+    def offload(self) -> None:
+        """From now on only the UNet stays on the device."""
+        self._offload = True
+        for part in (self.pipeline.text_encoder, self.pipeline.text_encoder_2, self.pipeline.vae):
+            part.to("cpu")
+
+    @property
+    def offloads(self) -> bool:
+        """Whether parts wait on the CPU."""
+        return self._offload
 
     @property
     def device(self) -> torch.device:
@@ -197,18 +208,32 @@ class BaseModel:
         values = [height, width, 0, 0, height, width]
         return torch.tensor(values, device=self.device, dtype=self.dtype)
 
+    @contextmanager
+    def precise_vae(self) -> Iterator[Any]:
+        """The VAE on the device, in single precision where half overflows; one caller at a time."""
+        vae = self.pipeline.vae
+        with self._decode_lock, self._on_device(vae):
+            # SDXL's own VAE overflows in float16. There and back loses nothing.
+            upcast = vae.config.force_upcast and vae.dtype == torch.float16
+            if upcast:
+                vae.to(torch.float32)
+            try:
+                yield vae
+            finally:
+                if upcast:
+                    vae.to(torch.float16)
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[NDArray[np.uint8]]:
         """Latents (B, C, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
-        vae = self.pipeline.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        mean, deviation = vae.config.latents_mean, vae.config.latents_std
-        if mean is not None and deviation is not None:
-            view = (1, -1, 1, 1)
-            scaled = scaled * scaled.new_tensor(deviation).view(view)
-            scaled = scaled + scaled.new_tensor(mean).view(view)
         pictures: list[NDArray[np.uint8]] = []
-        with self._decode_lock, self._on_device(vae):
+        with self.precise_vae() as vae:
+            scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+            mean, deviation = vae.config.latents_mean, vae.config.latents_std
+            if mean is not None and deviation is not None:
+                view = (1, -1, 1, 1)
+                scaled = scaled * scaled.new_tensor(deviation).view(view)
+                scaled = scaled + scaled.new_tensor(mean).view(view)
             for part in scaled.split(self.decode_slice):
                 decoded = vae.decode(part, return_dict=False)[0]
                 pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()
@@ -223,6 +248,7 @@ def load_base(
     dtype: torch.dtype | None = None,
     compile: bool = False,
     offload: bool = False,
+    variant: str | None = None,
 ) -> BaseModel:
     """The base model of a preset, with `preset.base_lora` fused in.
 
@@ -232,15 +258,19 @@ def load_base(
         dtype: by default the preset's on a GPU, float32 on a CPU.
         compile: compiles the UNet at its first call of each batch shape.
         offload: see `BaseModel`.
+        variant: of the files, such as "fp16".
 
     Raises:
         ValueError: there is no such pipeline or LoRA; the message names it.
     """
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
+    named: str | None = None
     if preset.base == "pocket":
         from infinite_id.pocket import model as pocket
 
+        # What is shipped with its base fits it; its revision counts the adapters too, so that it
+        # cannot be compared with the one in a file.
         pipeline, revision = pocket.load_pipeline(dtype), pocket.revision()
     else:
         try:
@@ -248,6 +278,7 @@ def load_base(
                 preset.base,
                 revision=preset.base_revision,
                 dtype=dtype,
+                variant=variant,
                 add_watermarker=False,
             )
         except (OSError, ValueError) as error:
@@ -256,7 +287,7 @@ def load_base(
                 f"base model {preset.base} (revision {preset.base_revision}) cannot be loaded: "
                 f"{reason}"
             ) from error
-        revision = f"{preset.base}@{preset.base_revision}"
+        revision = named = f"{preset.base}@{preset.base_revision}"
         pipeline.set_progress_bar_config(disable=True)
     if preset.base_lora is not None:
         revision = f"{revision}+lora-{_fuse_lora(pipeline, preset.base_lora)}"
@@ -264,7 +295,7 @@ def load_base(
     if compile:
         # In place: the module stays the object whose layers are looked up by name.
         pipeline.unet.compile(fullgraph=True)
-    return BaseModel(pipeline, revision, offload=offload)
+    return BaseModel(pipeline, revision, offload=offload, adapters_of=named)
 
 
 def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:

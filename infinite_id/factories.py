@@ -76,12 +76,9 @@ def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamA
     if path is not None and is_public_adapter(path):
         return _public(path, preset, base)
     if path is not None:
-        # What is shipped with its base fits it. The pocket base's revision counts its adapters
-        # too, so that it cannot be compared with the one in a file.
         encoders = None if shipped else f"{preset.encoders.faces}+{preset.encoders.clip}"
-        wanted = None if preset.base == "pocket" else base.revision.partition("+lora-")[0]
         adapter, metadata = load_adapter(
-            path, preset.adapter, base.unet, base=wanted, encoders=encoders
+            path, preset.adapter, base.unet, base=base.adapters_of, encoders=encoders
         )
         revision = metadata.revision
     else:

@@ -115,6 +115,7 @@ def load_generators(
     compile: bool = False,
     offload: bool = False,
     sampler: SamplerConfig | None = None,
+    base: BaseModel | None = None,
 ) -> dict[str, Generator]:
     """Generators of several methods over one loaded base model.
 
@@ -126,6 +127,8 @@ def load_generators(
         compile: compiles the base's UNet.
         offload: keeps text encoders and VAE on the CPU while they are not needed.
         sampler: in place of the preset's.
+        base: a loaded base model in place of the preset's; device, dtype, compile and offload are
+            then its own.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones), or weights that do not
@@ -138,8 +141,7 @@ def load_generators(
         specs[name] = METHODS[name]
     if sampler is not None:
         preset = replace(preset, sampler=sampler)
-    base: BaseModel | None = None
-    if any(spec.needs_base for spec in specs.values()):
+    if base is None and any(spec.needs_base for spec in specs.values()):
         from infinite_id.base import load_base
 
         base = load_base(preset, device=device, dtype=dtype, compile=compile, offload=offload)

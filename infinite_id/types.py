@@ -6,9 +6,11 @@ Pictures are uint8, RGB, (H, W, 3), range [0, 255].
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ __all__ = [
     "IdentityMix",
     "PreviewHook",
 ]
+
+_IDENTITY_FORMAT = "infinite-id-identity-1"
 
 AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC digital source type of a picture made by a trained model."""
@@ -84,6 +88,60 @@ class Identity:
     images: tuple[NDArray[np.uint8], ...]
     embedding: IdentityEmbedding
     class_word: str = "person"
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file: embedding, aligned faces, and the encoders' revision.
+
+        The file holds the person's face: treat it as a photo.
+        """
+        from safetensors.numpy import save
+
+        header = {
+            "format": _IDENTITY_FORMAT,
+            "identity_id": self.identity_id,
+            "class_word": self.class_word,
+            "encoders": self.embedding.revision,
+        }
+        faces = np.stack(self.images) if self.images else np.empty((0, 112, 112, 3), np.uint8)
+        clip = np.ascontiguousarray(self.embedding.clip, dtype=np.float16)
+        face = np.ascontiguousarray(self.embedding.face, dtype=np.float32)
+        data = save({"face": face, "clip": clip, "images": faces}, metadata=header)
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, encoders: str | None = None) -> Self:
+        """Someone whom `save` wrote.
+
+        Args:
+            path: of the file.
+            encoders: revision of the encoders that has to have made the embedding; None takes any.
+
+        Raises:
+            ValueError: no such file, or one of other encoders; the message names both.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as file:
+                header = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"identity {path} cannot be read: {error}") from error
+        if header.get("format") != _IDENTITY_FORMAT or set(arrays) != {"face", "clip", "images"}:
+            raise ValueError(f"{path} is no saved identity, allowed: a file of Identity.save")
+        made_by = header["encoders"]
+        if encoders is not None and made_by != encoders:
+            raise ValueError(
+                f"identity {path} was made by the encoders {made_by}, allowed here: {encoders}"
+            )
+        embedding = IdentityEmbedding(arrays["face"], arrays["clip"], made_by)
+        return cls(header["identity_id"], tuple(arrays["images"]), embedding, header["class_word"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,9 @@ def personal_prompt(prompt: str, class_word: str, rare_word: str) -> str:
 @torch.no_grad()
 def encode_photos(base: BaseModel, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Latents (P, C, h, w), scaled as the UNet expects, of photos uint8 (H, W, 3)."""
-    vae = base.pipeline.vae
-    pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).to(base.device, vae.dtype)
-    latents = vae.encode(pixels / 127.5 - 1).latent_dist.mean
+    with base.precise_vae() as vae:
+        pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).to(base.device, vae.dtype)
+        latents = vae.encode(pixels / 127.5 - 1).latent_dist.mean
     mean, deviation = vae.config.latents_mean, vae.config.latents_std
     if mean is not None and deviation is not None:
         view = (1, -1, 1, 1)

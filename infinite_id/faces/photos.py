@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-__all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo"]
+__all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo", "photo_pixels"]
 
 PhotoErrorReason = Literal["not_an_image", "truncated", "too_large", "too_small", "unreadable"]
 # What a photo can come in. Pillow opens many more (EPS runs Ghostscript, PDF, FITS ...).
@@ -99,11 +99,28 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
                 raise
             image = _open(data + _JPEG_END, limits)
             image.load()
-        turn = _TURNS.get(_orientation(image))
-        image = _in_srgb(image)
-        return _to_rgb(image if turn is None else image.transpose(turn))
+        return _upright(image)
     except Exception as error:  # a decoder fed with hostile bytes may raise anything
         raise _decoding_error(error) from None
+
+
+def photo_pixels(image: Image.Image, limits: PhotoLimits | None = None) -> NDArray[np.uint8]:
+    """As `decode_photo`, of a picture that Pillow has opened.
+
+    Raises:
+        PhotoError: "truncated", "too_large", "too_small", "unreadable".
+    """
+    _check_size(image.size, limits or PhotoLimits())
+    try:
+        return _upright(image)
+    except Exception as error:
+        raise _decoding_error(error) from None
+
+
+def _upright(image: Image.Image) -> NDArray[np.uint8]:
+    turn = _TURNS.get(_orientation(image))
+    image = _in_srgb(image)
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,9 +14,10 @@ from infinite_id.config import AdapterConfig
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.packages import file_revision
 
-__all__ = ["AdapterMetadata", "load_adapter", "local_file", "save_adapter"]
+__all__ = ["AdapterMetadata", "adapter_config", "load_adapter", "local_file", "save_adapter"]
 
 _FORMAT_VERSION = "1"
+_SHAPES = fields(AdapterConfig)
 
 
 def local_file(address: str | Path) -> Path:
@@ -73,6 +74,20 @@ def save_adapter(path: str | Path, adapter: IdentityAdapter, metadata: AdapterMe
     save_file(tensors, str(path), metadata=header)
 
 
+def adapter_config(path: str | Path) -> AdapterConfig:
+    """The shapes that a file of `save_adapter` says it has.
+
+    Raises:
+        ValueError: it cannot be read, or does not say.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+        return AdapterConfig(**{field.name: int(header[field.name]) for field in _SHAPES})
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"adapter {path} cannot be read: {error}") from error
+
+
 def load_adapter(
     path: str | Path,
     config: AdapterConfig,
@@ -111,7 +126,7 @@ def load_adapter(
             raise ValueError(
                 f"adapter {path} was trained with {name} {header.get(name)}, allowed: {needed}"
             )
-    for field in fields(AdapterConfig):
+    for field in _SHAPES:
         wanted = str(getattr(config, field.name))
         if header.get(field.name) != wanted:
             raise ValueError(

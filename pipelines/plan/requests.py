@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from infinite_id.prompts import fill_prompt
 from infinite_id.types import GenerationRequest, IdentityMix
 from pipelines.tables.schemas import REQUESTS
 
@@ -64,8 +65,7 @@ class Text:
 
     def prompt(self, class_word: str) -> str:
         """The final prompt for a subject."""
-        filled = self.text.replace("{subject}", class_word)
-        return f"{filled}, {self.suffix}" if self.suffix else filled
+        return fill_prompt(self.text, class_word, self.suffix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,16 +76,16 @@ class Manifests:
 
 def default_prompts() -> pa.Table:
     """The prompts of the paper's slides."""
-    return _packaged("prompts")
+    return _packaged("prompts", "pipelines", "data")
 
 
 def default_styles() -> pa.Table:
-    """The style sheet."""
-    return _packaged("styles")
+    """The style sheet, which the Python interface has too."""
+    return _packaged("styles", "infinite_id", "assets")
 
 
-def _packaged(kind: str) -> pa.Table:
-    text = resources.files("pipelines").joinpath("data", f"{kind}.yaml").read_text("utf-8")
+def _packaged(kind: str, package: str, folder: str) -> pa.Table:
+    text = resources.files(package).joinpath(folder, f"{kind}.yaml").read_text("utf-8")
     where = f"the default {kind}"
     return _manifest(kind, yaml_rows(text, where), where, None)
 

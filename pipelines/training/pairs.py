@@ -127,9 +127,8 @@ class PairActor:
     def _latents(self, targets: list[Picture]) -> NDArray[np.float16]:
         import torch
 
-        vae: Any = self._base.pipeline.vae
         means = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self._base.precise_vae() as vae:
             for first in range(0, len(targets), _ENCODED_AT_ONCE):
                 part = np.stack(targets[first : first + _ENCODED_AT_ONCE])
                 pixels = torch.from_numpy(part).to(self._device)

@@ -1,0 +1,218 @@
+"""The arguments of one call as requests, one a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infinite_id.config import Preset
+from infinite_id.interface.people import MixedIdentity, People
+from infinite_id.prompts import Style, fill_prompt, shipped_styles
+from infinite_id.types import GenerationRequest, Identity, IdentityMix
+
+__all__ = ["Call", "one_each"]
+
+Row = Mapping[str, Any]
+_TOP = 2**63 - 1
+
+
+def one_each(**arguments: Any) -> list[dict[str, Any]]:
+    """One dictionary a picture: lists are dealt out, all else counts for every picture.
+
+    Raises:
+        ValueError: an empty list, or lists of different lengths; names both.
+    """
+    lists = {name: list(v) for name, v in arguments.items() if isinstance(v, list | tuple)}
+    for name, values in lists.items():
+        if not values:
+            raise ValueError(f"{name} is an empty list, allowed: one value or more")
+    lengths = {len(values) for values in lists.values()}
+    if len(lengths) > 1:
+        given = ", ".join(f"{len(values)} of {name}" for name, values in lists.items())
+        raise ValueError(f"lists have {given}, allowed: equally many of each, or one value for all")
+    count = lengths.pop() if lengths else 1
+    return [
+        {name: lists[name][row] if name in lists else v for name, v in arguments.items()}
+        for row in range(count)
+    ]
+
+
+class Call:
+    """Requests of one call with the people whom they show.
+
+    Args:
+        rows: of `one_each`: prompt, identity, negative_prompt, style, guidance_scale,
+            identity_scale, seed.
+        images: pictures of each row.
+        shared: values of all requests.
+        generator: whose seeds stand in the place of the rows'; one, or one a picture.
+        people: makes identities.
+        family: default size.
+
+    Attributes:
+        requests: one a picture.
+        identities: who is in each, None for nobody.
+        words: of each picture's style.
+        known: people by the requests' keys.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        images: int,
+        shared: Mapping[str, Any],
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        people: People,
+        family: Preset,
+    ) -> None:
+        if type(images) is not int or images < 1:
+            raise ValueError(f"num_images_per_prompt is {images!r}, allowed: 1 or more")
+        self.requests: list[GenerationRequest] = []
+        self.identities: list[Identity | MixedIdentity | None] = []
+        self.words: list[str] = []
+        self.known: dict[str, Identity] = {}
+        self._shared: dict[str, Any] = {"height": family.height, "width": family.width}
+        self._shared |= {name: value for name, value in shared.items() if value is not None}
+        somebodies = self._somebodies(rows, people)
+        for row, somebody in zip(rows, somebodies, strict=True):
+            for _ in range(images):
+                self._add(row, somebody)
+        self._sow(rows, images, generator)
+
+    def _somebodies(
+        self, rows: Sequence[Row], people: People
+    ) -> list[Identity | MixedIdentity | None]:
+        """Who is in the picture of each row; who is given several times is made once."""
+        made: dict[Any, Identity | MixedIdentity] = {}
+        found: list[Identity | MixedIdentity | None] = []
+        for row in rows:
+            given = row["identity"]
+            if given is None:
+                found.append(None)
+                continue
+            key = str(given) if isinstance(given, str | Path) else id(given)
+            if key not in made:
+                made[key] = people.somebody(given)
+            found.append(made[key])
+        return found
+
+    def _add(self, row: Row, somebody: Identity | MixedIdentity | None) -> None:
+        style = _style(row["style"])
+        prompt = _text("prompt", row["prompt"])
+        negative = row["negative_prompt"]
+        negative = style.negative_prompt if negative is None else _text("negative_prompt", negative)
+        word = "person" if somebody is None else somebody.class_word
+        key, mix = self._keyed(somebody)
+        self.identities.append(somebody)
+        self.words.append(style.words)
+        self.requests.append(
+            GenerationRequest(
+                sample_id=str(len(self.requests)),
+                identity_id=key,
+                prompt=fill_prompt(prompt, word, style.words),
+                negative_prompt=negative,
+                style=row["style"] or "",
+                seed=0,
+                guidance_scale=_number("guidance_scale", row["guidance_scale"]),
+                identity_scale=_number("identity_scale", row["identity_scale"]),
+                mix=mix,
+                **self._shared,
+            )
+        )
+
+    def _keyed(self, somebody: Identity | MixedIdentity | None) -> tuple[str, IdentityMix | None]:
+        if somebody is None:
+            return "", None
+        if isinstance(somebody, Identity):
+            return self._key(somebody), None
+        return somebody.identity_id, somebody.parts([self._key(one) for one in somebody.people])
+
+    def _key(self, person: Identity) -> str:
+        """The person's own name, unless somebody else in this call has it."""
+        name, number = person.identity_id, 2
+        while self.known.setdefault(name, person) is not person:
+            name, number = f"{person.identity_id} ({number})", number + 1
+        return name
+
+    def _sow(
+        self,
+        rows: Sequence[Row],
+        images: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+    ) -> None:
+        """Gives every request its seed."""
+        count = len(self.requests)
+        given = [row["seed"] for row in rows for _ in range(images)]
+        if generator is not None:
+            if any(seed is not None for seed in given):
+                raise ValueError("seed and generator are both given, allowed: one of them")
+            several = isinstance(generator, list | tuple)
+            generators: list[Any] = list(generator) if several else [generator] * count  # type: ignore[arg-type]
+            if len(generators) != count:
+                raise ValueError(
+                    f"generator is a list of {len(generators)}, allowed: {count}, one a picture"
+                )
+            seeds = [_drawn(one) for one in generators]
+        else:
+            # One for all, so that equal texts have equal noise and share their stream.
+            drawn = _drawn(None)
+            begun = [drawn if seed is None else _seed(seed) for seed in given]
+            seen: dict[Any, int] = {}
+            seeds = []
+            for request, identity, seed in zip(self.requests, self.identities, begun, strict=True):
+                same = (
+                    request.prompt,
+                    request.negative_prompt,
+                    request.guidance_scale,
+                    request.identity_scale,
+                    id(identity),
+                    seed,
+                )
+                seen[same] = seen.get(same, -1) + 1
+                seeds.append(seed + seen[same])
+        self.requests = [
+            replace(request, seed=seed) for request, seed in zip(self.requests, seeds, strict=True)
+        ]
+
+
+def _drawn(generator: Any) -> int:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is a {type(generator).__name__}, allowed: torch.Generator, or several"
+        )
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(_TOP, (1,), generator=generator, device=device).item())
+
+
+def _seed(value: Any) -> int:
+    if type(value) is bool or not hasattr(value, "__index__"):
+        raise ValueError(f"seed is {value!r}, allowed: a whole number of 0 to 2**63 - 1")
+    return int(value)
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}, allowed: a number") from None
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, allowed: text, or a list of texts")
+    return value
+
+
+def _style(name: Any) -> Style:
+    if name is None:
+        return Style("", "")
+    styles = shipped_styles()
+    if name not in styles:
+        raise ValueError(f"style is {name!r}, allowed: {', '.join(styles)}")
+    return styles[name]

@@ -1,0 +1,190 @@
+"""From what a caller has of a person to an `Identity`: photos in every form, saved files, mixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from infinite_id.faces.detection import FaceError, FaceSelection, find_faces
+from infinite_id.faces.photos import PhotoError, decode_photo, photo_pixels
+from infinite_id.types import FaceRecord, Identity, IdentityMix
+
+if TYPE_CHECKING:
+    from infinite_id.identity.encoders import IdentityEncoder
+
+__all__ = ["MixedIdentity", "People", "Photo", "Somebody"]
+
+Photo = str | Path | bytes | Image.Image | NDArray[np.uint8] | FaceRecord
+"""A file's path or bytes, a picture, uint8 (H, W, 3) RGB, or a face that was found in one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixedIdentity:
+    """Several people as one.
+
+    Attributes:
+        people: two or more.
+        weights: one a person; they sum to 1 where the mode is "interpolate".
+        mode: "interpolate" or "stack", see `infinite_id.types.IdentityMix`.
+    """
+
+    people: tuple[Identity, ...]
+    weights: tuple[float, ...]
+    mode: Literal["interpolate", "stack"]
+
+    @property
+    def identity_id(self) -> str:
+        """The people's, with weights where they count."""
+        names = [one.identity_id for one in self.people]
+        if self.mode == "stack":
+            return "+".join(names)
+        return "+".join(f"{n}:{w:g}" for n, w in zip(names, self.weights, strict=True))
+
+    @property
+    def class_word(self) -> str:
+        """The people's, where they share one."""
+        words = {one.class_word for one in self.people}
+        return words.pop() if len(words) == 1 else "person"
+
+    @property
+    def images(self) -> tuple[NDArray[np.uint8], ...]:
+        """All people's aligned faces."""
+        return tuple(image for one in self.people for image in one.images)
+
+    def parts(self, keys: Sequence[str]) -> IdentityMix:
+        """The record of it, with the people under those keys."""
+        return IdentityMix(tuple(zip(keys, self.weights, strict=True)), self.mode)
+
+
+Somebody = Photo | Sequence[Photo] | Identity | MixedIdentity
+"""Who is in a picture: a person, a mix, one photo, or several photos of one person."""
+
+
+class People:
+    """Photos to people, by the encoders of a preset.
+
+    Args:
+        load: makes the encoders; called once, when they are first needed.
+    """
+
+    def __init__(self, load: Callable[[], IdentityEncoder]) -> None:
+        self._load = load
+        self._loaded: IdentityEncoder | None = None
+
+    @property
+    def encoder(self) -> IdentityEncoder:
+        """Face and CLIP encoders."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def forget(self) -> None:
+        """Lets the encoders go; they are loaded again when they are needed."""
+        self._loaded = None
+
+    def faces(
+        self, photo: Photo, *, select: FaceSelection = "all", min_face: float = 20.0
+    ) -> list[FaceRecord]:
+        """The chosen faces of one photo, left to right.
+
+        Raises:
+            FaceError, PhotoError: ValueErrors that name the photo and the reason.
+            ValueError: the photo is of no allowed type or does not exist.
+        """
+        if isinstance(photo, FaceRecord):
+            return [photo]
+        name = _name_of(photo) or "photo"
+        try:
+            image = _pixels(photo)
+            found = find_faces(image, self.encoder.faces, select=select, min_face=min_face)
+        except (PhotoError, FaceError) as error:
+            kind: Any = type(error)
+            raise kind(error.reason, f"{name}: {error}") from None
+        return [
+            FaceRecord(name, f"{name}/{number}", one.bbox, one.landmarks, one.det_score, aligned)
+            for number, (one, aligned) in enumerate(found)
+        ]
+
+    def identity(
+        self,
+        photos: Somebody,
+        *,
+        name: str | None = None,
+        class_word: str = "person",
+        face: FaceSelection = "single",
+        min_face: float = 20.0,
+    ) -> Identity:
+        """One person: see `InfiniteIDPipeline.identity`."""
+        if isinstance(photos, MixedIdentity):
+            raise ValueError(f"identity is the mix {photos.identity_id}, allowed: one person")
+        if isinstance(photos, Identity):
+            return self._checked(photos)
+        if isinstance(photos, str | Path) and Path(photos).suffix == ".safetensors":
+            return Identity.load(photos, self.encoder.revision)
+        if face == "all":
+            raise ValueError("face is 'all', allowed: single, largest, or a number from the left")
+        given = list(photos) if isinstance(photos, list | tuple) else [photos]
+        if not given:
+            raise ValueError("identity has 0 photos, allowed: 1 or more")
+        records = [
+            record
+            for photo in given
+            for record in self.faces(_photo(photo), select=face, min_face=min_face)
+        ]
+        crops = tuple(record.aligned for record in records)
+        first = given[0]
+        own = first.identity_id if isinstance(first, FaceRecord) else _name_of(first)
+        return Identity(name or own or "person", crops, self.encoder.embed(crops), class_word)
+
+    def somebody(self, value: Somebody) -> Identity | MixedIdentity:
+        """A person, or a mix, of all that stands for one."""
+        if isinstance(value, MixedIdentity):
+            for one in value.people:
+                self._checked(one)
+            return value
+        return self.identity(value)
+
+    def _checked(self, identity: Identity) -> Identity:
+        found, wanted = identity.embedding.revision, self.encoder.revision
+        if found != wanted:
+            raise ValueError(
+                f"identity {identity.identity_id!r} was made by the encoders {found}, allowed "
+                f"here: {wanted}"
+            )
+        return identity
+
+
+def _photo(value: Any) -> Photo:
+    if isinstance(value, str | Path | bytes | bytearray | Image.Image | np.ndarray | FaceRecord):
+        return bytes(value) if isinstance(value, bytearray) else value
+    raise ValueError(
+        f"photo is a {type(value).__name__}, allowed: a path, bytes of a file, a PIL picture, "
+        "uint8 (H, W, 3), or a face of pipe.faces"
+    )
+
+
+def _pixels(photo: Any) -> NDArray[np.uint8]:
+    if isinstance(photo, Image.Image):
+        return photo_pixels(photo)
+    if isinstance(photo, np.ndarray):
+        return photo
+    if isinstance(photo, bytes):
+        return decode_photo(photo)
+    if isinstance(photo, str) and "://" in photo:
+        raise ValueError(f"photo is {photo!r}, allowed: a file on this machine, or its bytes")
+    try:
+        data = Path(photo).expanduser().read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"photo {str(photo)!r} cannot be read: {reason}") from None
+    return decode_photo(data)
+
+
+def _name_of(photo: Any) -> str | None:
+    return Path(photo).stem if isinstance(photo, str | Path) else None

@@ -1,0 +1,105 @@
+"""One call on a generator: its steps, the bar, the caller's callback, and what pictures become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from infinite_id.config import FusionConfig, SamplerConfig
+from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator
+from infinite_id.interface.call import Call
+from infinite_id.types import Generator
+
+__all__ = ["OUTPUTS", "OutputType", "latents_of", "shown", "within"]
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+OUTPUTS = ("pil", "np", "pt", "latent")
+Ends = tuple[float | None, float | None]
+
+
+def within(made_by: Generator, method: str, guidance: Ends, identity: Ends) -> Generator:
+    """The generator with the intervals of one call; None: its own.
+
+    Raises:
+        ValueError: an end out of range, or one for a method that has no such interval.
+    """
+    if isinstance(made_by, StreamGenerator):
+        sampler, fusion = made_by.sampler, made_by.fusion
+        return made_by.configured(
+            replace(fusion, identity_steps=_interval("identity", identity, fusion)),
+            replace(sampler, guidance_steps=_interval("guidance", guidance, sampler)),
+        )
+    for kind, given in (("guidance", guidance), ("identity", identity)):
+        for end, value in zip(("start", "end"), given, strict=True):
+            if value is not None:
+                raise ValueError(f"{kind}_{end} is {value}, allowed with method {method!r}: None")
+    return made_by
+
+
+def latents_of(
+    made_by: LatentGenerator,
+    call: Call,
+    bar: Mapping[str, Any],
+    callback: Callable[[int, Tensor, dict[str, Tensor]], Any] | None,
+    is_enough: Callable[[], bool],
+) -> Tensor:
+    """Latents (N, C, h, w) of a call's N pictures.
+
+    Args:
+        made_by: the generator.
+        call: its requests.
+        bar: options of tqdm.
+        callback: called as callback(step, timestep, {"latents": ...}) after each step.
+        is_enough: asked after each step.
+    """
+
+    def on_latents(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+        returned = None if callback is None else callback(step, timestep, {"latents": latents})
+        return returned.get("latents") if isinstance(returned, Mapping) else None
+
+    groups = list(made_by.alike(call.requests))
+    order = [number for numbers, _ in groups for number in numbers]
+    steps = sum(group[0].num_inference_steps or 0 for _, group in groups)
+    with tqdm(total=steps, **bar) as shown_bar:
+        hooks = StepHooks(
+            on_step=lambda step, steps: shown_bar.update(),
+            on_latents=None if callback is None else on_latents,
+            is_enough=is_enough,
+        )
+        # Copies, because tensors of inference mode cannot be used with gradients.
+        parts = [made_by.latents(group, call.known, hooks).clone() for _, group in groups]
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def shown(pixels: Sequence[NDArray[np.uint8]], kind: OutputType, device: torch.device) -> Any:
+    """Pictures as `InfiniteIDOutput.images` has them."""
+    if kind == "pil":
+        return [Image.fromarray(one) for one in pixels]
+    floats = np.stack(pixels).astype(np.float32) / 255
+    if kind == "np":
+        return floats
+    return torch.from_numpy(floats).permute(0, 3, 1, 2).to(device)
+
+
+def _interval(
+    kind: Literal["guidance", "identity"],
+    given: Ends,
+    settings: SamplerConfig | FusionConfig,
+) -> tuple[float, float]:
+    first, last = getattr(settings, f"{kind}_steps")
+    first, last = (
+        own if new is None else new for new, own in zip(given, (first, last), strict=True)
+    )
+    if not 0.0 <= first <= last <= 1.0:
+        raise ValueError(
+            f"{kind}_start is {first} and {kind}_end {last}, allowed: 0 <= start <= end <= 1"
+        )
+    return first, last

@@ -1,0 +1,406 @@
+"""InfiniteIDPipeline: photos, prompts and styles to pictures in a few lines, as diffusers has it.
+
+It holds the base model and the generators of METHODS that the actors of the batch pipeline hold,
+and calls them in the same way: a request gives the same picture here and there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from infinite_id.base import BaseModel, load_base
+from infinite_id.config import PRESETS, EncoderConfig, FusionConfig, Preset, SamplerConfig
+from infinite_id.faces.detection import FaceSelection
+from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnlyGenerator
+from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
+from infinite_id.interface.call import Call, one_each
+from infinite_id.interface.output import InfiniteIDOutput
+from infinite_id.interface.people import MixedIdentity, People, Photo, Somebody
+from infinite_id.interface.pretrained import check_pipe, check_trained, configured, fitted
+from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
+from infinite_id.methods import load_generators
+from infinite_id.timed import TimedGenerator
+from infinite_id.types import FaceRecord, Generator, Identity
+
+__all__ = ["InfiniteIDPipeline"]
+
+StepCallback = Callable[["InfiniteIDPipeline", int, Tensor, dict[str, Tensor]], Any]
+
+
+class InfiniteIDPipeline:
+    """Made by `from_pretrained` or `from_pipe`. One thread at a time.
+
+    Attributes:
+        preset: sizes, encoders and defaults.
+        base: the text-to-image model.
+    """
+
+    def __init__(self, family: Preset, base: BaseModel) -> None:
+        self.preset, self.base = family, base
+        self._generators: dict[str, Generator] = {}
+        self._people = People(self._load_encoder)
+        self._bar: dict[str, Any] = {}
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "pocket",
+        *,
+        adapter: str | Path | None = None,
+        encoders: str | EncoderConfig | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        base_lora: str | Path | None = None,
+        weights: Mapping[str, str | Path] | None = None,
+        sampler: SamplerConfig | None = None,
+        fusion: FusionConfig | None = None,
+    ) -> Self:
+        """Loads a base model and identity weights, onto the CPU.
+
+        Args:
+            name: a preset ("pocket", "sdxl_plus_face", ...), or a folder or hub id of a pipeline of
+                SDXL's architecture.
+            adapter: identity weights: a file, hub://OWNER/NAME@REVISION/FILE, or the name of a
+                preset that has some; by default the preset's own.
+            encoders: those that the adapter was trained with, or the name of a preset that has
+                them; by default those of the preset that names the adapter, of public files
+                "sdxl_plus_face"'s, otherwise `name`'s.
+            dtype: of the weights; by default the preset's where this machine has a GPU, else
+                float32.
+            variant: of the base's files, such as "fp16".
+            revision: of the base on the hub.
+            base_lora: safetensors file fused into the base.
+            weights: files of other methods: {"photomaker": FILE, "dreambooth": FOLDER, ...}.
+            sampler: scheduler, steps and guidance in place of the preset's.
+            fusion: settings of the two streams in place of the preset's.
+
+        Raises:
+            ValueError: something cannot be loaded, does not fit, or was not trained.
+        """
+        known = str(name) in PRESETS
+        family = PRESETS[str(name)] if known else replace(PRESETS["sdxl"], base=str(name))
+        if not known:
+            family = replace(family, base_revision=None)
+        if revision is not None:
+            if family.base == "pocket":
+                raise ValueError(f"revision is {revision!r}, allowed with pocket: None")
+            family = replace(family, base_revision=revision)
+        if base_lora is not None:
+            family = replace(family, base_lora=str(base_lora))
+        family = configured(family, adapter, encoders, weights, sampler, fusion)
+        if dtype is None:
+            dtype = getattr(torch, family.dtype) if torch.cuda.is_available() else torch.float32
+        base = load_base(family, dtype=dtype, variant=variant)
+        if not known:
+            # Weights of a fine-tuned base are those of the base that it was made of.
+            base.adapters_of = None
+        made = cls(fitted(family, base), base)
+        if made.preset.base == "pocket" or made.preset.adapter_path is not None:
+            made._generator("infinite_id")  # now, and not in the first call
+        return made
+
+    @classmethod
+    def from_pipe(
+        cls,
+        pipe: StableDiffusionXLPipeline,
+        *,
+        adapter: str | Path | None = None,
+        encoders: str | EncoderConfig | None = None,
+        weights: Mapping[str, str | Path] | None = None,
+        sampler: SamplerConfig | None = None,
+        fusion: FusionConfig | None = None,
+    ) -> Self:
+        """Over a pipeline that the caller has loaded, with its checkpoint, LoRAs and scheduler.
+
+        The modules are shared. After each call they are as they were before it.
+
+        Args:
+            pipe: without an IP-Adapter and without offloading.
+            adapter, encoders, weights, fusion: see `from_pretrained`.
+            sampler: by default the pipe's own scheduler, 30 steps, guidance 5.
+
+        Raises:
+            ValueError: a pipeline of another kind, or weights that do not fit.
+        """
+        check_pipe(pipe)
+        side = int(pipe.default_sample_size * pipe.vae_scale_factor)
+        family = replace(
+            PRESETS["sdxl"],
+            base=str(pipe.config.get("_name_or_path") or "the given pipeline"),
+            base_revision=None,
+            height=side,
+            width=side,
+        )
+        sampler = sampler or SamplerConfig("own")
+        family = configured(family, adapter, encoders, weights, sampler, fusion)
+        base = BaseModel(pipe, f"{family.base}@given")
+        made = cls(fitted(family, base), base)
+        if made.preset.base == "pocket" or made.preset.adapter_path is not None:
+            made._generator("infinite_id")  # now, and not in the first call
+        return made
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        identity: Somebody | Sequence[Somebody] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        style: str | Sequence[str] | None = None,
+        method: str = "infinite_id",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        guidance_start: float | None = None,
+        guidance_end: float | None = None,
+        identity_scale: float | Sequence[float] | None = None,
+        identity_start: float | None = None,
+        identity_end: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepCallback | None = None,
+    ) -> InfiniteIDOutput:
+        """Makes pictures.
+
+        One prompt, identity, style ... counts for all; a list has one a picture. Pictures of equal
+        text, guidance and seed share their text stream.
+
+        Args:
+            prompt: may hold {subject}, which becomes the identity's class word.
+            identity: who is in the picture: a photo (path, bytes, PIL, uint8 array), an `Identity`
+                or its file, a mix. In a list each stands for one picture; a list within the list
+                is several photos of one person.
+            negative_prompt: in place of the style's own.
+            style: a name of the style sheet (`infinite-id styles`); its words follow the prompt.
+            method: of METHODS.
+            num_inference_steps, guidance_scale: by default the preset's sampler's.
+            guidance_start, guidance_end: fractions of the steps, in [0, 1], between which guidance
+                acts.
+            identity_scale: strength of the identity, by default 1; 0 switches it off.
+            identity_start, identity_end: fractions of the steps between which the identity acts.
+            height, width: pixels, by default the preset's.
+            num_images_per_prompt: pictures of each prompt, one after another.
+            seed: of the initial noise. Pictures that would be equal otherwise have seed, seed + 1,
+                ...; others have the same noise. By default it is drawn from torch's own generator.
+            generator: in place of `seed`: each picture's seed is drawn from it; or one a picture.
+            output_type: see `InfiniteIDOutput.images`.
+            callback_on_step_end: called as f(pipe, step, timestep, {"latents": (N, 4, h, w)})
+                after each step; "latents" of a dictionary that it returns stand in their place.
+                It may set `pipe._interrupt = True`, which ends denoising. Pictures with and
+                without guidance are denoised one group after the other.
+
+        Raises:
+            ValueError: one sentence that names the argument, its value and what is allowed.
+        """
+        if output_type not in OUTPUTS:
+            raise ValueError(f"output_type is {output_type!r}, allowed: {', '.join(OUTPUTS)}")
+        guidance, interval = (guidance_start, guidance_end), (identity_start, identity_end)
+        made_by = within(self._generator(method), method, guidance, interval)
+        if identity is None and not isinstance(made_by, TextOnlyGenerator | TimedGenerator):
+            raise ValueError(
+                f"identity is None, allowed with method {method!r}: a photo, an Identity, a mix, "
+                "or a list of them; method 'text_only' shows nobody"
+            )
+        rows = one_each(
+            prompt=prompt,
+            identity=identity,
+            negative_prompt=negative_prompt,
+            style=style,
+            guidance_scale=guidance_scale,
+            identity_scale=identity_scale,
+            seed=seed,
+        )
+        shared = {
+            "method": method,
+            "num_inference_steps": num_inference_steps,
+            "height": height,
+            "width": width,
+        }
+        call = Call(rows, num_images_per_prompt, shared, generator, self._people, self.preset)
+        self._interrupt = False
+        pixels: Sequence[NDArray[np.uint8]] | None = None
+        if isinstance(made_by, LatentGenerator):
+            called = None if callback_on_step_end is None else partial(callback_on_step_end, self)
+            images = latents_of(made_by, call, self._bar, called, lambda: self._interrupt)
+            if output_type != "latent":
+                pixels = made_by.base.decode(images)
+        elif output_type == "latent" or callback_on_step_end is not None:
+            raise ValueError(
+                f"method is {method!r}, which has no latents, allowed with it: output_type pil, np "
+                "or pt, and no callback_on_step_end"
+            )
+        else:
+            pixels = [one.image for one in made_by.generate(call.requests, call.known)]
+        if pixels is not None:
+            images = shown(pixels, output_type, self.device)
+        return InfiniteIDOutput(
+            images,
+            call.identities,
+            [request.seed for request in call.requests],
+            [request.prompt for request in call.requests],
+            call.words,
+            self.preset.name,
+            pixels,
+        )
+
+    def identity(
+        self,
+        photos: Photo | Sequence[Photo],
+        *,
+        name: str | None = None,
+        class_word: str = "person",
+        face: FaceSelection = "single",
+        min_face: float = 20.0,
+    ) -> Identity:
+        """One person of one or more photos; `save` of what comes back writes a file.
+
+        Args:
+            photos: paths, bytes of files, PIL pictures, uint8 (H, W, 3) RGB, faces of `faces`; or
+                the path of a saved identity.
+            name: by default the first file's.
+            class_word: "man", "woman", "person" ...: what {subject} becomes.
+            face: in a photo with several: "largest", or a number from the left; "single" refuses.
+            min_face: shorter side of a face's box in pixels; smaller ones are passed over.
+
+        Raises:
+            ValueError: one sentence that names the photo and the reason.
+        """
+        return self._people.identity(
+            photos, name=name, class_word=class_word, face=face, min_face=min_face
+        )
+
+    def faces(self, photo: Photo, *, min_face: float = 20.0) -> list[FaceRecord]:
+        """All faces of a photo, left to right, with boxes (`bbox`) and crops (`aligned`).
+
+        Each may be given to `identity`, and so may its number.
+        """
+        return self._people.faces(photo, min_face=min_face)
+
+    def mix(self, *people: Somebody, weight: float | Sequence[float] = 0.5) -> MixedIdentity:
+        """Between people.
+
+        Args:
+            people: two or more.
+            weight: of the second of two people, the first having the rest; or one a person, which
+                sum to 1.
+
+        Raises:
+            ValueError: fewer than two people, or weights that do not fit.
+        """
+        weights = tuple(weight) if isinstance(weight, list | tuple) else ()
+        if not weights and len(people) == 2 and isinstance(weight, int | float):
+            weights = (1.0 - weight, float(weight))
+        if len(people) < 2 or len(weights) != len(people) or not abs(sum(weights) - 1) <= 1e-6:
+            raise ValueError(
+                f"mix has {len(people)} people and weight {weight}, allowed: two people and a "
+                "number, or several with one number each that sum to 1"
+            )
+        return MixedIdentity(tuple(map(self._people.identity, people)), weights, "interpolate")
+
+    def stack(self, *people: Somebody) -> MixedIdentity:
+        """People side by side: their identity tokens one after another.
+
+        Raises:
+            ValueError: fewer than two people.
+        """
+        if len(people) < 2:
+            raise ValueError(f"stack has {len(people)} people, allowed: two or more")
+        weights = (1.0,) * len(people)
+        return MixedIdentity(tuple(map(self._people.identity, people)), weights, "stack")
+
+    def to(self, *where: str | torch.device | torch.dtype) -> Self:
+        """Moves all weights to a device and, or, a dtype; returns this pipeline.
+
+        Raises:
+            ValueError: the device cannot be used.
+        """
+        try:
+            self.base.pipeline.to(*where)
+        except (RuntimeError, AssertionError) as error:
+            raise _unusable(where, error) from None
+        if self.base.offloads:
+            self.base.offload()
+        for name, made in list(self._generators.items()):
+            if isinstance(made, InfiniteIdGenerator) and isinstance(made.adapter, torch.nn.Module):
+                made.adapter.to(self.base.device, self.base.dtype)
+            elif not isinstance(made, TextOnlyGenerator):
+                # Baselines hold layers of their own over the base; they are loaded again.
+                del self._generators[name]
+        self._people.forget()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Of the UNet."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet."""
+        return self.base.dtype
+
+    def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
+        """Keeps the UNet on `device`, and text encoders, VAE and face networks on the CPU while
+        they are not needed.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        try:
+            self.base.unet.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise _unusable(device, error) from None
+        self.base.offload()
+        self.to()
+
+    def enable_vae_slicing(self) -> None:
+        """Decodes one picture at a time, which needs the least memory."""
+        self.base.decode_slice = 1
+
+    def disable_vae_slicing(self) -> None:
+        """Decodes eight pictures at a time."""
+        self.base.decode_slice = 8
+
+    def compile(self, **options: Any) -> None:
+        """Compiles the UNet, at its first call of each batch shape; options of torch.compile."""
+        self.base.unet.compile(**{"fullgraph": True, **options})
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm, as diffusers has it: disable=True switches the bar off."""
+        self._bar = options
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has ended the denoising of this call."""
+        return self._interrupt
+
+    def _load_encoder(self) -> IdentityEncoder:
+        device = "cpu" if self.base.offloads else str(self.base.device)
+        return load_identity_encoder(self.preset.encoders, device)
+
+    def _generator(self, method: str) -> Generator:
+        if method not in self._generators:
+            made = load_generators([method], self.preset, base=self.base)[method]
+            check_trained(made, method, self.preset)
+            self._generators[method] = made
+        return self._generators[method]
+
+
+def _unusable(where: Any, error: Exception) -> ValueError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    return ValueError(f"device is {where!r}, which cannot be used here: {reason}")
