@@ -175,7 +175,7 @@ def compare_runs(
         ours = np.flatnonzero(second.samples["method"] == after)
         partner = _partners(first, second, before, ours)
         label = after if before == after else f"{before} -> {after}"
-        people = second.samples["identity_id"][ours].astype(str)
+        people = second.samples["person"][ours].astype(str)
         units = units_of(*(second.samples[key][ours] for key in ("prompt_id", "style", "seed")))
         pictures = np.stack(
             [first.samples["picture"][partner], second.samples["picture"][ours]], axis=1

@@ -30,22 +30,21 @@ class ClassStructure:
     Attributes:
         separation: mean distance between two people's centres; higher: people differ more.
         nearest: mean distance of a centre to the nearest other one; low: doubles.
-        consistency: mean distance of a picture to its person's centre; lower: people are kept.
-        variation: mean distance between two pictures of a person; higher: pictures differ more.
+        consistency: mean distance between two pictures of a person; lower: people are kept. It
+            does not depend on how many pictures a person has; NaN where nobody has two.
         classes: people with at least one picture.
-        singles: people with one picture only: they say nothing of variation.
+        singles: people with one picture only: they say nothing of consistency.
     """
 
     separation: float
     nearest: float
     consistency: float
-    variation: float
     classes: int
     singles: int
 
 
 def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructure:
-    """Separation between people, consistency and variation within them.
+    """Separation between people, consistency within them.
 
     Cosine throughout: for unit rows u, the mean similarity of all pairs within a set of n is
     `(|sum u|^2 - n) / (n (n - 1))`, so that no pair is formed. Centres are compared in blocks:
@@ -69,7 +68,6 @@ def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructur
     sums = np.zeros((classes, unit.shape[1]))
     np.add.at(sums, person, unit)
     centres = _unit(sums)
-    similarity = np.einsum("nd,nd->n", unit, centres[person])
     several = counts > 1
     pairs = counts[several] * (counts[several] - 1.0)
     within = (np.square(sums[several]).sum(axis=1) - counts[several]) / pairs
@@ -83,8 +81,7 @@ def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructur
     return ClassStructure(
         separation=float(1 - total),
         nearest=float(1 - np.concatenate(nearest).mean()),
-        consistency=float(1 - similarity.mean()),
-        variation=float(1 - within.mean()) if several.any() else float("nan"),
+        consistency=float(1 - within.mean()) if several.any() else float("nan"),
         classes=classes,
         singles=int((~several).sum()),
     )

@@ -108,7 +108,8 @@ class RunData:
         run: content of run.json, empty where it is missing.
         samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", the booleans
             "has_image" and "has_scores", and "picture": equal numbers where requests of several
-            people were answered by one and the same picture (see `distinct_pictures`).
+            people were answered by one and the same picture (see `distinct_pictures`); "person":
+            the identity, or the person whose coarser photo it is.
         scores: metric name -> float64 (N,); NaN where unscorable or not scored.
         metrics: of the scores table, in its order.
         rejects: rows as dicts.
@@ -166,6 +167,10 @@ class RunData:
                     found.setdefault(row["identity_id"], crops[0])
         return found
 
+    def originals(self) -> dict[str, str]:
+        """identity -> the person whose coarser photo it is; no entry for the person."""
+        return _originals(self.folder)
+
     def mixes(self) -> dict[str, list[str]]:
         """mix id -> the people it is made of."""
         requests = self.folder.dataset("requests")
@@ -216,6 +221,10 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     samples = {name: _column(base, name) for name in (*KEYS, "prompt")}
     ids = base["sample_id"]
     images, scored = tables_unique.get("images"), tables_unique.get("scores")
+    originals = _originals(folder)
+    samples["person"] = np.array(
+        [originals.get(name, name) for name in samples["identity_id"].tolist()], dtype=object
+    )
     samples["has_image"] = _is_in(ids, images)
     samples["has_scores"] = _is_in(ids, scored)
     names = [] if scored is None else [n for n in scored.column_names if n not in KEYS]
@@ -237,6 +246,13 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     missing += folder.unreadable
     _note_incomplete(data)
     return data
+
+
+def _originals(folder: RunFolder) -> dict[str, str]:
+    """identity -> the person whose photo it is, made coarser; no entry for the person."""
+    scenario = folder.read_json("scenario.json") or {}
+    variants = scenario.get("variants") or {}
+    return {name: one["of"] for name, one in variants.items() if one["of"] != name}
 
 
 def distinct_pictures(data: RunData) -> NDArray[np.int64]:

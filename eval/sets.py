@@ -26,6 +26,7 @@ from eval.dataset_metrics import (
     seed_diversity,
     verification_pairs,
 )
+from eval.identity import identity_of_methods
 from eval.judges.networks import Need, Networks
 from eval.metrics import PictureBatch
 from eval.reports.thumbnails import open_picture
@@ -99,8 +100,10 @@ def measure_sets(
     networks = Networks(needs, preset_name, threads)
     pictures = _read_pictures(data, networks, chosen)
     targets = _targets(data)
+    originals = data.originals()
     wanted = set(data.samples["identity_id"][pictures.rows].tolist())
     wanted |= {person for parts in targets.values() for _, _, person in parts}
+    wanted |= {originals[person] for person in wanted if person in originals}
     people = _read_people(data, networks, sorted(wanted))
     model = networks.image_text
     found = {
@@ -108,7 +111,10 @@ def measure_sets(
         "image_network": "" if model is None else f"{model.name}, {model.revision}",
         "pictures": len(pictures.rows),
         "of_pictures": int(data.samples["has_image"].sum()),
-        "bounds": _bounds(people),
+        "bounds": _bounds(people, originals),
+        "identity": identity_of_methods(
+            data, pictures.rows, pictures.faces, people.used, people.held_out, originals
+        ),
         "methods": {name: _method(data, pictures, people, name) for name in data.names("method")},
         "curves": _curves(data, pictures, people, targets),
     }
@@ -211,7 +217,7 @@ def _crops(data: RunData, table: str, wanted: Sequence[str]) -> dict[str, list[b
     return dict(found)
 
 
-def _bounds(people: _People) -> dict[str, Any]:
+def _bounds(people: _People, originals: Mapping[str, str]) -> dict[str, Any]:
     """Real photos scored as if a method had made them: of the person, of everybody else.
 
     Held-out photos are compared with those that conditioned; where nothing was held out, each
@@ -219,7 +225,10 @@ def _bounds(people: _People) -> dict[str, Any]:
     """
     means = {person: features.mean(axis=0) for person, features in people.used.items()}
     own: list[tuple[str, float]] = []
-    for person, features in people.used.items():
+    # A person's coarser photos are no further person.
+    whole = {name: one for name, one in people.used.items() if name not in originals}
+    means = {name: means[name] for name in whole}
+    for person, features in whole.items():
         held = people.held_out.get(person)
         if held is not None:
             own += [(person, _cosine(one, means[person])) for one in held]

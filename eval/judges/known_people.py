@@ -36,18 +36,23 @@ class KnownPeople:
     def nearest(
         self, faces: NDArray[np.float32], besides: Collection[str]
     ) -> tuple[float, str | None]:
-        """(cosine, person) nearest to any of a picture's faces; (NaN, None) where there is none.
+        """(cosine, person) nearest to any of a picture's faces.
+
+        (NaN, None) without a face, which cannot be measured; (-1, None), the smallest cosine, where
+        nobody else is known.
 
         Args:
             faces: float32 (faces, width), unit norm.
             besides: people who are meant to be in the picture.
         """
-        if not len(faces) or not self._keys:
+        if not len(faces):
             return float("nan"), None
+        if not self._keys:
+            return -1.0, None
         cosines = np.max(self._features @ faces.T, axis=1)
         for key in besides:
             cosines[self._rows.get(key, [])] = -np.inf
         best = int(np.argmax(cosines))
         if not np.isfinite(cosines[best]):
-            return float("nan"), None
+            return -1.0, None
         return float(cosines[best]), self._keys[best]

@@ -34,7 +34,6 @@ SET_TITLES = (
     "with a face",
     "separation ↑",
     "consistency ↓",
-    "variation ↑",
     "seed diversity ↑",
     "copy-paste ↓",
     "EER ↓",
@@ -86,6 +85,7 @@ def write_report(
     figures = make_plots(data, tables, sets, scenario) | make_sheets(data, tables, scenario)
     context = _context(data, tables, extreme, pictures, figures)
     context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
+    context["identity_judges"] = _judges(sets)
     environment = _environment()
     page = environment.get_template("report.html.j2").render(context)
     markdown = environment.get_template("report.md.j2").render(context)
@@ -167,7 +167,7 @@ def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
         check = values.get("verification") or {}
         kernel, frechet = values.get("kernel_distance"), values.get("frechet_distance")
         numbers = [
-            *(structure.get(part) for part in ("separation", "consistency", "variation")),
+            *(structure.get(part) for part in ("separation", "consistency")),
             (values.get("seed_diversity") or {}).get("mean"),
             (values.get("copy_paste") or {}).get("mean"),
             check.get("eer"),
@@ -201,7 +201,7 @@ def _context(
         "tables": tables,
         "over": _over(tables),
         "counts": {
-            "people": len(data.names("identity_id")),
+            "people": len(data.names("person")),
             "requests": len(data),
             "pictures": made,
             "faces": data.face_count,
@@ -302,6 +302,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "value": _value,
         "interval": _interval,
+        "record": _record,
         "bounds": _bounds,
         "cell": _cell,
     }
@@ -331,6 +332,30 @@ def _cell(cell: Any, unit: str) -> str:
     """One line of Markdown for a Summary."""
     parts = [_value(cell.mean, unit), _interval(cell, unit), f"{cell.nan} NaN" if cell.nan else ""]
     return " ".join(part for part in parts if part)
+
+
+def _record(cell: Mapping[str, Any], unit: str) -> str:
+    """Mean and interval of a summary that was read from JSON."""
+    text = _value(cell["mean"], unit)
+    if cell["low"] is None:
+        return text
+    return f"{text} [{_value(cell['low'], unit)}, {_value(cell['high'], unit)}]"
+
+
+def _judges(sets: dict[str, Any]) -> str:
+    """Whether the photos that judge identity are those that conditioned."""
+    identity = sets.get("identity")
+    if not identity:
+        return ""
+    people, held_out = identity["people"], identity["held_out"]
+    if held_out == people:
+        return "Photos that conditioned nothing judge."
+    if not held_out:
+        return "The photos that conditioned also judge: a copy of them scores best."
+    return (
+        f"Held-out photos judge {held_out} of {people} people, the photos that conditioned the "
+        "others: a copy of these scores best."
+    )
 
 
 def _bounds(info: MetricInfo) -> str:

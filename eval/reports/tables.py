@@ -202,7 +202,7 @@ def _row(
     reference: str | None = None,
 ) -> Row:
     scored = mask & data.samples["has_scores"]
-    people = data.samples["identity_id"][scored].astype(str)
+    people = data.samples["person"][scored].astype(str)
     found = data.scores.get(FACE_FOUND)
     units = units_of(*(data.samples[name][scored] for name in ("prompt_id", "style", "seed")))
     pictures = data.samples["picture"][scored]

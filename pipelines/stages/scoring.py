@@ -62,8 +62,9 @@ class ScoringActor:
             for subject in plan.subjects
             if subject.mix_parts
         }
-        # The words that a style adds, which a style score reads; the prompt holds them too.
-        self._style_words = {text.style: text.suffix or text.style for text in plan.texts}
+        # The words that a style adds, which a style score reads; the prompt holds them too. A style
+        # without words has no score: its name is no part of the prompt.
+        self._style_words = {text.style: text.suffix for text in plan.texts}
 
     def load(self) -> None:
         """Loads the networks and writes down what their scores mean: before the first unit."""

@@ -64,6 +64,10 @@ def refusal(
         reason = "no_face" if count < 1 else "several_faces"
         return reason, f"{count:g} faces, wanted: 1"
     other = measured["other_identity"]
+    if gates.other_identity is not None and math.isnan(other):
+        return "other_person", (
+            f"likeness to other people is not measurable, allowed: below {gates.other_identity:g}"
+        )
     if gates.other_identity is not None and other >= gates.other_identity:
         return "other_person", (
             f"cosine {other:.3f} to {measured['other_person']!r}, allowed: below "

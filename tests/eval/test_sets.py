@@ -111,7 +111,7 @@ def test_verification_tells_the_right_person_from_another(sets):
 def test_equal_pictures_have_no_diversity(sets):
     values = sets["methods"]["infinite_id"]
     assert values["seed_diversity"]["mean"] == pytest.approx(0, abs=1e-5)
-    assert values["class_structure"]["variation"] == pytest.approx(0, abs=1e-5)
+    assert values["class_structure"]["consistency"] == pytest.approx(0, abs=1e-5)
     assert values["copy_paste"]["n"] == 2 * 2 * SEEDS * PEOPLE
 
 

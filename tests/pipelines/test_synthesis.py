@@ -108,7 +108,8 @@ def test_no_text_is_drawn_twice_with_one_seed():
         ({"face_count": 0.0}, "no_face"),
         ({"face_count": 2.0}, "several_faces"),
         ({"other_identity": 0.6}, "other_person"),
-        ({"other_identity": math.nan}, None),
+        ({"other_identity": math.nan}, "other_person"),
+        ({"other_identity": -1.0}, None),
         ({"identity_facenet": 0.49}, "identity"),
         ({"identity_facenet": math.nan}, "identity"),
         ({"text_score": 0.1}, "text"),
@@ -129,8 +130,9 @@ def test_someone_else_is_found_in_any_face_of_a_picture():
     known = KnownPeople(["ada", "bo", "cy"], np.eye(3, dtype=np.float32))
     faces = np.array([[1, 0, 0], [0.6, 0, 0.8]], dtype=np.float32)
     assert known.nearest(faces, ["ada"]) == (pytest.approx(0.8), "cy")
-    assert known.nearest(faces, ["ada", "bo", "cy"])[1] is None
-    assert known.nearest(np.empty((0, 3), np.float32), [])[1] is None
+    assert known.nearest(faces, ["ada", "bo", "cy"]) == (-1.0, None)
+    assert KnownPeople([], np.empty((0, 3), np.float32)).nearest(faces, []) == (-1.0, None)
+    assert math.isnan(known.nearest(np.empty((0, 3), np.float32), [])[0])
 
 
 def test_a_fingerprint_survives_noise_and_tells_pictures_apart():
