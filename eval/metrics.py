@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from eval.judges.networks import Need, Networks
 from eval.metric_info import MetricInfo
-from infinite_id.faces.detection import Detection, FaceError, align_face, find_faces
+from infinite_id.faces.detection import Detection, FaceError, align_face
+from infinite_id.faces.upright import find_upright_faces
 
 __all__ = ["DEFAULT_METRICS", "METRICS", "Metric", "PictureBatch"]
 
@@ -31,6 +32,8 @@ MIN_FACE = 0.08
 SMALL_PICTURE = 128
 SMALL_SIZES = (256, 512)
 LARGE_SIZES = (640, 1280)
+# A generated face is turned for the judge only where it is plain that it lies (docs/faces.md).
+TURN_GAP = 0.04
 _TIMED_SECONDS = 0.001
 
 
@@ -71,12 +74,14 @@ class PictureBatch:
         height, width = image.shape[:2]
         sizes = SMALL_SIZES if max(height, width) <= SMALL_PICTURE else LARGE_SIZES
         try:
-            found = find_faces(
+            found = find_upright_faces(
                 image,
                 self.networks.faces,
                 select="all",
                 min_face=MIN_FACE * min(height, width),
                 sizes=sizes,
+                gap=TURN_GAP,
+                level=False,  # FaceNet's crop levels the eyes itself
             )
         except FaceError:
             return []

@@ -98,6 +98,8 @@ def crop_face(image: NDArray[np.uint8], face: Detection) -> NDArray[np.uint8]:
     norm = np.hypot(dx, dy) or 1.0
     rotation = np.array([[dx, dy], [-dy, dx]]) / norm if dx or dy else np.eye(2)
     size = np.maximum(face.bbox[2:] - face.bbox[:2], 1.0).astype(np.float64)
+    if abs(dy) > abs(dx):  # the face lies on its side: its width is the height of the box
+        size = size[::-1]
     centre = (face.bbox[2:] + face.bbox[:2]).astype(np.float64) / 2
     matrix = np.diag(FACE_PART * IMAGE_SIZE / size) @ rotation
     shift = IMAGE_SIZE / 2 - matrix @ centre

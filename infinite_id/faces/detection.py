@@ -59,11 +59,14 @@ class Detection:
         landmarks: float32 (5, 2), x y: eyes left to right as seen in the picture, nose, mouth
             corners left to right.
         det_score: confidence in [0, 1].
+        turned: degrees counter-clockwise by which the picture had to be turned for the face to
+            stand upright: 0, 90, 180 or 270; see `infinite_id.faces.upright`.
     """
 
     bbox: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     det_score: float
+    turned: int = 0
 
     @property
     def size(self) -> float:

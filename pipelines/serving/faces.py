@@ -6,9 +6,12 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from infinite_id.config import Preset
-from infinite_id.faces.detection import FaceError, find_faces
+from infinite_id.faces.detection import FaceError
 from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.faces.upright import find_upright_faces
 from infinite_id.types import FaceRecord, Identity
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.people import Person
@@ -52,14 +55,15 @@ class FaceStage:
         for number, photo in enumerate(photos):
             try:
                 image = decode_photo(photo, self._limits)
-                found, aligned = find_faces(
+                found, aligned = find_upright_faces(
                     image, self._encoder.faces, select=face, min_face=self._min_face
                 )[0]
             except (PhotoError, FaceError) as error:
                 message = f"Photo number {number}: {error}."
                 raise ServiceError(422, error.reason, message) from None
             if keep_photos:
-                kept.append(encode_image(image, "jpeg", generated=False))
+                upright = np.ascontiguousarray(np.rot90(image, found.turned // 90))
+                kept.append(encode_image(upright, "jpeg", generated=False))
             records.append(
                 FaceRecord(
                     key,

@@ -21,6 +21,8 @@ from pipelines.tables.storage import StorageError, Store, read_uri
 
 __all__ = ["EmbeddingActor", "FaceActor"]
 
+_LONGEST_DATA = 60
+
 
 class FaceActor:
     """Photos of a unit of people -> aligned faces; commits `faces`.
@@ -88,7 +90,8 @@ class FaceActor:
                 rejects.append(reject_row("faces", key, "unreachable", str(error), image_id))
             except ValueError as error:
                 reason = getattr(error, "reason", "bad_photo")
-                rejects.append(reject_row("faces", key, reason, str(error), image_id))
+                said = f"{_name_of(photo) or image_id}: {error}"
+                rejects.append(reject_row("faces", key, reason, said, image_id))
         return rows, rejects
 
     def _people(self, unit: int) -> list[dict[str, Any]]:
@@ -100,8 +103,8 @@ class FaceActor:
     def _photo(
         self, person: Mapping[str, Any], photo: Mapping[str, Any], image_id: str
     ) -> dict[str, Any]:
-        from infinite_id.faces.detection import find_faces
         from infinite_id.faces.photos import decode_photo
+        from infinite_id.faces.upright import find_upright_faces
 
         data = photo["bytes"]
         if data is None:
@@ -109,7 +112,9 @@ class FaceActor:
         image = decode_photo(data, self._limits)
         index = person["face_index"]
         select: Any = index if index is not None else ("largest" if self._largest else "single")
-        face, aligned = find_faces(image, self._backend, select=select, min_face=self._min_face)[0]
+        face, aligned = find_upright_faces(
+            image, self._backend, select=select, min_face=self._min_face
+        )[0]
         return {
             "identity_id": person["identity_id"],
             "image_id": image_id,
@@ -119,8 +124,16 @@ class FaceActor:
             "aligned": encode_image(aligned, generated=False),
             "photo_height": image.shape[0],
             "photo_width": image.shape[1],
+            "turned": face.turned,
+            "photo": _name_of(photo),
             **{name: person[name] for name in PROVENANCE},
         }
+
+
+def _name_of(photo: Mapping[str, Any]) -> str | None:
+    """What messages and tables call a photo: its address, and of data: no more than its start."""
+    uri = photo["uri"]
+    return uri if uri is None or not uri.startswith("data:") else uri[:_LONGEST_DATA]
 
 
 class EmbeddingActor:

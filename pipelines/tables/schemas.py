@@ -132,6 +132,8 @@ FACES = _schema(
         _required("aligned", pa.binary()),  # PNG, 112 x 112 RGB
         _required("photo_height", pa.int32()),
         _required("photo_width", pa.int32()),
+        pa.field("turned", pa.int32()),  # degrees counter-clockwise, until the face stood upright
+        pa.field("photo", pa.string()),  # its address; null where it was given as bytes alone
         *_PROVENANCE,
     ],
 )

@@ -177,6 +177,7 @@ class DreamBoothActor:
     def _photos(self, person: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
         from infinite_id.faces.detection import find_faces
         from infinite_id.faces.photos import decode_photo
+        from infinite_id.faces.upright import find_upright_faces
 
         index, found = person["face_index"], []
         reasons: list[str] = []
@@ -187,7 +188,10 @@ class DreamBoothActor:
                 select: Any = (
                     index if index is not None else ("largest" if self._largest else "single")
                 )
-                face, _ = find_faces(image, self._faces, select=select)[0]
+                face, _ = find_upright_faces(image, self._faces, select=select)[0]
+                if face.turned:
+                    image = np.ascontiguousarray(np.rot90(image, face.turned // 90))
+                    face, _ = find_faces(image, self._faces, select=select)[0]
             except (StorageError, ValueError) as error:
                 reasons.append(str(error))
                 continue
