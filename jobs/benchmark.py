@@ -49,6 +49,7 @@ def benchmark(
     ] = None,
     address: options.Address = None,
     largest_face: options.LargestFace = False,
+    check_people: options.CheckPeople = False,
     resume: options.Resume = False,
     storage_options: options.StorageOptions = None,
     max_rejects: Annotated[
@@ -86,6 +87,7 @@ def benchmark(
         "tracking_uri": tracking_uri,
         "address": address,
         "largest_face": largest_face or None,
+        "check_people": check_people or None,
         "resume": resume or None,
         "storage_options": options.storage_options(storage_options),
         "max_rejects": max_rejects,

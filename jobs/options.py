@@ -17,6 +17,7 @@ from infinite_id.config import PRESETS
 __all__ = [
     "Address",
     "BatchSize",
+    "CheckPeople",
     "Config",
     "Identities",
     "LargestFace",
@@ -53,6 +54,12 @@ Output = Annotated[str | None, typer.Option(help="Run folder, any fsspec address
 Preset = Annotated[str | None, typer.Option(help=f"{', '.join(sorted(PRESETS))}.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
+]
+CheckPeople = Annotated[
+    bool,
+    typer.Option(
+        "--check-people", help="Refuse photos that do not agree with the person's others."
+    ),
 ]
 LargestFace = Annotated[
     bool, typer.Option("--largest-face", help="Of several faces in a photo take the largest.")

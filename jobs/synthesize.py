@@ -48,6 +48,7 @@ def synthesize(
     preset: options.Preset = None,
     address: options.Address = None,
     largest_face: options.LargestFace = False,
+    check_people: options.CheckPeople = False,
     resume: options.Resume = False,
     storage_options: options.StorageOptions = None,
 ) -> None:
@@ -71,6 +72,7 @@ def synthesize(
         preset=preset,
         address=address,
         largest_face=largest_face or None,
+        check_people=check_people or None,
         resume=resume or None,
         storage_options=options.storage_options(storage_options),
     )

@@ -101,6 +101,8 @@ class RunConfig(Strict):
         batch_size: pictures of a generation batch, which is also the unit of commits, 1 or more.
         image_format: of the pictures in `images`: png, webp or jpeg.
         largest_face: of several faces in a photo take the largest instead of refusing it.
+        check_people: refuse photos that do not agree with the person's others (the `agreement` of
+            `embeddings`) instead of warning of them.
         min_face: shorter side of a face's box in pixels of the photo, above 0; smaller ones are
             passed over.
         max_photo_pixels: of a photo, 1 to 178,956,970; larger ones are refused undecoded.
@@ -119,7 +121,7 @@ class RunConfig(Strict):
         {
             "preset", "base", "base_revision", "adapter", "height", "width", "batch_size",
             "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
-            "weights", "held_out_photos",
+            "weights", "held_out_photos", "check_people",
         }
     )  # fmt: skip
     """Settings that decide the rows: not addresses, actors or the tracking server."""
@@ -141,6 +143,7 @@ class RunConfig(Strict):
     batch_size: int = Field(8, ge=1)
     image_format: str = "png"
     largest_face: bool = False
+    check_people: bool = False
     min_face: float = Field(20.0, gt=0)
     max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses more
     weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder

@@ -129,7 +129,11 @@ def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
     Raises:
         ValueError: nobody was; the message gives the first reason.
     """
-    people = store.read_folder("embeddings", EMBEDDINGS, ["identity_id", "class_word", "digest"])
+    columns = ["identity_id", "class_word", "digest", "warning"]
+    people = store.read_folder("embeddings", EMBEDDINGS, columns)
+    for row in people.to_pylist():
+        if row.get("warning"):
+            logger.warning("%s", row["warning"])
     subjects = [
         Subject(row["identity_id"], row["class_word"] or "person", row["digest"])
         for row in people.to_pylist()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from infinite_id.config import Preset
 from pipelines.run.attempts import KILLED, Attempt, Attempts
@@ -21,6 +22,8 @@ from pipelines.tables.storage import StorageError, Store, read_uri
 
 __all__ = ["EmbeddingActor", "FaceActor"]
 
+LEAST_AGREEMENT = 0.3
+"""Below this mean cosine a photo is of somebody else (docs/faces.md)."""
 _LONGEST_DATA = 60
 
 
@@ -136,6 +139,14 @@ def _name_of(photo: Mapping[str, Any]) -> str | None:
     return uri if uri is None or not uri.startswith("data:") else uri[:_LONGEST_DATA]
 
 
+def agreement(features: NDArray[np.float32]) -> tuple[float, int]:
+    """(lowest mean cosine of a photo to the others, its number), of two or more unit vectors."""
+    cosines = features @ features.T
+    means = (cosines.sum(axis=1) - np.diag(cosines)) / (len(features) - 1)
+    odd = int(means.argmin())
+    return float(means[odd]), odd
+
+
 class EmbeddingActor:
     """Aligned faces of a unit -> one embedding a person; commits `embeddings`.
 
@@ -145,17 +156,25 @@ class EmbeddingActor:
         threads: of torch on the CPU.
         held_out: last faces of each person that are kept from the embedding, for the judge to
             compare with; someone with too few keeps one face for the embedding.
+        check: refuse photos that do not agree with the person's others, and a person of two such
+            photos, instead of warning of them.
     """
 
     def __init__(
-        self, store: Store, preset: Preset, *, threads: int = 1, held_out: int = 0
+        self,
+        store: Store,
+        preset: Preset,
+        *,
+        threads: int = 1,
+        held_out: int = 0,
+        check: bool = False,
     ) -> None:
         import torch
 
         from infinite_id.identity.encoders import load_identity_encoder
 
         torch.set_num_threads(threads)
-        self._store, self._held_out = store, held_out
+        self._store, self._held_out, self._check = store, held_out, check
         self._attempts = Attempts(store, "embeddings")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._encoder = load_identity_encoder(preset.encoders, device=device)
@@ -178,21 +197,65 @@ class EmbeddingActor:
         for row in faces.to_pylist():
             if row["identity_id"] is not None:
                 people.setdefault(row["identity_id"], []).append(row)
-        groups = [rows[: max(1, len(rows) - self._held_out)] for rows in people.values()]
+        groups = list(people.values())
         if not attempt.alone:
-            return self._rows(groups), []
-        made, rejects = [], []
+            return self._rows(groups)
+        made: list[dict[str, Any]] = []
+        rejects: list[dict[str, Any]] = []
         for group, allowed in attempt.rows(groups):
             if allowed:
-                made += self._rows([group])
+                rows, refused = self._rows([group])
+                made += rows
+                rejects += refused
             else:
                 rejects.append(reject_row("embeddings", group[0]["identity_id"], *KILLED))
         return made, rejects
 
-    def _rows(self, people: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        crops = [[decode_image(face["aligned"]) for face in faces] for faces in people]
+    def _rows(
+        self, people: list[list[dict[str, Any]]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        rejects: list[dict[str, Any]] = []
+        kept: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+        for group in people:
+            faces, told = self._agreeing(group, rejects)
+            if faces:
+                kept.append((faces[: max(1, len(faces) - self._held_out)], told))
+        crops = [[decode_image(face["aligned"]) for face in faces] for faces, _ in kept]
         embeddings = self._encoder.embed_many(crops) if crops else []
-        return [self._row(faces, made) for faces, made in zip(people, embeddings, strict=True)]
+        rows = [
+            {**self._row(faces, made), **told}
+            for (faces, told), made in zip(kept, embeddings, strict=True)
+        ]
+        return rows, rejects
+
+    def _agreeing(
+        self, faces: list[dict[str, Any]], rejects: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The faces to embed, none of a person that is refused, and the warning's columns."""
+        features = None
+        while len(faces) > 1:
+            if features is None:
+                crops = [decode_image(face["aligned"]) for face in faces]
+                features = self._encoder.faces.embed(np.stack(crops))
+            lowest, odd = agreement(features)
+            if lowest >= LEAST_AGREEMENT:
+                return faces, {"agreement": lowest, "warning": None}
+            names = [face["photo"] or face["image_id"] for face in faces]
+            key = faces[0]["identity_id"]
+            others = names[1 - odd] if len(faces) == 2 else f"the other {len(faces) - 1} photos"
+            warning = (
+                f"the photos of {key!r} do not agree: {names[odd]} and {others} have a cosine of "
+                f"{lowest:.2f}, photos of one person have {LEAST_AGREEMENT} or more"
+            )
+            if not self._check:
+                return faces, {"agreement": lowest, "warning": warning}
+            image_id = faces[odd]["image_id"] if len(faces) > 2 else None
+            rejects.append(reject_row("embeddings", key, "photos_disagree", warning, image_id))
+            if len(faces) == 2:
+                return [], {}
+            faces = [face for number, face in enumerate(faces) if number != odd]
+            features = np.delete(features, odd, axis=0)
+        return faces, {"agreement": None, "warning": None}
 
     def _row(self, faces: list[dict[str, Any]], embedding: Any) -> dict[str, Any]:
         clip = np.ascontiguousarray(embedding.clip, dtype="<f2")

@@ -75,7 +75,12 @@ def people_stages(
         Stage(
             "embeddings",
             EmbeddingActor,
-            {"store": store, "preset": family, "held_out": config.held_out_photos},
+            {
+                "store": store,
+                "preset": family,
+                "held_out": config.held_out_photos,
+                "check": config.check_people,
+            },
             needs={"unit": "number of the unit", "aligned": "PNG of the aligned face"},
             gives=("unit", "people"),
             concurrency=resources.embedding_actors,

@@ -150,6 +150,9 @@ EMBEDDINGS = _schema(
         _required("revision", pa.string()),
         _required("digest", pa.string()),  # of face, clip and revision: part of sample_id
         _required("aligned", pa.list_(pa.binary())),  # PNG, one a photo
+        # lowest over the photos of the mean cosine to the person's others; null with one photo
+        pa.field("agreement", pa.float32()),
+        pa.field("warning", pa.string()),  # one sentence where the photos do not agree
         *_PROVENANCE,
     ],
 )
