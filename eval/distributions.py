@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -18,19 +18,25 @@ from torchmetrics.image.kid import KernelInceptionDistance
 __all__ = ["Verification", "frechet_distance", "kernel_distance", "verification"]
 
 
+# Pairs of different people that a false accept rate must be made of to be told from its neighbours.
+_LEAST_IMPOSTORS = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """Whether a threshold on similarity tells same from different.
 
     Attributes:
-        eer: equal error rate, in [0, 1]; lower is better.
-        tar: false accept rate -> true accept rate at the loosest threshold that keeps to it.
+        eer: equal error rate, in [0, 1], where the two rates cross between thresholds; lower is
+            better.
+        tar: false accept rate -> true accept rate at the loosest threshold that keeps to it; None
+            at rates that fewer than 10 impostor pairs would make up.
         auc: area under the ROC curve.
         genuine, impostor: pairs of each kind.
     """
 
     eer: float
-    tar: dict[float, float]
+    tar: dict[float, float | None]
     auc: float
     genuine: int
     impostor: int
@@ -104,7 +110,7 @@ def verification(
     Args:
         genuine: (G,) similarities of pairs of one person.
         impostor: (I,) similarities of pairs of two people.
-        false_accept: rates in (0, 1); a rate below 1 / I cannot be told from 0.
+        false_accept: rates in (0, 1).
 
     Raises:
         ValueError: no genuine or no impostor pair, or a rate out of range.
@@ -124,14 +130,28 @@ def verification(
     target = torch.cat([torch.ones(len(same)), torch.zeros(len(different))]).long()
     false_rate, true_rate, _ = (part.numpy() for part in binary_roc(scores, target))
     miss_rate = 1 - true_rate
-    crossing = int(np.argmin(np.abs(false_rate - miss_rate)))
     return Verification(
-        eer=float((false_rate[crossing] + miss_rate[crossing]) / 2),
-        tar={rate: float(true_rate[false_rate <= rate].max()) for rate in false_accept},
+        eer=_crossing(false_rate, miss_rate),
+        tar={
+            rate: float(true_rate[false_rate <= rate].max())
+            if rate * len(different) >= _LEAST_IMPOSTORS
+            else None
+            for rate in false_accept
+        },
         auc=float(binary_auroc(scores, target)),
         genuine=len(same),
         impostor=len(different),
     )
+
+
+def _crossing(rising: NDArray[np.float64], falling: NDArray[np.float64]) -> float:
+    """Where two polygons over the same thresholds meet: one rises from 0, one falls to 0."""
+    gap = falling - rising
+    after = int(np.argmax(gap <= 0))
+    if after == 0 or gap[after] == 0:
+        return float(rising[after])
+    part = gap[after - 1] / (gap[after - 1] - gap[after])
+    return float(rising[after - 1] + part * (rising[after] - rising[after - 1]))
 
 
 def _pair(a: ArrayLike, b: ArrayLike, least: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from eval.comparable import describe
 from eval.metric_info import MetricInfo
+from eval.reports.exports import csv_table, latex_table
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
 from eval.reports.tables import FACE_FOUND, Row, Tables, extremes, make_tables
 from eval.reports.thumbnails import choose_pictures, data_uri, thumbnail
@@ -60,7 +61,7 @@ def write_report(
     max_pictures: int = MAX_PICTURES,
     options: Mapping[str, Any] | None = None,
 ) -> ReportPaths:
-    """Writes report/report.html, report.md, report.json and report/figures/*.png.
+    """Writes report.html, report.md, report.json, table.csv, table.tex, figures/*.png in report/.
 
     Args:
         run_dir: folder or address of a run; a partly failed one will do.
@@ -99,6 +100,10 @@ def write_report(
         folder.write(f"report/figures/{name}.png", figure["light"])
         for name, figure in figures.items()
     ]
+    shown_metrics = list(data.metrics.values())
+    exported = tables.methods, shown_metrics, sets.get("identity")
+    folder.write("report/table.csv", csv_table(*exported).encode())
+    folder.write("report/table.tex", latex_table(*exported).encode())
     return ReportPaths(
         html=folder.write("report/report.html", page.encode()),
         markdown=folder.write("report/report.md", markdown.encode()),

@@ -133,6 +133,21 @@ def test_equal_error_rate_and_area_are_counted():
     assert found.auc == pytest.approx(area)
 
 
+def test_the_equal_error_rate_lies_between_thresholds():
+    # Over falling thresholds (false, miss): (0, 1), (0, 2/3), (1/2, 2/3), (1/2, 1/3), ...: from
+    # (1/2, 2/3) to (1/2, 1/3) the miss rate meets 1/2.
+    assert verification([0.9, 0.7, 0.1], [0.8, 0.2]).eer == pytest.approx(0.5)
+    # (0, 1), (0, 1/2), (1/3, 1/2), (2/3, 1/2): they meet at 1/2, which no threshold has.
+    assert verification([0.9, 0.1], [0.8, 0.7, 0.6]).eer == pytest.approx(0.5)
+
+
+def test_a_false_accept_rate_needs_ten_pairs_to_make_it_up():
+    genuine = [0.9] * 5
+    few, enough = (np.linspace(0, 0.5, n) for n in (999, 1000))
+    assert verification(genuine, few, false_accept=[0.01]).tar == {0.01: None}
+    assert verification(genuine, enough, false_accept=[0.01]).tar == {0.01: 1.0}
+
+
 def test_close_negative_similarities_are_told_apart():
     found = verification([-1e-9, 0.0], [-3e-9, -2e-9])
     assert (found.eer, found.auc) == (0.0, 1.0)
