@@ -40,6 +40,7 @@ PROMPTS = (
 _LOCUST = Path(__file__).with_name("locust_serving.py")
 _SERVE = Path(__file__).parents[1] / "jobs" / "serve.py"
 _POLL_SECONDS = 0.1
+_PICTURES = re.compile(r"^infinite_id_service_pictures_total (\S+)", re.MULTILINE)
 
 
 def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class _Service:
         changes: list[tuple[float, float]] = []
         with httpx.Client(base_url=self._url, timeout=30) as http:
             while time.monotonic() < begin + seconds:
-                found = re.search(r"^pictures_total (\S+)", http.get("/metrics").text, re.MULTILINE)
+                found = _PICTURES.search(http.get("/metrics").text)
                 count = float(found[1]) if found else 0.0
                 if not changes or changes[-1][1] != count:
                     changes.append((time.monotonic(), count))

@@ -7,19 +7,23 @@ from pipelines.run.session import quiet
 quiet()
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import options
 from jobs.console import console, user_errors
+from pipelines.run.failures import RunFailedError
+
+if TYPE_CHECKING:
+    from pipelines.serving.server import Server
 
 __all__ = [
     "serve",
 ]
 
 # Packages of the extra, by what they are imported as.
-_EXTRA = ("fastapi", "uvicorn", "httpx", "python_multipart")
+_EXTRA = ("fastapi", "uvicorn", "httpx", "python_multipart", "prometheus_client")
 
 
 @user_errors()
@@ -29,29 +33,59 @@ def serve(
     ] = None,
     preset: options.Preset = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on, 0 for any.")] = 8000,
+    make_key: Annotated[
+        bool, typer.Option("--new-key", help="Show a new API key and its hash, and serve nothing.")
+    ] = False,
 ) -> None:
     """Serves people, pictures and scores over HTTP; on a cluster: serve deploy."""
     _check_extra()
-    import uvicorn
-
+    if make_key:
+        _show_key()
+        return
     from pipelines.serve import local_app
+    from pipelines.serving.callers import is_loopback
     from pipelines.serving.config import ServiceConfig
+    from pipelines.serving.server import Server, listen
     from pipelines.settings import load_settings
 
     checked = load_settings(ServiceConfig, config, preset=preset)
-    if host not in ("127.0.0.1", "::1", "localhost") and not checked.key_hashes:
-        raise ValueError(f"host is {host}, allowed without key_hashes: 127.0.0.1, ::1, localhost")
-    console.print(f"http://{host}:{port} once the models are loaded")
-    # The access log would hold no prompt, but ids of people, which work like passwords.
-    uvicorn.run(
-        local_app(checked),
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        limit_concurrency=checked.max_connections,
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port is {port}, allowed: 0 to 65535")
+    if checked.open and not is_loopback(host):
+        raise ValueError(
+            f"host is {host}, allowed without key_hashes and key_file: 127.0.0.1, ::1, localhost"
+        )
+    listening = listen(host, port, checked)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    methods = f"{len(checked.methods)} method{'s' if len(checked.methods) > 1 else ''}"
+    server: Server
+
+    def ready() -> None:
+        console.print(f"ready on {address} ({checked.preset}, {methods})")
+
+    app = local_app(checked, lambda kind: server.lose(f"the generators, {kind}"))
+    server = Server(
+        app,
+        checked,
+        listening,
+        ready,
+        lambda count: app.state.measures.record("connections", count),
     )
+    console.print(f"loading {checked.preset}")
+    server.serve_until_told()
+    if app.state.failure is not None:
+        raise app.state.failure
+    if server.lost is not None:
+        raise RunFailedError(f"the service has lost {server.lost}")
+
+
+def _show_key() -> None:
+    from pipelines.serving.keys import hash_key, new_key
+
+    key = new_key()
+    console.print(f"key, for the client alone (it is shown once): {key}")
+    console.print(f"hash, for key_hashes or a line of key_file: {hash_key(key)}")
 
 
 def _check_extra() -> None:

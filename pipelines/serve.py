@@ -28,33 +28,42 @@ __all__ = ["build", "local_app"]
 _STATE_CALLS = 1000
 
 
-def local_app(config: ServiceConfig) -> FastAPI:
+def local_app(config: ServiceConfig, on_loss: Callable[[str], None] = lambda kind: None) -> FastAPI:
     """The application with the generators in this process; models load when it starts.
 
+    Args:
+        config: settings.
+        on_loss: told what kind of error took the generators out; nothing brings them back.
+
     Raises:
-        ValueError: the safety check does not load.
+        ValueError: the safety check does not load, a key hash is malformed, or the file of them
+            cannot be read.
     """
     from pipelines.serving.app import create_app
     from pipelines.serving.backends import LocalBackend, load_batcher
+    from pipelines.serving.measures import Measures
     from pipelines.serving.safety import load_safety_check
     from pipelines.serving.service import Service
     from pipelines.serving.state import LocalState
 
-    load_safety_check(config.safety_check)
+    load_safety_check(config)
+    measures = Measures()
 
     def service() -> Service:
-        return Service(config, LocalBackend(load_batcher(config)), LocalState(config))
+        backend = LocalBackend(load_batcher(config, measures, on_loss))
+        return Service(config, backend, LocalState(config, measures), measures)
 
-    return create_app(config, service)
+    return create_app(config, service, measures)
 
 
 class SharedState:
     """People and rates of all ingress replicas; loads no network."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        from pipelines.serving.measures import Measures
         from pipelines.serving.state import LocalState
 
-        own = LocalState(ServiceConfig(**settings))
+        own = LocalState(ServiceConfig(**settings), Measures(ray=_in_ray()))
         self._known: dict[str, Callable[..., Any]] = {
             "add": own.people.add,
             "get": own.people.get,
@@ -83,8 +92,9 @@ class Generation:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         from pipelines.serving.backends import load_batcher
+        from pipelines.serving.measures import Measures
 
-        self._batcher = load_batcher(ServiceConfig(**settings))
+        self._batcher = load_batcher(ServiceConfig(**settings), Measures(ray=True))
 
     async def events(
         self,
@@ -100,7 +110,34 @@ class Generation:
     def check_health(self) -> None:
         """Ray Serve replaces a replica where this raises."""
         if not self._batcher.alive:
-            raise RuntimeError("the generation thread has ended")
+            raise RuntimeError(f"the generators are lost: {self._batcher.lost or 'their thread'}")
+
+
+def _in_ray() -> bool:
+    import sys
+
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def check_address(config: ServiceConfig) -> None:
+    """Refuses to be open to other machines: Serve's address counts, where Serve has started.
+
+    Raises:
+        ValueError: no keys, and Serve listens on an address that is no loopback address.
+    """
+    from ray.serve.context import _get_global_client
+
+    from pipelines.serving.callers import is_loopback
+
+    if not config.open:
+        return
+    client = _get_global_client(raise_if_no_controller_running=False)
+    host = None if client is None else client.http_config.host
+    if host is not None and not is_loopback(host):
+        raise ValueError(
+            f"http_options.host is {host}, allowed without key_hashes and key_file: 127.0.0.1"
+        )
 
 
 def build(args: Mapping[str, Any] | None = None) -> Application:
@@ -108,11 +145,13 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 
     Raises:
         pydantic.ValidationError: an unknown field or a value out of range.
+        ValueError: there are no keys, and Serve listens on an address that is no loopback address.
     """
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
     config = ServiceConfig(**(args or {}))
+    check_address(config)
     settings = config.model_dump()
     deployment: Any = serve.deployment
     generation = deployment(
@@ -130,6 +169,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
             "num_gpus": config.generator_gpus,
         },
         graceful_shutdown_timeout_s=config.request_timeout_seconds,
+        # One whose GPU fails is found out in seconds.
+        health_check_period_s=2,
         max_surge_percent=config.surge_percent,
     ).bind(settings)
     state = deployment(
@@ -147,14 +188,18 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     def app() -> FastAPI:
         from pipelines.serving.app import create_app
         from pipelines.serving.backends import RayBackend
+        from pipelines.serving.measures import Measures
         from pipelines.serving.service import Service
         from pipelines.serving.state import RayState
 
         own = ServiceConfig(**settings)
+        # Again: `serve run` builds the application before it knows where to listen.
+        check_address(own)
+        measures = Measures(ray=True)
         backend = RayBackend(serve.get_deployment_handle("Generation"))
         limited = own.requests_per_minute is not None
         shared = RayState(serve.get_deployment_handle("SharedState"), limited)
-        return create_app(own, lambda: Service(own, backend, shared))
+        return create_app(own, lambda: Service(own, backend, shared, measures), measures)
 
     @serve.ingress(app)
     class Ingress:

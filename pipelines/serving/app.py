@@ -16,29 +16,53 @@ from starlette.middleware.cors import CORSMiddleware
 from pipelines.serving import generate as generation
 from pipelines.serving import openai_images, routes
 from pipelines.serving.answers import error_answer
+from pipelines.serving.callers import Callers
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.guard import Guard, Measures
+from pipelines.serving.guard import Guard
+from pipelines.serving.keys import KeyRing, read_hashes
+from pipelines.serving.measures import Measures
 from pipelines.serving.page import mount_page
 from pipelines.serving.service import Service
+from pipelines.serving.worker import Deadline
 
 __all__ = ["create_app"]
 
 
-def create_app(config: ServiceConfig, make_service: Callable[[], Service]) -> FastAPI:
-    """The application; `make_service` loads the models when it starts."""
+def create_app(
+    config: ServiceConfig, make_service: Callable[[], Service], measures: Measures | None = None
+) -> FastAPI:
+    """The application; `make_service` loads the models when it starts.
+
+    Raises:
+        ValueError: a key hash is malformed, or the file of them cannot be read.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = await asyncio.to_thread(make_service)
+        try:
+            app.state.service = await asyncio.to_thread(make_service)
+        except Exception as error:
+            # The server says only that the application has not started.
+            app.state.failure = error
+            raise
         yield
         await asyncio.to_thread(app.state.service.close)
 
     app = FastAPI(
         title="Infinite-ID", version="1", lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.state.measures = Measures()
-    app.add_middleware(Guard, config=config, measures=app.state.measures)
+    app.state.measures = measures or Measures()
+    hashes = config.key_hashes + (read_hashes(config.key_file) if config.key_file else ())
+    callers = Callers(KeyRing(hashes), config.cors_origins, config.failures_per_minute)
+    app.state.callers, app.state.failure = callers, None
+
+    async def take(deadline: Deadline, owner: str) -> None:
+        await app.state.service.state.take(deadline, owner)
+
+    app.add_middleware(
+        Guard, config=config, measures=app.state.measures, callers=callers, take=take
+    )
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -57,7 +81,7 @@ def create_app(config: ServiceConfig, make_service: Callable[[], Service]) -> Fa
 
 
 async def _service_error(request: Request, error: Any) -> Response:
-    request.app.state.measures.errors.labels(error.code).inc()
+    request.app.state.measures.record("rejected_total", code=error.code)
     return error_answer(error, request.url.path)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from infinite_id.types import GenerationRequest, Identity
-from pipelines.serving.batcher import Batcher, Event
+from pipelines.serving.batcher import LOST, STOPPING, Batcher, Event
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.measures import Measures
 from pipelines.serving.worker import Deadline
 
 __all__ = ["Backend", "LocalBackend", "RayBackend", "load_batcher"]
@@ -17,6 +18,8 @@ __all__ = ["Backend", "LocalBackend", "RayBackend", "load_batcher"]
 
 # The replica, which knows more, should be the one that says so.
 _GRACE_SECONDS = 1.0
+# Between two questions to replicas that take no requests: Ray is replacing them.
+_PAUSE_SECONDS = 0.5
 
 
 class Backend(Protocol):
@@ -36,8 +39,15 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def load_batcher(config: ServiceConfig) -> Batcher:
+def load_batcher(
+    config: ServiceConfig, measures: Measures, on_loss: Callable[[str], None] = lambda kind: None
+) -> Batcher:
     """The generators of the offline pipeline behind a queue.
+
+    Args:
+        config: settings.
+        measures: of this process.
+        on_loss: see `Batcher`.
 
     Raises:
         ValueError: a method's weights do not load.
@@ -61,6 +71,8 @@ def load_batcher(config: ServiceConfig) -> Batcher:
         max_queue=config.max_queue,
         wait_seconds=config.batch_wait_seconds,
         threads=config.threads,
+        measures=measures,
+        on_loss=on_loss,
     )
 
 
@@ -107,12 +119,16 @@ class RayBackend:
         timeout: float,
         previews: int = 0,
     ) -> AsyncIterator[Event]:
-        """As of `Batcher`; a replica that dies costs one more attempt on another."""
+        """As of `Batcher`; a replica that dies, or loses its generators, costs one more attempt.
+
+        One that takes no requests any more costs none: the next one is asked until the deadline.
+        """
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         deadline = Deadline(timeout)
-        for attempt in range(2):
+        attempts = 0
+        while True:
             # Here as well: no replica may be left to watch the time.
             answers = self._handle.events.remote(requests, people, deadline.left, previews)
             finished = False
@@ -120,8 +136,15 @@ class RayBackend:
                 while not finished:
                     event = await asyncio.wait_for(anext(answers), deadline.left + _GRACE_SECONDS)
                     finished = event[0] in ("images", "error")
+                    code = event[1].code if event[0] == "error" else None
+                    if code == STOPPING and deadline.left > _PAUSE_SECONDS:
+                        break
+                    if code == LOST and not attempts:
+                        attempts += 1
+                        break
                     yield event
-                return
+                else:
+                    return
             except BackPressureError:
                 yield "error", overloaded("pictures")
                 return
@@ -129,12 +152,15 @@ class RayBackend:
                 yield "error", deadline.error()
                 return
             except (RayActorError, DeploymentUnavailableError, StopAsyncIteration):
-                if attempt:
+                attempts += 1
+                if attempts > 1:
                     message = "The generation replica was lost: try again."
                     yield "error", ServiceError(503, "replica_lost", message, 5)
+                    return
             finally:
                 if not finished:
                     answers.cancel()
+            await asyncio.sleep(min(_PAUSE_SECONDS, deadline.left))
 
     @property
     def ready(self) -> bool:

@@ -1,7 +1,10 @@
 """Dynamic batching: requests of different people and texts in one generator call.
 
 Pictures do not depend on their batch mates: noise comes from each request's own seed
-(`infinite_id.generator`), so batching changes the time and not the pixels.
+(`infinite_id.generator`), so batching changes the time and not the pixels. A batch that fails is
+halved, so that one request does not cost the others theirs, and one that a GPU's memory does not
+hold is made in parts. An error that is the GPU's own ends the batcher: CUDA answers every later
+call with it.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +30,18 @@ from infinite_id.types import (
     Identity,
     PreviewHook,
 )
+from pipelines.run.failures import is_fatal
 from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.measures import Measures
 from pipelines.tables.pictures import encode_image
 
-__all__ = ["Batcher", "Event"]
+__all__ = ["Batcher", "Event", "LOST", "STOPPING"]
+
+LOST, STOPPING = "generator_lost", "stopping"
+"""Codes: the generator was lost with the request, or takes no request."""
 
 Event = tuple[str, Any]
-"""("queued", None), ("step", (step, steps)), ("preview", (step, index, JPEG)),
+"""("queued", pictures before it), ("step", (step, steps)), ("preview", (step, index, JPEG)),
 ("images", [GeneratedImage]) or ("error", ServiceError); the last two end the stream."""
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +62,7 @@ class _Job:
         self.gone = threading.Event()
         self._loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self._made: dict[int, GeneratedImage] = {}
 
     @property
     def key(self) -> tuple:
@@ -73,6 +83,17 @@ class _Job:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
+    def add(self, index: int, picture: GeneratedImage) -> None:
+        """One picture is there; the last one answers the caller."""
+        self._made[index] = picture
+        if len(self._made) == len(self.requests):
+            self.send(("images", [self._made[n] for n in range(len(self.requests))]))
+
+    def fail(self, error: ServiceError) -> None:
+        """There will be no pictures."""
+        self.send(("error", error))
+        self.gone.set()
+
     def wants_preview(self, step: int, steps: int) -> bool:
         """Whether `step` is one of so many, evenly spread; the last one shows the picture."""
         if step == steps or self.gone.is_set():
@@ -85,6 +106,9 @@ class _Job:
         return self.gone.is_set() or time.monotonic() > self.deadline
 
 
+_Place = tuple[_Job, int]
+
+
 class Batcher:
     """A bounded queue before generators, and the one thread that runs them.
 
@@ -94,6 +118,8 @@ class Batcher:
         max_queue: most pictures that wait.
         wait_seconds: how long the first job waits for others.
         threads: of torch on the CPU, in the thread that generates.
+        measures: of this process.
+        on_loss: told, in the generation thread, what kind of error took the generators out.
     """
 
     def __init__(
@@ -104,8 +130,13 @@ class Batcher:
         max_queue: int,
         wait_seconds: float,
         threads: int = 1,
+        measures: Measures | None = None,
+        on_loss: Callable[[str], None] = lambda kind: None,
     ) -> None:
         self._threads = threads
+        self._measures, self._on_loss = measures or Measures(), on_loss
+        self.lost: str | None = None
+        """Kind of the error that took the generators out."""
         self._generators = generators
         self._max_batch, self._max_queue, self._wait = max_batch, max_queue, wait_seconds
         self._jobs: deque[_Job] = deque()
@@ -122,8 +153,8 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the generation thread runs."""
-        return self._thread.is_alive() and not self._closed
+        """Whether pictures can be made."""
+        return self._thread.is_alive() and not self._closed and self.lost is None
 
     def close(self) -> None:
         """Takes no more work, finishes what waits, and ends the thread."""
@@ -154,12 +185,14 @@ class Batcher:
         try:
             with self._ready:
                 if not self.alive:
-                    raise ServiceError(503, "stopping", "The service is stopping.", 5)
-                if self.waiting + len(requests) > self._max_queue:
+                    raise ServiceError(503, STOPPING, "The service is stopping.", 5)
+                before = self.waiting
+                if before + len(requests) > self._max_queue:
                     raise overloaded("pictures")
                 self._jobs.append(job)
+                self._tell_queue()
                 self._ready.notify_all()
-            yield "queued", None
+            yield "queued", before
             while True:
                 left = max(0.0, job.deadline - time.monotonic())
                 event = await asyncio.wait_for(job.events.get(), left)
@@ -175,14 +208,20 @@ class Batcher:
             with self._ready:
                 if job in self._jobs:
                     self._jobs.remove(job)
+                    self._tell_queue()
+
+    def _tell_queue(self) -> None:
+        self._measures.record("queue_pictures", self.waiting)
 
     def _run(self) -> None:
         import torch
 
         # Here: OpenMP counts threads for each thread that computes.
         torch.set_num_threads(self._threads)
-        while jobs := self._next():
-            self._generate(jobs)
+        while self.lost is None and (jobs := self._next()):
+            places = [(job, index) for job in jobs for index in range(len(job.requests))]
+            # Equal texts side by side share a text stream.
+            self._generate(sorted(places, key=_text))
 
     def _next(self) -> list[_Job]:
         """The jobs of the next batch; none once the batcher is closed and empty."""
@@ -213,13 +252,12 @@ class Batcher:
                 self._jobs.remove(job)
                 taken.append(job)
                 size += len(job.requests)
+        self._tell_queue()
         return taken
 
-    def _generate(self, jobs: list[_Job]) -> None:
-        places = [(job, index) for job in jobs for index in range(len(job.requests))]
-        # Equal texts side by side share a text stream.
-        places.sort(key=_text)
+    def _generate(self, places: list[_Place]) -> None:
         requests = [job.requests[index] for job, index in places]
+        jobs = list({id(job): job for job, _ in places}.values())
         people = {key: person for job in jobs for key, person in job.people.items()}
         self.batches.append(len(requests))
 
@@ -236,6 +274,7 @@ class Batcher:
             job, index = places[position]
             job.send(("preview", (step, index, encode_image(picture, "jpeg"))))
 
+        begin = time.monotonic()
         try:
             made = self._generators[requests[0].method].generate(
                 requests,
@@ -247,29 +286,68 @@ class Batcher:
         except CancelledError:
             return
         except Exception as error:
-            self._failed(jobs, error)
+            self._failed(places, jobs, error)
             return
-        pictures: dict[int, dict[int, GeneratedImage]] = {id(job): {} for job in jobs}
+        finally:
+            seconds = time.monotonic() - begin
+            self._measures.record("batch_pictures", len(requests))
+            self._measures.record("batch_seconds", seconds, method=requests[0].method)
+            self._measures.record("generator_busy_seconds_total", seconds)
         for (job, index), picture in zip(places, made, strict=True):
-            pictures[id(job)][index] = picture
-        for job in jobs:
-            job.send(("images", [picture for _, picture in sorted(pictures[id(job)].items())]))
+            job.add(index, picture)
 
-    def _failed(self, jobs: list[_Job], error: Exception) -> None:
-        if len(jobs) > 1:
+    def _failed(self, places: list[_Place], jobs: list[_Job], error: Exception) -> None:
+        kind = type(error).__name__
+        if is_fatal(error, alone=len(places) == 1):
+            self._lose(jobs, kind)
+            return
+        full = kind == "OutOfMemoryError"
+        if full:
+            _LOG.warning("out of memory with %d pictures: made in parts", len(places))
+            sys.modules["torch"].cuda.empty_cache()
+        if full or len(jobs) > 1:
             # One bad request must not cost its batch mates their pictures.
-            middle = len(jobs) // 2
-            self._generate(jobs[:middle])
-            self._generate(jobs[middle:])
+            for part in _halves(places, jobs, full):
+                if self.lost is None and not all(job.over for job, _ in part):
+                    self._generate(part)
+                elif self.lost is not None:
+                    self._fail_lost(job for job, _ in part)
             return
         if isinstance(error, ValueError):
-            jobs[0].send(("error", ServiceError(422, "refused", f"{error}.")))
+            jobs[0].fail(ServiceError(422, "refused", f"{error}."))
             return
         # The message may quote a prompt, so only its kind is logged.
-        _LOG.error("generation failed: %s", type(error).__name__)
-        jobs[0].send(("error", ServiceError(500, "generation_failed", "The generation failed.")))
+        _LOG.error("generation failed: %s", kind)
+        jobs[0].fail(ServiceError(500, "generation_failed", "The generation failed."))
+
+    def _lose(self, jobs: list[_Job], kind: str) -> None:
+        with self._ready:
+            self.lost = kind
+            waiting = list(self._jobs)
+            self._jobs.clear()
+            self._tell_queue()
+        _LOG.critical("the generators are lost: %s", kind)
+        self._measures.record("generators_lost_total")
+        self._fail_lost((*jobs, *waiting))
+        self._on_loss(kind)
+
+    def _fail_lost(self, jobs: Iterable[_Job]) -> None:
+        for job in jobs:
+            job.fail(ServiceError(503, LOST, "The generator was lost: try again.", 5))
 
 
-def _text(place: tuple[_Job, int]) -> tuple[str, str, int]:
+def _halves(places: list[_Place], jobs: list[_Job], parts: bool) -> tuple[list[_Place], ...]:
+    """Two lists of places: with half of the jobs each, or in `parts`, which may cut one apart."""
+    if parts:
+        middle = len(places) // 2
+        return places[:middle], places[middle:]
+    first = {id(job) for job in jobs[: len(jobs) // 2]}
+    return (
+        [place for place in places if id(place[0]) in first],
+        [place for place in places if id(place[0]) not in first],
+    )
+
+
+def _text(place: _Place) -> tuple[str, str, int]:
     request = place[0].requests[place[1]]
     return request.prompt, request.negative_prompt, request.seed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from pipelines.settings import Strict
@@ -24,10 +26,16 @@ class ServiceConfig(Strict):
         request_timeout_seconds: from a request's first byte to its answer: upload, faces,
             pictures and scores, else 504.
         send_timeout_seconds: an answer of which nothing is read for so long is given up.
-        max_connections: open at the same time, in one process; not on Ray Serve.
+        header_timeout_seconds: from a connection's beginning, or its last answer, to the end of the
+            next request's headers; then it is closed. Not on Ray Serve.
+        upload_idle_seconds: an upload of which nothing comes for so long is given up.
+        max_connections: open at the same time, and requests at the same time, in one process. Of
+            too many connections the one is closed that has sent no headers for the longest; on
+            Ray Serve only requests are bounded.
+        max_connections_per_address: of one address that is no loopback address. Not on Ray Serve.
         max_body_bytes: of a whole request, counted while it is read.
-        max_inflight_bytes: of the bodies of all requests that are not answered yet; more are
-            answered with 503.
+        max_inflight_bytes: of the bodies of all requests that are not answered yet, counted as they
+            come; more are answered with 503.
         max_photos, max_photo_pixels, min_photo_side, min_face: of photos, see
             `infinite_id.faces.photos.PhotoLimits` and `infinite_id.faces.detection.find_faces`.
         max_prompt_chars, max_images, max_steps, max_guidance: of one request.
@@ -35,13 +43,18 @@ class ServiceConfig(Strict):
         max_side: largest height or width in pixels; None for twice the preset's.
         identity_ttl_seconds, max_identities, max_identity_bytes: of embedded people kept in
             memory; of all ingress replicas together.
-        key_hashes: scrypt hashes of API keys (`pipelines.serving.keys.hash_key`); empty: open,
-            which only a loopback address should be.
+        key_hashes: of API keys (`infinite-id serve --new-key` makes both).
+        key_file: text file with more of them, one a line; it is read at the start. Without any hash
+            the service is open, and refuses to be reached but over a loopback address.
+        failures_per_minute: wrong keys of one address that are answered with 401; more with 429.
         requests_per_minute: of one key, or of all callers together without keys, over all ingress
             replicas; None: any.
-        blocked_words: prompts that hold one of them as a whole word are refused.
-        safety_check: "module:function" that sees every finished picture
-            (`pipelines.serving.safety`); None for none. With one there are no previews.
+        blocked_words: prompts that hold one of them as a whole word, however it is written
+            (`pipelines.serving.words`), are refused.
+        safety_check: what sees every picture and preview before it is sent
+            (`pipelines.serving.safety`): "open_nsfw", "module:function" of your own, or None.
+        safety_threshold: of open_nsfw's probability; a picture at or above it is unsafe.
+        unsafe_pictures: "refuse" with 422, or "blur" and say so.
         cors_origins: of pages on other hosts that may call the service; none by default.
         audit_path: SQLite file with one row a picture; None for none.
         ingress_replicas: most ingress replicas on Ray, each with face and scoring networks;
@@ -61,7 +74,10 @@ class ServiceConfig(Strict):
     max_face_queue: int = Field(32, ge=1)
     request_timeout_seconds: float = Field(120.0, gt=0)
     send_timeout_seconds: float = Field(30.0, gt=0)
+    header_timeout_seconds: float = Field(10.0, gt=0)
+    upload_idle_seconds: float = Field(10.0, gt=0)
     max_connections: int = Field(1000, ge=1)
+    max_connections_per_address: int = Field(100, ge=1)
     max_body_bytes: int = Field(32 << 20, ge=1024)
     max_inflight_bytes: int = Field(256 << 20, ge=1024)
     max_photos: int = Field(8, ge=1)
@@ -78,9 +94,13 @@ class ServiceConfig(Strict):
     max_identities: int = Field(1000, ge=1)
     max_identity_bytes: int = Field(512 << 20, ge=1)
     key_hashes: tuple[str, ...] = ()
+    key_file: str | None = None
+    failures_per_minute: int = Field(30, ge=1)
     requests_per_minute: int | None = Field(None, ge=1)
     blocked_words: tuple[str, ...] = ()
-    safety_check: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    safety_check: str | None = Field("open_nsfw", pattern=r"^(open_nsfw|[\w.]+:\w+)$")
+    safety_threshold: float = Field(0.8, gt=0, le=1)
+    unsafe_pictures: Literal["refuse", "blur"] = "refuse"
     cors_origins: tuple[str, ...] = ()
     audit_path: str | None = None
     ingress_replicas: int = Field(1, ge=1)
@@ -109,3 +129,8 @@ class ServiceConfig(Strict):
                 f"{self.max_inflight_bytes}"
             )
         return self
+
+    @property
+    def open(self) -> bool:
+        """Whether no key is asked for."""
+        return not self.key_hashes and self.key_file is None

@@ -32,12 +32,14 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Finished pictures: what was asked for, what came out, the files, and their scores."""
+    """Finished pictures: what was asked for, what came out, the files, their scores, and which of
+    them were blurred."""
 
     order: Order
     pictures: Sequence[GeneratedImage]
     files: Sequence[bytes]
     scores: Sequence[dict[str, float | None]]
+    blurred: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Job:
     deadline: Deadline
     order: Order
     events: AsyncIterator[Event]
+    before: int
+    """Pictures that waited before it."""
 
     @classmethod
     async def begin(
@@ -71,12 +75,12 @@ class Job:
         order = await service.order(deadline, body, owner, inline)
         # Pictures that nobody could encode and score in time are not begun.
         service.worker.check()
-        previews = min(body.previews, service.most_previews) if body.stream else 0
+        previews = body.previews if body.stream else 0
         events = service.backend.events(order.requests, order.people, deadline.left, previews)
         first = await anext(events)
         if first[0] == "error":
             raise first[1]
-        return cls(service, body, owner, deadline, order, events)
+        return cls(service, body, owner, deadline, order, events, first[1] or 0)
 
     async def progress(self) -> AsyncGenerator[tuple[str, Any], None]:
         """("step", ...) and ("preview", ...) as of `Batcher`, and ("made", Made) last.
@@ -91,6 +95,10 @@ class Job:
                 if kind == "images":
                     yield "made", await self._finish(value)
                     return
+                if kind == "preview":
+                    look = self.service.may_show
+                    if not await self.service.worker.run(self.deadline, look, value[2]):
+                        continue
                 yield kind, value
         raise ServiceError(503, "replica_lost", "The generation ended without an answer.", 5)
 
@@ -103,10 +111,11 @@ class Job:
         raise AssertionError("progress ends with pictures or raises")
 
     async def _finish(self, pictures: Sequence[GeneratedImage]) -> Made:
-        files, scores = await self.service.worker.run(
+        files, scores, blurred = await self.service.worker.run(
             self.deadline, self.service.finish, self.order, pictures, self.body, self.owner
         )
-        return Made(self.order, pictures, files, scores)
+        self.service.measures.record("pictures_total", len(files))
+        return Made(self.order, pictures, files, scores, blurred)
 
 
 @router.post("/v1/generate", response_model=None)
@@ -126,15 +135,18 @@ async def generate(
             headers={"Cache-Control": "no-store"},
         )
     made = await unless_gone(request, job.made())
-    request.app.state.measures.pictures.inc(len(made.files))
     if body.response == "image":
         headers = {"X-Sample-Id": made.pictures[0].sample_id, "Cache-Control": "no-store"}
+        if made.blurred[0]:
+            headers["X-Blurred"] = "true"
         return Response(made.files[0], media_type=f"image/{body.format}", headers=headers)
     return _answer(job, made)
 
 
 def _answer(job: Job, made: Made) -> dict[str, Any]:
-    rows = zip(made.order.requests, made.pictures, made.files, made.scores, strict=True)
+    rows = zip(
+        made.order.requests, made.pictures, made.files, made.scores, made.blurred, strict=True
+    )
     return {
         "untrained": job.service.untrained,
         "images": [
@@ -146,8 +158,9 @@ def _answer(job: Job, made: Made) -> dict[str, Any]:
                 "format": job.body.format,
                 "data": base64.b64encode(file).decode(),
                 "scores": scores,
+                "blurred": blurred,
             }
-            for wanted, picture, file, scores in rows
+            for wanted, picture, file, scores, blurred in rows
         ],
     }
 
@@ -165,7 +178,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _stream(request: Request, job: Job) -> AsyncIterator[str]:
-    yield _event("queued", {"pictures": len(job.order.requests)})
+    yield _event("queued", {"pictures": len(job.order.requests), "before": job.before})
     try:
         async with contextlib.aclosing(job.progress()) as progress:
             async for kind, value in progress:
@@ -176,12 +189,11 @@ async def _stream(request: Request, job: Job) -> AsyncIterator[str]:
                     image = base64.b64encode(jpeg).decode()
                     yield _event("preview", {"step": step, "index": index, "image": image})
                 elif kind == "made":
-                    request.app.state.measures.pictures.inc(len(value.files))
                     yield _event("result", _answer(job, value))
     except Exception as failure:
         # The status is sent already: an event has to say it.
         error = failure if isinstance(failure, ServiceError) else unexpected(failure)
-        request.app.state.measures.errors.labels(error.code).inc()
+        request.app.state.measures.record("rejected_total", code=error.code)
         told = {"status": error.status, "retry_after": error.retry_after}
         yield _event("error", {**error_body(error, request.url.path)["error"], **told})
 

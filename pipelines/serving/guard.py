@@ -1,52 +1,85 @@
-"""What one request may cost before anybody reads it: bytes, time, and a reader that stalls."""
+"""What one request may cost before anybody reads it: caller, bytes, time, a reader that stalls."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
+from collections.abc import Awaitable, Callable
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serving.answers import error_answer
+from pipelines.serving.callers import Callers
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.measures import Measures
 from pipelines.serving.worker import Deadline
 
-__all__ = [
-    "Guard",
-    "unexpected",
-    "Measures",
-]
+__all__ = ["Guard", "unexpected"]
 
 _LOG = logging.getLogger(__name__)
 _MOST_DIGITS = 18
+_ALWAYS = ("/healthz", "/readyz", "/metrics")
+Take = Callable[[Deadline, str], Awaitable[None]]
 
 
 class Guard:
     """ASGI middleware around the routes.
 
+    - Who calls, and whether the rate of the key allows it, is settled from the headers alone.
     - A body is refused with 413 once it has more than `max_body_bytes`, announced or not; with 503
-      while the bodies of all requests have more than `max_inflight_bytes`; with 408 where it is
-      not there in time. Nothing is parsed or decoded before.
+      while the bodies of all requests have more than `max_inflight_bytes`, counted as they come;
+      with 408 where nothing of it comes for `upload_idle_seconds`, or not all in time. Nothing is
+      parsed or decoded before.
+    - More than `max_connections` requests at once are 503; probes and metrics are always answered.
     - An answer that nobody reads for `send_timeout_seconds` is given up.
     - An unexpected error becomes a 500 with our body; the log says where it came from and not its
       message, which may quote a prompt.
 
-    The request's `Deadline` is in `scope["deadline"]`.
+    The request's `Deadline` is in `scope["deadline"]`, the caller's name in `scope["owner"]`.
+
+    Args:
+        app: the routes.
+        config: limits.
+        measures: of this process.
+        callers: who may ask.
+        take: raises a ServiceError where the rate of an owner is used up.
     """
 
-    def __init__(self, app: ASGIApp, config: ServiceConfig, measures: Measures) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServiceConfig,
+        measures: Measures,
+        callers: Callers,
+        take: Take,
+    ) -> None:
         self._app, self.config, self.measures = app, config, measures
+        self.callers, self.take = callers, take
         self.held = 0
         """Bytes of bodies whose requests are not answered yet."""
+        self.active = 0
+        """Requests that are not answered yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self, scope, receive, send).run(self._app)
+        self.active += 1
+        self.measures.record("in_flight", self.active)
+        exchange = _Exchange(self, scope, receive, send)
+        begin = time.monotonic()
+        try:
+            await exchange.run(self._app)
+        finally:
+            self.active -= 1
+            self.measures.record("in_flight", self.active)
+            route = getattr(scope.get("route"), "path", "other")
+            told = {"route": route, "method": _method(scope), "status": str(exchange.status)}
+            self.measures.record("requests_total", **told)
+            self.measures.record("request_seconds", time.monotonic() - begin, route=route)
 
 
 class _Exchange:
@@ -58,46 +91,65 @@ class _Exchange:
         self._held, self._seen = 0, 0
         self._whole, self._started = False, False
         self._refusal: ServiceError | None = None
+        self.status = 499
+        """Of the answer; 499 where the client left before there was one."""
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application; what it says after a refusal is not sent."""
         self._scope["deadline"] = self._deadline
         try:
-            self._hold(self._announced())
+            await self._admit()
             await app(self._scope, self.receive, self.send)
+        except ServiceError as error:
+            if self._refusal is None:
+                self._refusal = error
         except Exception as error:
             if self._refusal is None:
                 self._refusal = unexpected(error)
         finally:
             self._guard.held -= self._held
+            self._guard.measures.record("body_bytes", self._guard.held)
         if self._refusal is None:
             return
-        self._guard.measures.errors.labels(self._refusal.code).inc()
+        self._guard.measures.record("rejected_total", code=self._refusal.code)
         if not self._started:
             answer = error_answer(self._refusal, self._scope["path"])
-            await answer(self._scope, self._receive, self._send)
+            await answer(self._scope, self._receive, self._told)
+
+    async def _admit(self) -> None:
+        guard = self._guard
+        if guard.active > guard.config.max_connections and self._scope["path"] not in _ALWAYS:
+            raise overloaded("requests")
+        owner = self._scope["owner"] = guard.callers.owner(self._scope)
+        if owner is not None:
+            await guard.take(self._deadline, owner)
+        self._check_size(self._announced())
 
     def _announced(self) -> int:
         announced = dict(self._scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or len(announced) > _MOST_DIGITS:
             message = f"Content-Length is not a number of at most {_MOST_DIGITS} digits."
-            self._refuse(ServiceError(400, "invalid_request", message))
+            raise ServiceError(400, "invalid_request", message)
         return int(announced)
 
     def _refuse(self, error: ServiceError) -> None:
         self._refusal = error
         raise error
 
-    def _hold(self, count: int) -> None:
-        config = self._guard.config
-        if count > config.max_body_bytes:
-            message = f"The request has more than {config.max_body_bytes} bytes."
+    def _check_size(self, count: int) -> None:
+        if count > self._guard.config.max_body_bytes:
+            message = f"The request has more than {self._guard.config.max_body_bytes} bytes."
             self._refuse(ServiceError(413, "too_large", message))
-        more = max(0, count - self._held)
-        if more and self._guard.held + more > config.max_inflight_bytes:
+
+    def _hold(self, more: int) -> None:
+        guard = self._guard
+        self._seen += more
+        self._check_size(self._seen)
+        if guard.held + more > guard.config.max_inflight_bytes:
             self._refuse(overloaded("bytes of requests"))
         self._held += more
-        self._guard.held += more
+        guard.held += more
+        guard.measures.record("body_bytes", guard.held)
 
     async def receive(self) -> Message:
         """The next part of the body, counted; after the last one, what follows."""
@@ -105,14 +157,14 @@ class _Exchange:
             return await self._receive()
         if self._refusal is not None:
             raise self._refusal
+        patience = min(self._deadline.left, self._guard.config.upload_idle_seconds)
         try:
-            message = await asyncio.wait_for(self._receive(), self._deadline.left)
+            message = await asyncio.wait_for(self._receive(), patience)
         except TimeoutError:
             self._refuse(ServiceError(408, "slow_body", "The request did not arrive in time."))
         if message["type"] == "http.request":
-            self._seen += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
-            self._hold(self._seen)
+            self._hold(len(message.get("body", b"")))
         return message
 
     async def send(self, message: Message) -> None:
@@ -121,9 +173,20 @@ class _Exchange:
             return
         self._started = True
         try:
-            await asyncio.wait_for(self._send(message), self._guard.config.send_timeout_seconds)
+            await asyncio.wait_for(self._told(message), self._guard.config.send_timeout_seconds)
         except TimeoutError:
             self._refuse(ServiceError(408, "stalled_reader", "The answer was not read in time."))
+
+    async def _told(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
+def _method(scope: Scope) -> str:
+    # A caller invents methods: each would be a row of its own for ever.
+    known = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+    return scope["method"] if scope["method"] in known else "other"
 
 
 def unexpected(error: Exception) -> ServiceError:
@@ -132,16 +195,3 @@ def unexpected(error: Exception) -> ServiceError:
     where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     _LOG.error("%s at %s", type(error).__name__, where)
     return ServiceError(500, "internal", "The service has failed.")
-
-
-class Measures:
-    """Of one application; a registry of its own, so that two can live in one process."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.pictures = Counter("pictures", "Pictures made", registry=self._registry)
-        self.errors = Counter("errors", "Answers by code", ["code"], registry=self._registry)
-
-    def text(self) -> bytes:
-        """Prometheus' text format."""
-        return generate_latest(self._registry)

@@ -113,7 +113,6 @@ async def _make(
     except ServiceError as error:
         error.param = _PARAMS.get(error.param or "", error.param)
         raise
-    request.app.state.measures.pictures.inc(len(made.files))
     first = made.order.requests[0]
     return {
         "created": int(time.time()),

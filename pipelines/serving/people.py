@@ -39,14 +39,16 @@ class Person:
 class People:
     """Persons by id, each for a while.
 
-    Where there are too many, the oldest person of the owner with the most people goes first: a
-    key that uploads without end pushes out its own.
+    Where there are too many, the oldest person of the owner with the most people goes first; where
+    they are too large, that of the owner with the most bytes: a key that uploads without end, or
+    uploads large photos, pushes out its own.
 
     Args:
         ttl: seconds that a person is kept.
         most: persons.
         most_bytes: of their embeddings and crops together.
         clock: seconds.
+        changed: told the number of persons and their bytes.
     """
 
     def __init__(
@@ -55,28 +57,51 @@ class People:
         most: int,
         most_bytes: int = 2**62,
         clock: Callable[[], float] = time.monotonic,
+        changed: Callable[[int, int], None] = lambda count, held: None,
     ) -> None:
         self._ttl, self._most, self._most_bytes, self._clock = ttl, most, most_bytes, clock
+        self._changed = changed
         self._people: OrderedDict[str, tuple[float, Person]] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._held = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._people)
 
     def add(self, person: Person) -> None:
-        """Keeps a person."""
+        """Keeps a person.
+
+        Raises:
+            ServiceError: 413, there is no room but that of others.
+        """
+        key = person.identity.identity_id
         with self._lock:
             self._drop_old()
-            self._people[person.identity.identity_id] = (self._clock(), person)
-            held = sum(one.nbytes for _, one in self._people.values())
-            while len(self._people) > self._most or held > self._most_bytes:
-                held -= self._drop_one().nbytes
+            self._people[key] = (self._clock(), person)
+            self._count(person, 1)
+            while len(self._people) > self._most or self._held > self._most_bytes:
+                self._drop_one()
+            if key not in self._people:
+                message = "The person is larger than the memory that is left for this key."
+                raise ServiceError(413, "person_too_large", message)
 
-    def _drop_one(self) -> Person:
-        counts = Counter(person.owner for _, person in self._people.values())
-        greedy = counts.most_common(1)[0][0]
-        key = next(key for key, (_, person) in self._people.items() if person.owner == greedy)
-        return self._people.pop(key)[1]
+    def _count(self, person: Person, sign: int) -> None:
+        self._held += sign * person.nbytes
+        for counter, amount in ((self._counts, 1), (self._bytes, person.nbytes)):
+            counter[person.owner] += sign * amount
+            if not counter[person.owner]:
+                del counter[person.owner]
+        self._changed(len(self._people), self._held)
+
+    def _drop(self, key: str) -> None:
+        self._count(self._people.pop(key)[1], -1)
+
+    def _drop_one(self) -> None:
+        crowd = self._counts if len(self._people) > self._most else self._bytes
+        greedy = crowd.most_common(1)[0][0]
+        self._drop(next(k for k, (_, one) in self._people.items() if one.owner == greedy))
 
     def get(self, identity_id: str, owner: str) -> Person:
         """The person of that id, if it is the owner's, without photos: few requests need them.
@@ -111,9 +136,10 @@ class People:
         """Forgets a person; raises as `get`."""
         self._find(identity_id, owner)
         with self._lock:
-            self._people.pop(identity_id, None)
+            if identity_id in self._people:
+                self._drop(identity_id)
 
     def _drop_old(self) -> None:
         end = self._clock() - self._ttl
         while self._people and next(iter(self._people.values()))[0] <= end:
-            self._people.popitem(last=False)
+            self._drop(next(iter(self._people)))

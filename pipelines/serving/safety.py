@@ -1,8 +1,9 @@
-"""A check of finished pictures that the operator brings along.
+"""A check of every picture and preview before it is sent.
 
-`safety_check: module:function` in the service's settings names a function that takes a picture,
-uint8 (H, W, 3) RGB, and returns True where it may be shown. It runs in the ingress, one picture at
-a time. Requests cannot name one.
+`safety_check: open_nsfw`, the default, is Yahoo's network for whole photographs
+(`eval.judges.nsfw`). `module:function` names one of the operator's: it takes a picture, uint8
+(H, W, 3) RGB, and returns True where it may be shown. It runs in the ingress. Requests cannot name
+one.
 """
 
 from __future__ import annotations
@@ -10,22 +11,34 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SafetyCheck", "load_safety_check"]
+from pipelines.serving.config import ServiceConfig
+
+__all__ = ["SafetyCheck", "blurred", "load_safety_check"]
 
 SafetyCheck = Callable[[NDArray[np.uint8]], bool]
+# Of the longer side: neither a face nor a figure is left.
+_BLUR = 0.125
 
 
-def load_safety_check(path: str | None) -> SafetyCheck | None:
-    """The function of "module:function"; None without a path.
+def load_safety_check(config: ServiceConfig) -> SafetyCheck | None:
+    """The check of the settings; None where there is none.
 
     Raises:
         ValueError: there is no such module or function.
+        PackageFileError: the network's package is missing or is not the one expected.
     """
+    path = config.safety_check
     if path is None:
         return None
+    if path == "open_nsfw":
+        from eval.judges.nsfw import NsfwJudge
+
+        judge = NsfwJudge()
+        return lambda image: bool(judge.score([image])[0] < config.safety_threshold)
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -34,3 +47,9 @@ def load_safety_check(path: str | None) -> SafetyCheck | None:
     if not callable(found):
         raise ValueError(f"safety_check is {path!r}, allowed: module:function that exists")
     return found
+
+
+def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture as patches of colour, uint8 (H, W, 3)."""
+    sigma = _BLUR * max(image.shape[:2])
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +26,14 @@ from pipelines.serving.bodies import GenerateBody
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import FaceStage
-from pipelines.serving.keys import KeyRing
+from pipelines.serving.measures import Measures
 from pipelines.serving.people import Person
-from pipelines.serving.safety import load_safety_check
+from pipelines.serving.safety import blurred, load_safety_check
 from pipelines.serving.state import State
+from pipelines.serving.words import Blocklist
 from pipelines.serving.worker import Deadline, Worker
 from pipelines.tables.manifest import default_styles
-from pipelines.tables.pictures import encode_image
+from pipelines.tables.pictures import decode_image, encode_image
 
 __all__ = ["Order", "Service"]
 
@@ -50,27 +50,28 @@ class Order:
 
 
 class Service:
-    """One ingress: keys, face and scoring networks, and where pictures and people are.
+    """One ingress: face, safety and scoring networks, and where pictures and people are.
 
     Args:
         config: settings.
         backend: where pictures are made.
         state: where people and rates are kept.
+        measures: of this process.
     """
 
-    def __init__(self, config: ServiceConfig, backend: Backend, state: State) -> None:
+    def __init__(
+        self, config: ServiceConfig, backend: Backend, state: State, measures: Measures
+    ) -> None:
         self.config, self.backend, self.state = config, backend, state
+        self.measures = measures
         self.preset = preset(config.preset)
-        self.keys = KeyRing(config.key_hashes)
         self.audit = AuditLog(config.audit_path)
         self.styles = {row["style"]: row for row in default_styles().to_pylist()}
         weights, self.untrained = weights_revision(self.preset)
         self.revisions = {m: method_revision(m, self.preset, weights) for m in config.methods}
-        self._blocked = re.compile(
-            r"\b(" + "|".join(re.escape(word) for word in config.blocked_words) + r")\b", re.I
-        )
+        self._blocked = Blocklist(config.blocked_words)
         self.limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
-        self._safety = load_safety_check(config.safety_check)
+        self._safety = load_safety_check(config)
         self._faces = FaceStage(self.preset, self.limits, config.min_face)
         self._suite = load_suite(None, "pocket" if config.preset == "pocket" else "sdxl")
         self.worker = Worker(config.max_face_queue)
@@ -132,7 +133,7 @@ class Service:
         subject, people = await self._subject(deadline, body, owner, inline)
         # With the class word in place: that comes from the caller too.
         prompt = text.prompt(subject.class_word)
-        if self.config.blocked_words and self._blocked.search(prompt):
+        if self._blocked.finds(prompt):
             raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
         method = self._known("method", body.method or self.config.methods[0], self.config.methods)
         sampler = self.preset.sampler
@@ -203,10 +204,9 @@ class Service:
         word = persons[0].identity.class_word
         return Subject(name, word, digest, parts, body.mix_mode), people
 
-    @property
-    def most_previews(self) -> int:
-        """Of one picture: none where a check has to see pictures first."""
-        return 0 if self._safety is not None else self.config.max_previews
+    def may_show(self, jpeg: bytes) -> bool:
+        """Whether the safety check lets a preview pass; runs on `worker`."""
+        return self._safety is None or self._safety(decode_image(jpeg))
 
     def _known(self, what: str, name: str, known: Sequence[str]) -> str:
         if name not in known:
@@ -224,22 +224,29 @@ class Service:
 
     def finish(
         self, order: Order, made: Sequence[GeneratedImage], body: GenerateBody, owner: str
-    ) -> tuple[list[bytes], list[dict[str, float | None]]]:
-        """(encoded, marked files; their scores, empty unless asked for); runs on `worker`.
+    ) -> tuple[list[bytes], list[dict[str, float | None]], list[bool]]:
+        """(encoded, marked files; their scores, empty unless asked for; which were blurred for the
+        safety check); runs on `worker`.
 
         Raises:
-            ServiceError: the safety check refuses a picture.
+            ServiceError: 422, the safety check refuses a picture.
         """
         images = [picture.image for picture in made]
-        if self._safety is not None and not all(map(self._safety, images)):
-            raise ServiceError(422, "unsafe_picture", "The picture is not allowed here.")
-        files = [encode_image(image, body.format) for image in images]
+        unsafe = [self._safety is not None and not self._safety(image) for image in images]
+        if any(unsafe):
+            self.measures.record("unsafe_total", sum(unsafe))
+            if self.config.unsafe_pictures == "refuse":
+                message = "The safety check refuses the picture: change the prompt or the seed."
+                raise ServiceError(422, "unsafe_picture", message)
+        scores: list[dict[str, float | None]] = [{} for _ in images]
+        if body.scores:
+            references = [face for person in order.people.values() for face in person.images]
+            prompts = [request.prompt for request in order.requests]
+            scores = self.score(images, prompts, references, order.style_words)
+        shown = [blurred(i) if bad else i for i, bad in zip(images, unsafe, strict=True)]
+        files = [encode_image(image, body.format) for image in shown]
         self.audit.add(owner, order.requests, files)
-        if not body.scores:
-            return files, [{} for _ in files]
-        references = [face for person in order.people.values() for face in person.images]
-        prompts = [request.prompt for request in order.requests]
-        return files, self.score(images, prompts, references, order.style_words)
+        return files, scores, unsafe
 
     def score(
         self,
@@ -279,7 +286,7 @@ class Service:
             "guidance_scale": own.sampler.guidance_scale,
             "max_guidance": config.max_guidance,
             "max_images": config.max_images,
-            "max_previews": self.most_previews,
+            "max_previews": config.max_previews,
             "max_photos": config.max_photos,
             "max_prompt_chars": config.max_prompt_chars,
             "identity_ttl_seconds": config.identity_ttl_seconds,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError, overloaded
 from pipelines.serving.keys import RateLimit
+from pipelines.serving.measures import Measures
 from pipelines.serving.people import People, Person
 from pipelines.serving.worker import Deadline
 
@@ -46,11 +47,19 @@ class LocalState:
 
     Args:
         config: bounds of people, and the rate of a key.
+        measures: of this process.
     """
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, measures: Measures) -> None:
+        def changed(count: int, held: int) -> None:
+            measures.record("people", count)
+            measures.record("people_bytes", held)
+
         self.people = People(
-            config.identity_ttl_seconds, config.max_identities, config.max_identity_bytes
+            config.identity_ttl_seconds,
+            config.max_identities,
+            config.max_identity_bytes,
+            changed=changed,
         )
         self.rates = RateLimit(config.requests_per_minute)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from pipelines.serving.config import ServiceConfig
 from pipelines.settings import BenchmarkConfig
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
@@ -127,12 +129,30 @@ def test_ray_nodes_have_token_and_true_resources(group: dict[str, Any]) -> None:
     assert kind == ("on-demand" if head else "spot")
 
 
-def test_the_three_clusters_have_the_same_pods() -> None:
-    pods = [
-        [g["template"] for g in (s["headGroupSpec"], *s["workerGroupSpecs"])]
-        for s in SPECS.values()
-    ]
-    assert pods[0] == pods[1] == pods[2]
+def pods(name: str) -> list[dict]:
+    spec = copy.deepcopy(SPECS[name])
+    return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
+def test_the_three_clusters_have_the_same_pods_but_for_the_keys_of_the_service() -> None:
+    serving = pods("rayservice")
+    for pod in serving:
+        container, volumes = pod["spec"]["containers"][0], pod["spec"]["volumes"]
+        container["volumeMounts"] = [v for v in container["volumeMounts"] if v["name"] != "keys"]
+        pod["spec"]["volumes"] = [v for v in volumes if v["name"] != "keys"]
+    assert pods("raycluster") == pods("rayjob") == serving
+
+
+def test_the_service_has_keys_in_every_pod_that_may_hold_an_ingress() -> None:
+    text = documents(KUBERAY / "rayservice.yaml")[0]["spec"]["serveConfigV2"]
+    config = ServiceConfig(**yaml.safe_load(text)["applications"][0]["args"])
+    assert not config.open
+    folder = str(Path(config.key_file).parent)
+    for pod in pods("rayservice"):
+        mounts = pod["spec"]["containers"][0]["volumeMounts"]
+        assert {"name": "keys", "mountPath": folder, "readOnly": True} in mounts
+        secret = {"name": "keys", "secret": {"secretName": "infinite-id-api-keys"}}
+        assert secret in pod["spec"]["volumes"]
 
 
 def test_gpu_nodes_fill_their_cache_once_in_an_init_container() -> None:

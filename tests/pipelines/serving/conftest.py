@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -13,8 +14,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipelines.serve import local_app
+from pipelines.serving.app import create_app
 from pipelines.serving.config import ServiceConfig
 
+# What a browser on this machine would ask for: without keys no other host is served.
+LOOPBACK = "http://127.0.0.1"
 ASSETS = Path(__file__).parents[2] / "assets"
 
 
@@ -29,7 +33,7 @@ def portrait(person: int) -> bytes:
 @pytest.fixture(scope="session")
 def client():
     config = ServiceConfig(batch_wait_seconds=0.3, max_queue=8)
-    with TestClient(local_app(config)) as client:
+    with TestClient(local_app(config), base_url=LOOPBACK) as client:
         yield client
 
 
@@ -51,6 +55,13 @@ def live_url(client):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=30)
+
+
+def another(client: TestClient, **settings: Any) -> TestClient:
+    """The same loaded service behind other settings of the ingress."""
+    app = create_app(ServiceConfig(**settings), lambda: None)
+    app.state.service = client.app.state.service
+    return TestClient(app, base_url=LOOPBACK)
 
 
 def upload(client: TestClient, person: int = 0) -> str:

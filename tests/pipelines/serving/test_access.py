@@ -11,26 +11,27 @@ from contextlib import closing, suppress
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 
 from infinite_id.types import Identity, IdentityEmbedding
 from jobs.serve import serve
-from pipelines.serving.app import create_app
 from pipelines.serving.audit import AuditLog
-from pipelines.serving.config import ServiceConfig
+from pipelines.serving.callers import Callers
 from pipelines.serving.errors import ServiceError
-from pipelines.serving.keys import KeyRing, RateLimit, hash_key
+from pipelines.serving.keys import KeyRing, RateLimit, hash_key, new_key
 from pipelines.serving.people import People, Person
-from tests.pipelines.serving.conftest import portrait, upload
+from tests.pipelines.serving.conftest import another, portrait, upload
 
+RIGHT, OTHER = new_key(), new_key()
 BODY = {"prompt": "a {subject} beside a zeppelin", "steps": 2, "seed": 7}
 
 
 @pytest.fixture
 def keyed(client, monkeypatch):
-    """The service with two keys, "right" and "other"."""
-    ring = KeyRing([hash_key("right"), hash_key("other")])
-    monkeypatch.setattr(client.app.state.service, "keys", ring)
+    """The service with two keys, RIGHT and OTHER."""
+    ring = KeyRing([hash_key(RIGHT), hash_key(OTHER)])
+    callers = Callers(ring, (), failures_per_minute=1000)
+    for name, value in vars(callers).items():
+        monkeypatch.setattr(client.app.state.callers, name, value)
     return client
 
 
@@ -42,9 +43,11 @@ def bearer(key: str) -> dict[str, str]:
     ("headers", "code"),
     [
         ({}, "no_key"),
-        ({"Authorization": "Basic right"}, "no_key"),
+        ({"Authorization": f"Basic {RIGHT}"}, "no_key"),
         (bearer("wrong"), "wrong_key"),
-        (bearer("right "), "wrong_key"),
+        (bearer(new_key()), "wrong_key"),
+        (bearer(f"{RIGHT}x"), "wrong_key"),
+        (bearer(RIGHT[:13] + OTHER[13:]), "wrong_key"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/styles", "/v1/models"])
@@ -55,31 +58,31 @@ def test_a_request_without_the_right_key_is_401(keyed, headers, code, path):
 
 
 def test_the_right_key_is_let_in_and_probes_need_none(keyed):
-    assert keyed.get("/v1/styles", headers=bearer("right")).status_code == 200
+    assert keyed.get("/v1/styles", headers=bearer(RIGHT)).status_code == 200
     assert keyed.get("/readyz").status_code == 200
 
 
 def test_a_person_belongs_to_the_key_that_uploaded_them(keyed):
     sent = {"photos": ("p.png", portrait(0))}
-    key = keyed.post("/v1/identities", files=sent, headers=bearer("right")).json()["identity_id"]
+    key = keyed.post("/v1/identities", files=sent, headers=bearer(RIGHT)).json()["identity_id"]
     body = {**BODY, "identity_id": key}
-    other = keyed.post("/v1/generate", json=body, headers=bearer("other"))
+    other = keyed.post("/v1/generate", json=body, headers=bearer(OTHER))
     assert (other.status_code, other.json()["error"]["code"]) == (404, "unknown_identity")
-    assert keyed.post("/v1/generate", json=body, headers=bearer("right")).status_code == 200
+    assert keyed.post("/v1/generate", json=body, headers=bearer(RIGHT)).status_code == 200
 
 
 def test_a_photo_is_shown_to_its_uploader_and_only_where_it_was_kept(keyed):
     sent = {"photos": ("p.png", portrait(0))}
     keys = [
-        keyed.post("/v1/identities", files=sent, data=data, headers=bearer("right")).json()
+        keyed.post("/v1/identities", files=sent, data=data, headers=bearer(RIGHT)).json()
         for data in ({"keep_photos": "true"}, {})
     ]
     kept, not_kept = (f"/v1/identities/{key['identity_id']}/photos/" for key in keys)
     for path, who, wanted in (
-        (kept + "0", "right", (200, None)),
-        (kept + "0", "other", (404, "unknown_identity")),
-        (kept + "1", "right", (404, "no_photo")),
-        (not_kept + "0", "right", (404, "no_photo")),
+        (kept + "0", RIGHT, (200, None)),
+        (kept + "0", OTHER, (404, "unknown_identity")),
+        (kept + "1", RIGHT, (404, "no_photo")),
+        (not_kept + "0", RIGHT, (404, "no_photo")),
     ):
         answer = keyed.get(path, headers=bearer(who))
         code = answer.json()["error"]["code"] if answer.is_error else None
@@ -91,28 +94,36 @@ def test_only_loopback_is_served_without_keys(capsys, host):
     with pytest.raises(SystemExit) as left:
         serve(host=host)
     assert left.value.code == 2
-    sentence = f"error: host is {host}, allowed without key_hashes: 127.0.0.1, ::1, localhost"
+    sentence = (
+        f"error: host is {host}, allowed without key_hashes and key_file: 127.0.0.1, ::1, localhost"
+    )
     assert capsys.readouterr().err.strip() == sentence
 
 
 def test_hashes_are_salted_and_hold_no_key():
-    first, second = hash_key("right"), hash_key("right")
+    first, second = hash_key(RIGHT), hash_key(RIGHT)
     assert first != second
-    assert b"right" not in bytes.fromhex(first.replace("$", ""))
     ring = KeyRing([first])
-    assert ring.owner("Bearer right") == f"key-{first[:8]}"
-    # What it remembers is no key either.
-    assert "right" not in repr(vars(ring))
+    assert ring.owner(f"Bearer {RIGHT}") == f"key-{RIGHT[4:12]}"
+    assert RIGHT[13:] not in first + repr(vars(ring))
+
+
+def test_a_hash_of_an_earlier_version_says_how_to_renew_it():
+    sentence = "hash number 1 is an scrypt hash of an earlier version, .* serve --new-key"
+    with pytest.raises(ValueError, match=sentence):
+        KeyRing([f"{'0' * 32}${'0' * 128}"])
+    with pytest.raises(ValueError, match="number 2 has the ID"):
+        KeyRing([hash_key(RIGHT), hash_key(RIGHT)])
 
 
 def test_the_rate_of_a_key_is_limited(keyed, monkeypatch):
     monkeypatch.setattr(keyed.app.state.service.state, "rates", RateLimit(2))
-    codes = [keyed.get("/v1/styles", headers=bearer("right")).status_code for _ in range(3)]
+    codes = [keyed.get("/v1/styles", headers=bearer(RIGHT)).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
-    refused = keyed.get("/v1/styles", headers=bearer("right"))
+    refused = keyed.get("/v1/styles", headers=bearer(RIGHT))
     assert 1 <= int(refused.headers["retry-after"]) <= 31
     assert refused.json()["error"]["code"] == "rate_limited"
-    assert keyed.get("/v1/styles", headers=bearer("other")).status_code == 200
+    assert keyed.get("/v1/styles", headers=bearer(OTHER)).status_code == 200
 
 
 def test_every_picture_has_a_row_without_prompt_or_photo(keyed, monkeypatch, tmp_path):
@@ -122,12 +133,12 @@ def test_every_picture_has_a_row_without_prompt_or_photo(keyed, monkeypatch, tmp
     begin = time.time()
     photo = base64.b64encode(portrait(0)).decode()
     body = {**BODY, "photos": [photo], "n": 2}
-    made = keyed.post("/v1/generate", json=body, headers=bearer("right")).json()["images"]
+    made = keyed.post("/v1/generate", json=body, headers=bearer(RIGHT)).json()["images"]
     service.audit.close()
     with closing(sqlite3.connect(path)) as base:
         rows = base.execute("SELECT * FROM pictures ORDER BY seed").fetchall()
     assert len(rows) == 2
-    owner = service.keys.owner("Bearer right")
+    owner = f"key-{RIGHT[4:12]}"
     for (at, *row), picture in zip(rows, made, strict=True):
         assert begin <= at <= time.time()
         digest = hashlib.sha256(base64.b64decode(picture["data"])).hexdigest()
@@ -141,13 +152,6 @@ def test_prompts_are_not_in_the_log(client, caplog):
     for change in ({}, {"style": "no such"}, {"prompt": "zeppelin " * 190}):
         client.post("/v1/generate", json={**BODY, "identity_id": upload(client), **change})
     assert "zeppelin" not in caplog.text
-
-
-def another(client, **settings) -> TestClient:
-    """The same loaded service behind other settings of the ingress."""
-    app = create_app(ServiceConfig(**settings), lambda: None)
-    app.state.service = client.app.state.service
-    return TestClient(app)
 
 
 def test_pages_of_other_hosts_are_let_in_only_where_they_are_listed(client):

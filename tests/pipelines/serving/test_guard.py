@@ -10,8 +10,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
+from pipelines.serving.callers import Callers
 from pipelines.serving.config import ServiceConfig
-from pipelines.serving.guard import Guard, Measures
+from pipelines.serving.guard import Guard
+from pipelines.serving.keys import KeyRing
+from pipelines.serving.measures import Measures
 
 
 async def counting(scope, receive, send) -> None:
@@ -25,13 +28,17 @@ async def counting(scope, receive, send) -> None:
 
 def guarded(app: Any = counting, **settings: Any) -> Guard:
     config = ServiceConfig(**{"max_body_bytes": 2000, "max_inflight_bytes": 3000, **settings})
-    return Guard(app, config, Measures())
+
+    async def take(deadline, owner) -> None:
+        pass
+
+    return Guard(app, config, Measures(), Callers(KeyRing(()), (), 9), take)
 
 
 def post(guard: Guard, content: Any, path: str = "/v1/generate") -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(guard)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.post(path, content=content)
 
     return asyncio.run(ask())
@@ -65,7 +72,7 @@ def test_bytes_in_flight_are_bounded(content):
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "2"
     assert guard.held == 2000
-    assert b"errors_total" in guard.measures.text()
+    assert b'rejected_total{code="overloaded"} 1.0' in guard.measures.text()
 
 
 def test_refusals_have_openais_shape_on_its_routes():
@@ -118,7 +125,8 @@ def test_a_reader_that_stalls_is_given_up():
         return {"type": "http.disconnect"}
 
     guard = guarded(streaming, send_timeout_seconds=0.2)
-    scope = {"type": "http", "path": "/", "headers": [], "method": "GET", "asgi": {}}
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "path": "/", "headers": headers, "method": "GET", "asgi": {}}
     asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
     assert closed
     assert len(sent) == 3

@@ -12,8 +12,7 @@ import pytest
 
 from infinite_id.types import CancelledError
 from pipelines.serving.worker import Deadline, Worker
-from tests.pipelines.serving.conftest import portrait, upload
-from tests.pipelines.serving.test_access import another
+from tests.pipelines.serving.conftest import another, portrait, upload
 
 BODY = {"prompt": "a {subject} on the beach", "steps": 2, "seed": 7}
 

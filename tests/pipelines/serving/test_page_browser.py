@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from pipelines.serving.keys import KeyRing, hash_key
+from pipelines.serving.keys import KeyRing, hash_key, new_key
 from pipelines.serving.people import People
 from tests.pipelines.serving.conftest import portrait
 
@@ -331,21 +331,22 @@ def test_the_code_of_a_run_makes_the_same_picture(opened, tmp_path, language, co
 
 def test_a_service_with_keys_asks_for_one(opened, client, monkeypatch):
     page = opened()
-    monkeypatch.setattr(client.app.state.service, "keys", KeyRing([hash_key("open sesame")]))
+    sesame = new_key()
+    monkeypatch.setattr(client.app.state.callers, "keys", KeyRing([hash_key(sesame)]))
     page.reload()
     field = page.get_by_label("API key of this service")
     expect(field).to_be_focused()
     field.fill("wrong")
     field.press("Enter")
     expect(page.locator("#key-error")).to_have_text("The API key is not known.")
-    field.fill("open sesame")
+    field.fill(sesame)
     field.press("Enter")
     choose(page, "person-1")
     make(page, 1)
     page.get_by_text("Repeat from code").click()
     code = page.locator("[data-code=curl] pre").inner_text()
     assert '-H "Authorization: Bearer $INFINITE_ID_API_KEY"' in code
-    assert "sesame" not in page.content() + page.evaluate("JSON.stringify(localStorage)")
+    assert sesame not in page.content() + page.evaluate("JSON.stringify(localStorage)")
 
 
 def test_a_person_whom_the_service_forgot_is_embedded_again(opened, client, monkeypatch):

@@ -187,7 +187,7 @@ def test_a_person_is_known_to_every_ingress_until_the_state_dies(address):
     with Client(address, retry=Retry(attempts=1)) as api:
         who = api.add_identity(portrait(0))
         made = 0
-        while made < 4 or min(counted(address, "pictures_total")) < 1:
+        while made < 4 or min(counted(address, "infinite_id_service_pictures_total")) < 1:
             assert made < 40
             with ThreadPoolExecutor(2) as pool:
                 for one in [pool.submit(api.generate, "a", identity=who, steps=1) for _ in "ab"]:
@@ -221,4 +221,4 @@ def test_a_rate_holds_over_all_ingresses(address):
     assert {answer.status_code for answer in refused} == {429}
     assert refused[0].json()["error"]["code"] == "rate_limited"
     assert int(refused[0].headers["retry-after"]) >= 1
-    assert min(counted(address, 'errors_total{code="rate_limited"}')) >= 1
+    assert min(counted(address, 'infinite_id_service_rejected_total{code="rate_limited"}')) >= 1

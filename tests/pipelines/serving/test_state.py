@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError
 from pipelines.serve import SharedState
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
+from pipelines.serving.measures import Measures
 from pipelines.serving.state import LocalState, RayState, State
 from pipelines.serving.worker import Deadline
 from tests.pipelines.serving.conftest import upload
@@ -64,7 +65,7 @@ def state_of(request):
 
     def make(**settings) -> State:
         if request.param == "local":
-            return LocalState(ServiceConfig(**settings))
+            return LocalState(ServiceConfig(**settings), Measures())
         return shared(**settings)
 
     return make

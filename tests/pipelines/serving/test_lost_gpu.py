@@ -1,0 +1,124 @@
+"""Generators that raise what a broken or full GPU raises."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from infinite_id.types import GeneratedImage, GenerationRequest
+from pipelines.serving.batcher import Batcher
+
+
+class Generator:
+    """Fails as told: `failing(requests)` returns an exception or None."""
+
+    revision = "x"
+
+    def __init__(self, failing) -> None:
+        self.failing, self.sizes = failing, []
+
+    def generate(self, requests, people, **hooks):
+        self.sizes.append(len(requests))
+        error = self.failing(requests)
+        if error is not None:
+            raise error
+        image = np.zeros((64, 64, 3), np.uint8)
+        return [GeneratedImage(one.sample_id, image, 0.1) for one in requests]
+
+
+def request(seed: int, prompt: str = "a person") -> GenerationRequest:
+    return GenerationRequest(
+        sample_id=f"{prompt}-{seed}",
+        identity_id="x",
+        method="m",
+        prompt=prompt,
+        negative_prompt="",
+        style="",
+        seed=seed,
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        guidance_scale=5.0,
+    )
+
+
+def run(failing, *orders) -> SimpleNamespace:
+    """All orders at once through a batcher over that generator."""
+    generator, losses, lost = Generator(failing), [], threading.Event()
+
+    def on_loss(kind: str) -> None:
+        losses.append(kind)
+        lost.set()
+
+    batcher = Batcher(
+        {"m": generator}, max_batch=8, max_queue=32, wait_seconds=0.2, on_loss=on_loss
+    )
+
+    async def one(order) -> tuple:
+        return [event async for event in batcher.events(order, {}, 20)][-1]
+
+    async def all_of_them() -> list[tuple]:
+        return await asyncio.gather(*map(one, orders))
+
+    answers = asyncio.run(all_of_them())
+    alive = batcher.alive
+    batcher.close()
+    return SimpleNamespace(
+        answers=answers, sizes=generator.sizes, losses=losses, alive=alive, batcher=batcher
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        MemoryError(),
+    ],
+    ids=["accelerator", "runtime", "memory"],
+)
+def test_a_sticky_error_takes_the_generators_out_and_fails_what_waits(error):
+    done = run(lambda requests: error, [request(1)], [request(2)], [request(n) for n in range(8)])
+    assert [(kind, value.status, value.code) for kind, value in done.answers] == [
+        ("error", 503, "generator_lost")
+    ] * 3
+    assert done.losses == [type(error).__name__]
+    assert not done.alive
+    assert len(done.sizes) == 1
+
+
+def test_pictures_that_do_not_fit_together_are_made_in_parts():
+    def failing(requests):
+        return torch.OutOfMemoryError("CUDA out of memory") if len(requests) > 2 else None
+
+    order = [request(n) for n in range(6)]
+    done = run(failing, order)
+    ((kind, pictures),) = done.answers
+    assert kind == "images"
+    assert [one.sample_id for one in pictures] == [one.sample_id for one in order]
+    assert done.losses == []
+    assert max(done.sizes[1:]) <= 3
+
+
+def test_one_picture_that_does_not_fit_takes_the_generators_out():
+    done = run(lambda requests: torch.OutOfMemoryError("CUDA out of memory"), [request(1)] * 2)
+    assert done.answers[0][1].code == "generator_lost"
+    assert done.losses == ["OutOfMemoryError"]
+
+
+def test_one_bad_request_costs_its_batch_mates_nothing():
+    def failing(requests):
+        bad = any(one.prompt == "bad" for one in requests)
+        return ValueError("prompt is bad, allowed: good") if bad else None
+
+    orders = [[request(n, "bad" if n == 3 else "good")] for n in range(5)]
+    done = run(failing, *orders)
+    kinds = [kind for kind, _ in done.answers]
+    assert kinds == ["images", "images", "images", "error", "images"]
+    assert done.answers[3][1].code == "refused"
+    assert done.alive

@@ -1,0 +1,146 @@
+"""Slow and many connections against the server, over a bare application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+
+from jobs.serve import serve
+from pipelines.serving.config import ServiceConfig
+from pipelines.serving.server import Connections, Server, listen
+
+LIMITS = {"header_timeout_seconds": 1.0, "max_connections": 20, "max_body_bytes": 2048}
+
+
+async def answering(scope, receive, send) -> None:
+    """Answers at once; /slow after a second."""
+    if scope["type"] != "http":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        return
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1)
+    await JSONResponse({})(scope, receive, send)
+
+
+@contextlib.contextmanager
+def running(**limits):
+    config = ServiceConfig(**{**LIMITS, **limits})
+    listening = listen("127.0.0.1", 0, config)
+    started = threading.Event()
+    server = Server(answering, config, listening, started.set)
+    thread = threading.Thread(target=server.serve_until_told, daemon=True)
+    thread.start()
+    assert started.wait(30)
+    yield server, listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def connect(port: int, data: bytes) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+    made.sendall(data)
+    return made
+
+
+def closed_after(one: socket.socket) -> float:
+    """Seconds until the server closes it."""
+    begin = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while one.recv(4096):
+            pass
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\n", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"],
+)
+def test_a_connection_without_whole_headers_is_closed(data):
+    with running() as (_, port):
+        assert closed_after(connect(port, data)) < 8
+
+
+def test_headers_without_end_are_cut_off():
+    with running(header_timeout_seconds=60) as (_, port):
+        one = connect(port, b"GET / HTTP/1.1\r\n")
+        endless = (b"x-filler: " + b"y" * 1000 + b"\r\n") * 10_000
+        with pytest.raises(ConnectionError):
+            one.sendall(endless)
+
+
+def test_silent_connections_make_room_for_a_request():
+    with running(header_timeout_seconds=60) as (_, port):
+        kept = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        assert kept.get("/").is_success
+        silent = [connect(port, b"GET / HT") for _ in range(100)]
+        for _ in range(20):
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=10).is_success
+        # One that has been served goes last.
+        assert kept.get("/").is_success
+        assert closed_after(silent[0]) < 5
+        for one in silent:
+            one.close()
+
+
+class _Opened:
+    def __init__(self) -> None:
+        self.transport, self.aborted = self, False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_one_address_has_so_many_connections_and_loopback_any():
+    places = Connections(ServiceConfig(max_connections_per_address=2), lambda count: None)
+    ones = [_Opened() for _ in range(3)]
+    assert [places.add(one, "192.0.2.1") for one in ones] == [True, True, False]
+    assert places.add(_Opened(), "192.0.2.2")
+    assert all(places.add(_Opened(), "127.0.0.1") for _ in range(5))
+    same = ["2001:db8::1", "2001:db8::2", "2001:db8::3"]
+    assert [places.add(_Opened(), address) for address in same] == [True, True, False]
+    places.remove(ones[0])
+    assert places.add(_Opened(), "192.0.2.1")
+
+
+def test_a_server_that_loses_something_answers_what_it_has_and_ends():
+    config = ServiceConfig()
+    listening = listen("127.0.0.1", 0, config)
+    started = threading.Event()
+    server = Server(answering, config, listening, started.set)
+    thread = threading.Thread(target=server.serve_until_told, daemon=True)
+    thread.start()
+    assert started.wait(30)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/slow"
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=30)))
+    asking.start()
+    time.sleep(0.3)
+    server.lose("the generators")
+    thread.join(30)
+    asking.join(30)
+    assert not thread.is_alive()
+    assert answers[0].is_success
+
+
+def test_a_used_port_and_an_unknown_host_are_told_before_a_model_is_loaded(capsys):
+    begin = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as left:
+            serve(port=port)
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: port is {port} on 127.0.0.1, which cannot be used: Address al")
+    with pytest.raises(SystemExit):
+        serve(port=70000)
+    assert capsys.readouterr().err.strip() == "error: port is 70000, allowed: 0 to 65535"
+    assert time.monotonic() - begin < 20
