@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
 
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 
-__all__ = ["BEARER", "Owner", "Served", "Until"]
-
-BEARER = HTTPBearer(auto_error=False, description="of `infinite-id serve --new-key`")
-"""For the OpenAPI alone: `pipelines.serving.guard` has checked the key before anything was read."""
+__all__ = ["Owner", "Served", "Until"]
 
 
 def _service(request: Request) -> Service:

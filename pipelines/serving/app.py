@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.serving import generate as generation
 from pipelines.serving import openai_images, routes
@@ -22,6 +23,7 @@ from pipelines.serving.errors import ServiceError
 from pipelines.serving.guard import Guard
 from pipelines.serving.keys import KeyRing, read_hashes
 from pipelines.serving.measures import Measures
+from pipelines.serving.openapi import describe
 from pipelines.serving.page import mount_page
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
@@ -71,13 +73,28 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After", "X-Sample-Id"],
         )
-    for module in (routes, generation, openai_images):
-        app.include_router(module.router)
+    for router in (routes.router, routes.probes, generation.router, openai_images.router):
+        app.include_router(router, generate_unique_id_function=lambda route: route.name)
+    describe(app)
+    app.add_middleware(_Head)
     mount_page(app)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+class _Head:
+    """Answers HEAD as GET; servers leave the body away by themselves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # A copy: the server's own says HEAD.
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 async def _service_error(request: Request, error: Any) -> Response:
@@ -89,7 +106,11 @@ async def _validation_error(request: Request, error: Any) -> Response:
     # Pydantic's own answer repeats the input: a photo, a prompt, or NaN that is no JSON.
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    message = f"{where}: {first['msg']}."
+    if first["type"] == "json_invalid":
+        message = f"The body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
+        where = "body"
+    else:
+        message = f"{where}: {first['msg'].removeprefix('Value error, ')}."
     return await _service_error(request, ServiceError(422, "invalid_request", message, param=where))
 
 

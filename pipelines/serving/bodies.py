@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["GenerateBody", "Part"]
+__all__ = ["Finite", "GenerateBody", "Part", "Prompt", "TokensBody"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _readable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text holds the character NUL")
+    if not text.strip():
+        raise ValueError("the text is blank")
+    return text
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text holds the character NUL")
+    return text
+
+
+Prompt = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
+Negative = Annotated[str, AfterValidator(_without_nul)]
 
 
 class Part(BaseModel):
@@ -17,7 +35,9 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     identity_id: str
-    weight: Finite = 1.0
+    weight: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        None, description="interpolate: weights sum to 1; stack: none is given"
+    )
 
 
 class GenerateBody(BaseModel):
@@ -25,7 +45,7 @@ class GenerateBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field(min_length=1, description="may hold {subject}")
+    prompt: Prompt = Field(description="may hold {subject}")
     identity_id: str | None = None
     mix: list[Part] | None = Field(None, min_length=2, max_length=8)
     mix_mode: Literal["interpolate", "stack"] = "interpolate"
@@ -33,13 +53,16 @@ class GenerateBody(BaseModel):
     face: int | Literal["single", "largest"] = "single"
     method: str | None = None
     style: str | None = None
-    negative_prompt: str | None = Field(None, description="replaces the style's own")
+    negative_prompt: Negative | None = Field(None, description="replaces the style's own")
     seed: int = Field(0, ge=0, lt=2**63, description="picture number i has seed + i")
     n: int = Field(1, ge=1)
     height: int | None = None
     width: int | None = None
     steps: int | None = Field(None, ge=1)
     guidance_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    identity_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(
+        None, description="strength of the identity; the method's own is in /v1/settings"
+    )
     format: Literal["png", "webp", "jpeg"] = "png"
     response: Literal["json", "image"] = "json"
     scores: bool = False
@@ -47,3 +70,12 @@ class GenerateBody(BaseModel):
         False, description="server-sent events: queued, step, preview, result or error"
     )
     previews: int = Field(0, ge=0, description="unfinished pictures of each, with stream")
+
+
+class TokensBody(BaseModel):
+    """A prompt that is being typed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(max_length=10_000)
+    style: str | None = None

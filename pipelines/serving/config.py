@@ -38,7 +38,7 @@ class ServiceConfig(Strict):
             come; more are answered with 503.
         max_photos, max_photo_pixels, min_photo_side, min_face: of photos, see
             `infinite_id.faces.photos.PhotoLimits` and `infinite_id.faces.detection.find_faces`.
-        max_prompt_chars, max_images, max_steps, max_guidance: of one request.
+        max_prompt_chars, max_images, max_steps, max_guidance, max_identity_scale: of one request.
         max_previews: unfinished pictures of one picture.
         max_side: largest height or width in pixels; None for twice the preset's.
         identity_ttl_seconds, max_identities, max_identity_bytes: of embedded people kept in
@@ -89,6 +89,7 @@ class ServiceConfig(Strict):
     max_previews: int = Field(8, ge=0)
     max_steps: int = Field(100, ge=1)
     max_guidance: float = Field(30.0, ge=0)
+    max_identity_scale: float = Field(2.0, ge=0)
     max_side: int | None = None
     identity_ttl_seconds: float = Field(3600.0, gt=0)
     max_identities: int = Field(1000, ge=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infinite_id.config import Preset
 from infinite_id.faces.detection import FaceError
@@ -18,7 +20,7 @@ from pipelines.serving.people import Person
 from pipelines.tables.people import embedding_digest
 from pipelines.tables.pictures import encode_image
 
-__all__ = ["FaceStage"]
+__all__ = ["FaceStage", "described"]
 
 
 class FaceStage:
@@ -58,9 +60,10 @@ class FaceStage:
                 found, aligned = find_upright_faces(
                     image, self._encoder.faces, select=face, min_face=self._min_face
                 )[0]
-            except (PhotoError, FaceError) as error:
-                message = f"Photo number {number}: {error}."
-                raise ServiceError(422, error.reason, message) from None
+            except PhotoError as error:
+                raise _refused(error, number, len(photos)) from None
+            except FaceError as error:
+                raise self._no_face(error, image, number, len(photos)) from None
             if keep_photos:
                 upright = np.ascontiguousarray(np.rot90(image, found.turned // 90))
                 kept.append(encode_image(upright, "jpeg", generated=False))
@@ -79,3 +82,30 @@ class FaceStage:
         identity = Identity(key, aligned_faces, embedding, class_word)
         digest = embedding_digest(embedding)
         return Person(identity, tuple(records), digest, owner, tuple(kept))
+
+    def _no_face(
+        self, error: FaceError, image: NDArray[np.uint8], number: int, count: int
+    ) -> ServiceError:
+        """With the faces to choose from, where there are several."""
+        refusal = _refused(error, number, count)
+        if error.reason in ("several_faces", "face_index"):
+            found = find_upright_faces(
+                image, self._encoder.faces, select="all", min_face=self._min_face
+            )
+            faces = [described(face.bbox, face.det_score, crop) for face, crop in found]
+            refusal.details = {"photo": number, "faces": faces}
+        return refusal
+
+
+def described(bbox: NDArray[np.float32], score: float, crop: NDArray[np.uint8]) -> dict[str, Any]:
+    """A face for clients: its box in pixels of the photo, the detector's score, a PNG."""
+    return {
+        "bbox": [round(float(value), 1) for value in bbox],
+        "score": score,
+        "crop_png": base64.b64encode(encode_image(crop, generated=False)).decode(),
+    }
+
+
+def _refused(error: PhotoError | FaceError, number: int, count: int) -> ServiceError:
+    which = "The photo" if count == 1 else f"Photo {number + 1} of {count}"
+    return ServiceError(422, error.reason, f"{which} cannot be used: {error}.")

@@ -20,6 +20,7 @@ from pipelines.serving.batcher import Event
 from pipelines.serving.bodies import GenerateBody
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.guard import unexpected
+from pipelines.serving.openapi import ERRORS, PICTURES
 from pipelines.serving.service import Order, Service
 from pipelines.serving.worker import Deadline
 
@@ -27,7 +28,7 @@ __all__ = ["Job", "Made", "router", "unless_gone"]
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.2
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Job:
         return Made(self.order, pictures, files, scores, blurred)
 
 
-@router.post("/v1/generate", response_model=None)
+@router.post("/v1/generate", response_model=None, responses=PICTURES)
 async def generate(
     request: Request, service: Served, owner: Owner, deadline: Until, body: GenerateBody
 ) -> Response | dict[str, Any]:

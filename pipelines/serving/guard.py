@@ -22,6 +22,8 @@ __all__ = ["Guard", "unexpected"]
 _LOG = logging.getLogger(__name__)
 _MOST_DIGITS = 18
 _ALWAYS = ("/healthz", "/readyz", "/metrics")
+# Asked while somebody types.
+_FREE = ("/v1/tokens",)
 Take = Callable[[Deadline, str], Awaitable[None]]
 
 
@@ -77,8 +79,12 @@ class Guard:
             self.active -= 1
             self.measures.record("in_flight", self.active)
             route = getattr(scope.get("route"), "path", "other")
-            told = {"route": route, "method": _method(scope), "status": str(exchange.status)}
-            self.measures.record("requests_total", **told)
+            told: dict[str, str] = {
+                "route": route,
+                "method": _method(scope),
+                "status": str(exchange.status),
+            }
+            self.measures.record("requests_total", 1, **told)
             self.measures.record("request_seconds", time.monotonic() - begin, route=route)
 
 
@@ -121,7 +127,7 @@ class _Exchange:
         if guard.active > guard.config.max_connections and self._scope["path"] not in _ALWAYS:
             raise overloaded("requests")
         owner = self._scope["owner"] = guard.callers.owner(self._scope)
-        if owner is not None:
+        if owner is not None and self._scope["path"] not in _FREE:
             await guard.take(self._deadline, owner)
         self._check_size(self._announced())
 

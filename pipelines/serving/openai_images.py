@@ -15,15 +15,16 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.serving.access import Owner, Served, Until
-from pipelines.serving.bodies import Finite, GenerateBody
+from pipelines.serving.bodies import Finite, GenerateBody, Prompt
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.generate import Job, unless_gone
+from pipelines.serving.openapi import ERRORS
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 
 __all__ = ["EditForm", "GenerationsBody", "router"]
 
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
 # Our names of their fields.
 _PARAMS = {"method": "model", "height": "size", "width": "size", "photos": "image"}
 
@@ -31,7 +32,7 @@ _PARAMS = {"method": "model", "height": "size", "width": "size", "photos": "imag
 class _Common(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field(min_length=1, description="may hold {subject}")
+    prompt: Prompt = Field(description="may hold {subject}")
     model: str | None = Field(None, description="a method of /v1/methods")
     n: int | None = Field(None, ge=1)
     size: str | None = Field(None, pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="64x64 or auto")
@@ -65,11 +66,13 @@ class EditForm(_Common):
 @router.get("/v1/models")
 async def models(service: Served, owner: Owner) -> dict[str, Any]:
     """The methods, as OpenAI lists models."""
-    rows = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "infinite-id"}
-        for name in service.config.methods
-    ]
-    return {"object": "list", "data": rows}
+    return {"object": "list", "data": [_model(name) for name in service.config.methods]}
+
+
+@router.get("/v1/models/{name}")
+async def model(service: Served, owner: Owner, name: str) -> dict[str, Any]:
+    """One method, as OpenAI describes a model."""
+    return _model(_offered(service, name))
 
 
 @router.post("/v1/images/generations")
@@ -122,14 +125,23 @@ async def _make(
     }
 
 
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "infinite-id"}
+
+
+def _offered(service: Service, name: str) -> str:
+    if name not in service.config.methods:
+        message = f"The model is unknown, allowed: {', '.join(service.config.methods)}."
+        raise ServiceError(404, "model_not_found", message, param="model")
+    return name
+
+
 def _translated(service: Service, asked: GenerationsBody | EditForm) -> GenerateBody:
     if asked.response_format == "url":
         message = "response_format is url, allowed: b64_json, for no picture is kept."
         raise ServiceError(422, "unsupported_value", message, param="response_format")
-    if asked.model is not None and asked.model not in service.config.methods:
-        known = ", ".join(service.config.methods)
-        message = f"The model is unknown, allowed: {known}."
-        raise ServiceError(404, "model_not_found", message, param="model")
+    if asked.model is not None:
+        _offered(service, asked.model)
     width, height = None, None
     if asked.size not in (None, "auto"):
         width, height = map(int, str(asked.size).split("x"))

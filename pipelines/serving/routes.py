@@ -8,18 +8,21 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Path, Request, UploadFile
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from numpy.typing import NDArray
 
 from infinite_id.faces.photos import PhotoError, decode_photo
 from pipelines.serving.access import Owner, Served, Until
+from pipelines.serving.bodies import TokensBody
 from pipelines.serving.errors import ServiceError
+from pipelines.serving.faces import described
+from pipelines.serving.openapi import ERRORS
 from pipelines.serving.page import sample_names, sample_photo
-from pipelines.tables.pictures import encode_image
 
-__all__ = ["router"]
+__all__ = ["probes", "router"]
 
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
+probes = APIRouter(responses={code: ERRORS[code] for code in (400, 413, 503)})
 
 
 def _face(text: str) -> int | str:
@@ -62,18 +65,15 @@ async def add_identity(
         "identity_id": person.identity.identity_id,
         "expires_in_seconds": service.config.identity_ttl_seconds,
         "photos_kept": len(person.photos),
-        "faces": [
-            {
-                "bbox": [round(float(value), 1) for value in found.bbox],
-                "score": found.det_score,
-                "crop_png": _data(encode_image(found.aligned, generated=False)),
-            }
-            for found in person.faces
-        ],
+        "faces": [described(found.bbox, found.det_score, found.aligned) for found in person.faces],
     }
 
 
-@router.get("/v1/identities/{identity_id}/photos/{number}", response_class=Response)
+@router.get(
+    "/v1/identities/{identity_id}/photos/{number}",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {"schema": {"type": "string"}}}}},
+)
 async def kept_photo(
     service: Served,
     owner: Owner,
@@ -90,6 +90,12 @@ async def kept_photo(
 async def remove_identity(service: Served, owner: Owner, deadline: Until, identity_id: str) -> None:
     """Forgets a person at once."""
     await service.state.remove(deadline, identity_id, owner)
+
+
+@router.post("/v1/tokens")
+async def tokens(service: Served, owner: Owner, body: TokensBody) -> dict[str, int | None]:
+    """How many tokens a prompt has with its style, and how many there may be; uses up no rate."""
+    return service.count_tokens(body)
 
 
 @router.get("/v1/styles")
@@ -131,6 +137,8 @@ async def score(
         references = (await service.state.get(deadline, identity_id, owner)).identity.images
     data = await image.read()
 
+    service.check_tokens("prompt", prompt)
+
     def work() -> dict[str, float | None]:
         try:
             return service.score([decode_photo(data, service.limits)], [prompt], references)[0]
@@ -143,13 +151,13 @@ async def score(
     return await service.worker.run(deadline, work)
 
 
-@router.get("/healthz")
+@probes.get("/healthz")
 async def healthy() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@probes.get("/readyz")
 async def ready(service: Served) -> dict[str, str]:
     """Pictures can be made."""
     if not service.backend.ready:
@@ -157,7 +165,7 @@ async def ready(service: Served) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@probes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
     return Response(request.app.state.measures.text(), media_type="text/plain; version=0.0.4")

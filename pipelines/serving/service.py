@@ -22,7 +22,7 @@ from pipelines.plan.requests import Subject, Text, sample_id
 from pipelines.plan.weights import method_revision, weights_revision
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
-from pipelines.serving.bodies import GenerateBody
+from pipelines.serving.bodies import GenerateBody, Part, TokensBody
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import FaceStage
@@ -30,6 +30,7 @@ from pipelines.serving.measures import Measures
 from pipelines.serving.people import Person
 from pipelines.serving.safety import blurred, load_safety_check
 from pipelines.serving.state import State
+from pipelines.serving.tokens import Tokens
 from pipelines.serving.words import Blocklist
 from pipelines.serving.worker import Deadline, Worker
 from pipelines.tables.manifest import default_styles
@@ -69,6 +70,7 @@ class Service:
         self.styles = {row["style"]: row for row in default_styles().to_pylist()}
         weights, self.untrained = weights_revision(self.preset)
         self.revisions = {m: method_revision(m, self.preset, weights) for m in config.methods}
+        self._tokens = Tokens(self.preset)
         self._blocked = Blocklist(config.blocked_words)
         self.limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
         self._safety = load_safety_check(config)
@@ -133,6 +135,8 @@ class Service:
         subject, people = await self._subject(deadline, body, owner, inline)
         # With the class word in place: that comes from the caller too.
         prompt = text.prompt(subject.class_word)
+        self.check_tokens("prompt", prompt)
+        self.check_tokens("negative_prompt", text.negative_prompt)
         if self._blocked.finds(prompt):
             raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
         method = self._known("method", body.method or self.config.methods[0], self.config.methods)
@@ -142,6 +146,8 @@ class Service:
         _at_most("steps", steps, self.config.max_steps)
         _at_most("guidance_scale", guidance, self.config.max_guidance)
         _at_most("n", body.n, self.config.max_images)
+        if body.identity_scale is not None:
+            _at_most("identity_scale", body.identity_scale, self.config.max_identity_scale)
         _at_most("previews", body.previews, self.config.max_previews)
         row: dict[str, Any] = {
             "identity_id": subject.identity_id,
@@ -153,6 +159,7 @@ class Service:
             "width": self._side("width", body.width, self.preset.width),
             "num_inference_steps": steps,
             "guidance_scale": guidance,
+            "identity_scale": body.identity_scale,
             "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
             "mix_mode": subject.mix_mode,
         }
@@ -162,14 +169,31 @@ class Service:
             pairs = tuple((part["identity_id"], part["weight"]) for part in parts)
             mix = IdentityMix(pairs, body.mix_mode)
         values = {k: v for k, v in row.items() if not k.startswith("mix")}
+        # A row of a plan has no scale: it is part of what the picture is of.
+        scaled = "" if body.identity_scale is None else f"*{body.identity_scale:g}"
         requests = []
         for seed in range(body.seed, body.seed + body.n):
             if seed >= 2**63:
                 raise _wrong("seed", str(seed), "0 to 2**63 - 1")
             row["seed"] = seed
-            name = sample_id(row, self.revisions[method], subject.digest)
+            name = sample_id(row, self.revisions[method], subject.digest + scaled)
             requests.append(GenerationRequest(sample_id=name, seed=seed, mix=mix, **values))
         return Order(tuple(requests), people, words)
+
+    def count_tokens(self, body: TokensBody) -> dict[str, int | None]:
+        """Tokens of a prompt with its style, and the most; None where there is no tokenizer."""
+        suffix = ""
+        if body.style is not None:
+            suffix = self.styles[self._known("style", body.style, list(self.styles))]["suffix"]
+        prompt = Text("api", "", body.prompt, suffix or "", "").prompt("person")
+        return {"tokens": self._tokens.count(prompt), "max_tokens": self._tokens.most}
+
+    def check_tokens(self, name: str, text: str) -> None:
+        """Raises a ServiceError, 422, where a text is longer than the networks read."""
+        count, most = self._tokens.count(text), self._tokens.most
+        if count is not None and most is not None and count > most:
+            allowed = f"at most {most} with begin and end"
+            raise _wrong(name, f"{count} tokens long with its style", allowed)
 
     def _text(self, body: GenerateBody) -> tuple[Text, str]:
         for name, value in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
@@ -191,16 +215,15 @@ class Service:
             person = inline or await self.state.get(deadline, str(body.identity_id), owner)
             one = person.identity
             return Subject(one.identity_id, one.class_word, person.digest), {one.identity_id: one}
-        total = sum(part.weight for part in body.mix)
-        if body.mix_mode == "interpolate" and not math.isclose(total, 1.0, abs_tol=1e-6):
-            raise _wrong("mix", f"weights that sum to {total:g}", "weights that sum to 1")
+        weights = _weights(body.mix, body.mix_mode)
         persons = await asyncio.gather(
             *(self.state.get(deadline, part.identity_id, owner) for part in body.mix)
         )
-        parts = tuple({"identity_id": p.identity_id, "weight": p.weight} for p in body.mix)
+        pairs = [(part.identity_id, w) for part, w in zip(body.mix, weights, strict=True)]
+        parts = tuple({"identity_id": name, "weight": weight} for name, weight in pairs)
         people = {person.identity.identity_id: person.identity for person in persons}
         digest = "+".join(person.digest for person in persons)
-        name = "+".join(f"{p.identity_id}:{p.weight:g}" for p in body.mix)
+        name = "+".join(f"{who}:{weight:g}" for who, weight in pairs)
         word = persons[0].identity.class_word
         return Subject(name, word, digest, parts, body.mix_mode), people
 
@@ -266,9 +289,14 @@ class Service:
         ]
 
     def describe_methods(self) -> list[dict[str, Any]]:
-        """Names, titles and revisions of the methods offered."""
+        """Names, titles and revisions of the methods offered, and whether they show a person."""
         return [
-            {"name": m, "title": METHODS[m].title, "revision": self.revisions[m]}
+            {
+                "name": m,
+                "title": METHODS[m].title,
+                "revision": self.revisions[m],
+                "personal": m != "text_only",
+            }
             for m in self.config.methods
         ]
 
@@ -289,9 +317,34 @@ class Service:
             "max_previews": config.max_previews,
             "max_photos": config.max_photos,
             "max_prompt_chars": config.max_prompt_chars,
+            "max_prompt_tokens": self._tokens.most,
+            "max_seed": 2**63 - 1,
+            "min_side": 4 * _VAE_FACTOR,
+            "side_step": _VAE_FACTOR,
+            "min_face": config.min_face,
+            "min_photo_side": config.min_photo_side,
+            "max_photo_pixels": config.max_photo_pixels,
+            "max_body_bytes": config.max_body_bytes,
+            "identity_scale": own.fusion.identity_scale,
+            "max_identity_scale": config.max_identity_scale,
+            "requests_per_minute": config.requests_per_minute,
             "identity_ttl_seconds": config.identity_ttl_seconds,
             "scores": [info.as_dict() for info in self._suite.metrics.values()],
         }
+
+
+def _weights(mix: Sequence[Part], mode: str) -> list[float]:
+    given = [part.weight for part in mix]
+    if mode == "stack":
+        if any(weight is not None for weight in given):
+            raise _wrong("mix", "a stack with weights", "no weight with mix_mode stack")
+        return [1.0 for _ in mix]
+    found = [weight for weight in given if weight is not None]
+    if len(found) < len(given):
+        raise _wrong("mix", "without a weight for each person", "weights that sum to 1")
+    if not math.isclose(sum(found), 1.0, abs_tol=1e-6):
+        raise _wrong("mix", f"weights that sum to {sum(found):g}", "weights that sum to 1")
+    return found
 
 
 def _at_most(name: str, value: float, most: float) -> None:

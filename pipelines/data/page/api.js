@@ -1,14 +1,17 @@
 // The service's HTTP interface: JSON, errors as sentences, server-sent events, waiting when told.
 
 const AGAIN = [429, 503];
-const ATTEMPTS = 5;
 const LONGEST_WAIT = 30;
+// A picture that the service has no room for is asked for again for so long.
+const PATIENCE = 600;
+// Together: more only wait in the service's queue, and use up its rate.
+const AT_ONCE = 6;
 
 /** An answer other than 2xx: the service's code and sentence. */
 export class ServiceError extends Error {
-  constructor(status, code, message, retryAfter = null) {
+  constructor(status, code, message, retryAfter = null, faces = null) {
     super(message);
-    Object.assign(this, { status, code, retryAfter });
+    Object.assign(this, { status, code, retryAfter, faces });
   }
 }
 
@@ -31,6 +34,7 @@ async function refusal(response) {
     error?.code ?? `http_${response.status}`,
     error?.message ?? `The server answered ${response.status} ${response.statusText}.`,
     told > 0 ? told : null,
+    error?.faces ?? null,
   );
 }
 
@@ -48,10 +52,17 @@ async function send(path, options) {
 
 export const get = async (path) => (await send(path, {})).json();
 
-/** Embeds a person; `photo` is a File, or null with the name of a sample. */
-export async function addIdentity(photo, sample, face, signal) {
+/** Tokens of a prompt with its style, and how many there may be. */
+export const countTokens = async (prompt, style) => (await send("v1/tokens", {
+  method: "POST",
+  body: JSON.stringify({ prompt, style: style || null }),
+  headers: { "Content-Type": "application/json" },
+})).json();
+
+/** Embeds a person; `photos` are Files, or null with the name of a sample. */
+export async function addIdentity(photos, sample, face, signal) {
   const form = new FormData();
-  if (photo) form.append("photos", photo, "photo");
+  if (photos) photos.forEach((photo, n) => form.append("photos", photo, `photo-${n}`));
   else form.append("sample", sample);
   form.append("face", face);
   return (await send("v1/identities", { method: "POST", body: form, signal })).json();
@@ -65,17 +76,35 @@ export const removeIdentity = (id) => send(`v1/identities/${id}`, { method: "DEL
  * Where the service is full it is asked again, after `on("waiting", {seconds})`.
  */
 export async function generate(body, on, signal) {
+  const end = performance.now() + PATIENCE * 1000;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await attemptOnce(body, on, signal);
+      return await inTurn(() => attemptOnce(body, on, signal), signal);
     } catch (error) {
-      const seconds = error.retryAfter ?? 2 ** (attempt - 1);
-      if (!AGAIN.includes(error.status) || attempt === ATTEMPTS || seconds > LONGEST_WAIT) {
-        throw error;
-      }
-      on("waiting", { seconds });
+      const told = error.retryAfter ?? 0;
+      const doubled = Math.min(LONGEST_WAIT, 2 ** (attempt - 1));
+      // Never sooner than told; spread, so that those who were refused together do not come together.
+      const seconds = Math.max(told, doubled / 2) * (1 + Math.random() / 2);
+      if (!AGAIN.includes(error.status) || performance.now() + seconds * 1000 > end) throw error;
+      on("waiting", { seconds: Math.ceil(seconds) });
       await pause(seconds, signal);
     }
+  }
+}
+
+let running = 0;
+const line = [];
+
+/** Runs `work` once fewer than AT_ONCE others run. */
+async function inTurn(work, signal) {
+  if (running >= AT_ONCE) await new Promise((go) => { line.push(go); });
+  running += 1;
+  try {
+    signal.throwIfAborted();
+    return await work();
+  } finally {
+    running -= 1;
+    line.shift()?.();
   }
 }
 
@@ -86,18 +115,21 @@ async function attemptOnce(body, on, signal) {
     headers: { "Content-Type": "application/json" },
     signal,
   });
+  let result = null;
   try {
+    // To its end, which comes with the result: a stream that is left earlier counts as aborted.
     for await (const [name, data] of events(response.body)) {
       if (name === "error") {
         throw new ServiceError(data.status ?? 500, data.code, data.message, data.retry_after);
       }
-      if (name === "result") return data;
-      on(name, data);
+      if (name === "result") result = data;
+      else on(name, data);
     }
   } catch (error) {
     if (error instanceof ServiceError || error.name === "AbortError") throw error;
     throw new ServiceError(0, "unreachable", "The connection to the server was lost.");
   }
+  if (result) return result;
   throw new ServiceError(0, "unreachable", "The server's answer ended without a picture.");
 }
 
@@ -120,6 +152,7 @@ async function* events(stream) {
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, seconds * 1000);
+    if (signal.aborted) reject(signal.reason);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);
       reject(signal.reason);

@@ -22,11 +22,13 @@ export function tell(node, sentence) {
   node.hidden = !sentence;
 }
 
-/** Base64 of a file -> an address for `img`; let go with URL.revokeObjectURL. */
-export function fileUrl(base64, type) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  return URL.createObjectURL(new Blob([bytes], { type }));
+/** Base64 of a file -> a Blob. */
+export function fileBlob(base64, type) {
+  return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type });
 }
+
+/** Base64 of a file -> an address for `img`; let go with URL.revokeObjectURL. */
+export const fileUrl = (base64, type) => URL.createObjectURL(fileBlob(base64, type));
 
 /** Copies a text; false where the browser does not let a page do so. */
 export async function copy(text) {

@@ -2,8 +2,13 @@
 
 import { ServiceError, generate, get, setKey } from "./api.js";
 import { byId, el, tell, title } from "./dom.js";
+import { readOrder, show as showSettings, watchTokens } from "./form.js";
+import * as history from "./history.js";
 import { PersonPicker } from "./people.js";
 import { Run } from "./results.js";
+import { sharedSettings } from "./share.js";
+import { theme } from "./theme.js";
+import { confirmed } from "./viewer.js";
 
 const EXAMPLES = {
   "Beach": "a person wearing a colorful shirt, smiling to the camera, on the beach",
@@ -14,7 +19,10 @@ const COUNTS = {
   pictures: { label: "Pictures", min: 1, value: 1 },
   blend: { label: "Stops from A to B", min: 2, value: 5 },
 };
-const RUNS_KEPT = 12;
+const RUNS_SHOWN = 12;
+// More at once are asked for only after a question.
+const MANY = 16;
+const MORE = 4;
 // Unfinished pictures of each.
 const PREVIEWS = 4;
 
@@ -23,8 +31,10 @@ let people = [];
 let running = null;
 
 const mode = () => document.querySelector("[name=mode]:checked").value;
-const chosenMethods = () => [...document.querySelectorAll("[name=method]:checked")].map((box) => box.value);
+const methodBoxes = () => [...document.querySelectorAll("[name=method]")].filter((box) => !box.closest("[hidden]"));
+const chosenMethods = () => methodBoxes().filter((box) => box.checked).map((box) => box.value);
 const chosenPeople = () => people.slice(0, mode() === "blend" ? 2 : 1);
+const form = { mode, chosenMethods, chosenPeople };
 
 async function load() {
   const [settings, methods, styles, samples] = await Promise.all(
@@ -32,14 +42,23 @@ async function load() {
   service = { settings, methods, styles, samples };
   byId("preset").replaceChildren(settings.preset, el("span", {}, ` · ${settings.width} × ${settings.height} px`));
   tell(byId("banner"), settings.untrained ? "Untrained weights: pictures are noise. Everything else works." : "");
-  byId("prompt").maxLength = settings.max_prompt_chars;
+  byId("prompt").maxLength = byId("negative").maxLength = settings.max_prompt_chars;
   Object.assign(byId("steps"), { max: settings.max_steps, value: settings.steps });
+  Object.assign(byId("guidance"), { max: settings.max_guidance, placeholder: settings.guidance_scale });
+  Object.assign(byId("scale"), { max: settings.max_identity_scale, placeholder: settings.identity_scale });
+  for (const side of ["width", "height"]) {
+    Object.assign(byId(side), { min: settings.min_side, max: settings.max_side, step: settings.side_step, placeholder: settings[side] });
+  }
   byId("style").append(...styles.map(({ style }) => el("option", { value: style }, title(style))));
   byId("methods").append(...methods.map((method, n) => el("label", { className: "check" },
     el("input", { type: "checkbox", name: "method", value: method.name, checked: n === 0 }), method.title)));
-  people = ["Person", "Person B"].map((heading) => new PersonPicker(heading, samples, refresh));
+  people = ["Person", "Person B"].map((heading) => new PersonPicker(heading, samples, settings.max_photos, refresh));
   byId("people").append(...people.map((person) => person.root));
+  const shared = sharedSettings();
+  if (shared) use(shared);
   refresh();
+  watchTokens();
+  await showEarlier();
 }
 
 /** Shows what the mode needs and what the button will make. */
@@ -49,6 +68,10 @@ function refresh() {
   people[1].root.hidden = now !== "blend";
   byId("style-field").hidden = now === "sheet";
   byId("count").parentElement.hidden = now === "sheet";
+  // Without a person all stops of a blend are one picture.
+  for (const { name, personal } of service.methods) {
+    document.querySelector(`[name=method][value="${name}"]`).closest("label").hidden = now === "blend" && !personal;
+  }
   const count = COUNTS[now];
   if (count && byId("count-label").textContent !== count.label) {
     byId("count-label").textContent = count.label;
@@ -60,93 +83,99 @@ function refresh() {
   byId("make").textContent = total > 1 ? `Make ${total} pictures` : "Make picture";
 }
 
-/** The form as an order, or the sentence that says what is missing. */
-function readOrder() {
-  const now = mode();
-  const missing = chosenPeople().find((person) => !person.identity);
-  if (missing) return { problem: `${missing.legend.textContent}: choose a photo or a sample first.`, at: missing.file };
-  for (const id of now === "sheet" ? ["prompt", "seed"] : ["prompt", "seed", "count"]) {
-    const field = byId(id);
-    const name = document.querySelector(`label[for=${id}]`).textContent.trim();
-    if (!field.value.trim()) return { problem: `${name} is empty.`, at: field };
-    if (!field.checkValidity()) return { problem: `${name}: ${field.validationMessage}`, at: field };
-  }
-  if (!chosenMethods().length) return { problem: "Choose at least one method.", at: document.querySelector("[name=method]") };
-  const order = {
-    mode: now,
-    sources: chosenPeople().map((person) => person.source),
-    methods: chosenMethods(),
-    prompt: byId("prompt").value.trim(),
-    style: now === "sheet" ? "" : byId("style").value,
-    styles: service.styles.map(({ style }) => style),
-    seed: Number(byId("seed").value),
-    count: Number(byId("count").value),
-    steps: Number(byId("steps").value),
-  };
-  order.weights = Array.from({ length: order.count }, (_, n) => Number((n / (order.count - 1)).toFixed(4)));
-  order.variants = variants(order);
-  return { order };
+/** Puts an order's settings, or those of a shared link, into the form. */
+function use(settings) {
+  showSettings(settings, refresh);
+  refresh();
+  byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-/** One entry a picture of each method: its label and how its request differs. */
-function variants(order) {
-  if (order.mode === "sheet") {
-    return order.styles.map((style) => ({ label: title(style), change: () => ({ style }) }));
-  }
-  if (order.mode === "blend") {
-    return order.weights.map((weight) => ({
-      label: `${Math.round((1 - weight) * 100)} % A, ${Math.round(weight * 100)} % B`,
-      change: () => ({
-        identity_id: undefined,
-        mix: chosenPeople().map((person, n) => ({
-          identity_id: person.identity.identity_id, weight: n ? weight : 1 - weight,
-        })),
-      }),
-    }));
-  }
-  return Array.from({ length: order.count }, (_, n) => ({
-    label: order.count > 1 ? `Seed ${order.seed + n}` : "",
-    change: () => ({ seed: order.seed + n }),
-  }));
-}
+const actions = {
+  use(order) {
+    use(order);
+    byId("prompt").focus();
+  },
+  more(order, method, variant) {
+    use({ ...order, mode: "pictures", methods: [method], style: variant.style ?? order.style,
+      seed: Math.floor(Math.random() * 1e6), count: Math.min(MORE, service.settings.max_images) });
+    byId("order").requestSubmit();
+  },
+  async retry(run, entry) {
+    if (running) return;
+    entry.cell.reset();
+    await work(run, [entry]);
+  },
+  remove(run) {
+    run.root.remove();
+    history.drop(run.id).catch(() => {});
+    showKept();
+  },
+};
 
 async function make(event) {
   event.preventDefault();
   if (running) return;
-  const { order, problem, at } = readOrder();
+  const { order, problem, at } = readOrder(form, service);
   tell(byId("order-error"), problem ?? "");
   if (problem) {
+    const closed = at.closest("details:not([open])");
+    if (closed) closed.open = true;
     at.focus();
     return;
   }
   const crops = chosenPeople().map((person) => person.crop);
-  const run = new Run(order, service.methods, service.settings.scores, crops);
+  const run = new Run(order, service.methods, service.settings.scores, crops, actions);
+  const total = run.cells.length;
+  if (total > MANY && !(await confirmed(`This makes ${total} pictures, one after the other. Go on?`, `Make ${total} pictures`))) return;
   byId("empty").hidden = true;
   byId("status").after(run.root);
-  [...document.querySelectorAll(".run")].slice(RUNS_KEPT).forEach((old) => old.remove());
+  [...document.querySelectorAll(".run")].slice(RUNS_SHOWN).forEach((old) => old.remove());
+  if (matchMedia("(max-width: 60rem)").matches) run.root.scrollIntoView({ block: "start" });
+  await work(run, run.cells);
+}
+
+/** Makes the pictures of these cells of a run, and keeps the run. */
+async function work(run, entries) {
   running = new AbortController();
   toggle(true);
-  say(run.cells.length > 1 ? `Making ${run.cells.length} pictures.` : "Making a picture.");
-  if (matchMedia("(max-width: 60rem)").matches) run.root.scrollIntoView({ block: "start" });
-  const made = await Promise.all(run.cells.map((entry) => one(order, entry, running.signal)));
+  say(entries.length > 1 ? `Making ${entries.length} pictures.` : "Making a picture.");
+  const made = await Promise.all(entries.map((entry) => one(run, entry, running.signal)));
   running = null;
   toggle(false);
   const good = made.filter(Boolean).length;
   say(good === made.length ? `Done: ${good} of ${good}.` : `${good} of ${made.length} pictures were made.`);
+  if (!good) return;
+  // A window without storage (private, or full) still shows them.
+  await history.keep(run.record()).catch(() => {});
+  showKept();
 }
 
 /** Makes one picture in its cell; whether that worked. */
-async function one(order, { cell, method, variant }, signal) {
+async function one(run, entry, signal) {
+  const { order } = run;
+  const { cell, method, variant } = entry;
+  if (order.sources.some((source, n) => people[n].source !== source)) {
+    cell.fail("Choose the same person again to make it.");
+    return false;
+  }
+  const who = () => (order.mode === "blend"
+    ? { mix: people.map(({ identity }, n) => ({ identity_id: identity.identity_id, weight: n ? variant.weight : 1 - variant.weight })) }
+    : { identity_id: people[0].identity?.identity_id });
+  const style = variant.style ?? order.style;
   const body = () => ({
     prompt: order.prompt,
-    identity_id: people[0].identity?.identity_id,
+    ...who(),
     method,
-    ...(order.style && { style: order.style }),
-    seed: order.seed,
+    ...(style && { style }),
+    ...(order.negative && { negative_prompt: order.negative }),
+    seed: variant.seed ?? order.seed,
     steps: order.steps,
+    ...(order.guidance !== null && { guidance_scale: order.guidance }),
+    ...(order.scale !== null && { identity_scale: order.scale }),
+    ...(order.width !== null && { width: order.width }),
+    ...(order.height !== null && { height: order.height }),
     scores: true,
     previews: Math.min(PREVIEWS, service.settings.max_previews),
-    ...variant.change(),
   });
   const on = (name, data) => cell.on(name, data);
   try {
@@ -154,7 +183,7 @@ async function one(order, { cell, method, variant }, signal) {
       if (error.code !== "unknown_identity" || !(await renew(order))) throw error;
       return generate(body(), on, signal);
     });
-    cell.done(answer.images[0]);
+    run.done(entry, answer.images[0]);
     return true;
   } catch (error) {
     const stopped = error.name === "AbortError";
@@ -174,6 +203,40 @@ function renew(order) {
   return renewal;
 }
 
+/** The runs of earlier visits, or a finished example where there are none. */
+async function showEarlier() {
+  if (document.querySelector(".run")) return;
+  const { settings, methods } = service;
+  const earlier = await history.runs().catch(() => []);
+  for (const record of earlier.slice(0, RUNS_SHOWN)) {
+    const run = new Run(record.order, methods, settings.scores, record.crops, actions, record.id);
+    byId("results").insertBefore(run.root, byId("empty"));
+    run.restore(record);
+  }
+  if (!earlier.length) await showExample();
+  showKept();
+}
+
+async function showExample() {
+  byId("empty").hidden = false;
+  const told = await fetch("page/example/example.json").then((answer) => answer.json());
+  // Of another model it would promise what this one does not make.
+  if (told.preset !== service.settings.preset) return;
+  const record = { ...told, crops: [`data:image/png;base64,${service.samples.find(({ name }) => name === told.sample).png}`] };
+  record.cells = await Promise.all(told.cells.map(async ({ file, ...picture }) => ({
+    picture, blob: await fetch(`page/example/${file}`).then((answer) => answer.blob()),
+  })));
+  const run = new Run(told.order, service.methods, service.settings.scores, record.crops, { use: actions.use }, 0);
+  run.restore(record);
+  run.root.classList.add("example");
+  run.root.prepend(el("p", { className: "small soft" }, "An example: a person who does not exist, in every style."));
+  byId("empty").append(run.root);
+}
+
+function showKept() {
+  byId("kept").hidden = !document.querySelector(".run:not(.example)");
+}
+
 function toggle(busy) {
   // A disabled or hidden button would lose the keyboard's place.
   byId("make").setAttribute("aria-disabled", String(busy));
@@ -183,30 +246,6 @@ function toggle(busy) {
 
 function say(sentence) {
   byId("status").textContent = sentence;
-}
-
-function theme() {
-  const root = document.documentElement;
-  const button = byId("theme");
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  const dark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const show = () => {
-    button.textContent = dark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Switch to ${dark() ? "light" : "dark"} colours`);
-  };
-  try {
-    const kept = localStorage.getItem("theme");
-    if (kept === "dark" || kept === "light") root.dataset.theme = kept;
-  } catch { /* storage is switched off */ }
-  button.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    try {
-      localStorage.setItem("theme", root.dataset.theme);
-    } catch { /* likewise */ }
-    show();
-  });
-  system.addEventListener("change", show);
-  show();
 }
 
 async function start() {
@@ -224,10 +263,13 @@ async function start() {
   }
 }
 
-theme();
+theme(byId("theme"));
 byId("examples").append(...Object.entries(EXAMPLES).map(([name, text]) => {
   const button = el("button", { type: "button" }, name);
-  button.addEventListener("click", () => { byId("prompt").value = text; });
+  button.addEventListener("click", () => {
+    byId("prompt").value = text;
+    byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
+  });
   return button;
 }));
 byId("dice").addEventListener("click", () => { byId("seed").value = Math.floor(Math.random() * 1e6); });
@@ -237,6 +279,13 @@ byId("prompt").addEventListener("keydown", (event) => {
 byId("order").addEventListener("input", () => { if (service) refresh(); });
 byId("order").addEventListener("submit", make);
 byId("stop").addEventListener("click", () => running?.abort());
+byId("clear").addEventListener("click", async () => {
+  if (!(await confirmed("Forget all pictures that this browser keeps?", "Clear history"))) return;
+  await history.clear().catch(() => {});
+  document.querySelectorAll(".run:not(.example)").forEach((run) => run.remove());
+  showKept();
+  byId("make").focus();
+});
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value);

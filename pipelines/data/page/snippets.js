@@ -9,14 +9,22 @@ const json = (value) => JSON.stringify(value).replaceAll("'", "\\u0027");
 // A JSON string is a Python string.
 const python = (value) => JSON.stringify(value);
 
-const nameOf = (source) => source.sample ?? source.photo.name;
+// What differs from the service's own: field of the API -> value of the order.
+const extras = (order) => Object.entries({
+  negative_prompt: order.negative || null,
+  guidance_scale: order.guidance ?? null,
+  identity_scale: order.scale ?? null,
+  width: order.width ?? null,
+  height: order.height ?? null,
+}).filter(([, value]) => value !== null);
 
 /** `order` as of page.js -> text. */
 export function curl(order) {
   const auth = hasKey() ? ` -H "Authorization: Bearer $INFINITE_ID_API_KEY"` : "";
   const add = (source) => {
-    const photo = source.photo && `photos=@"${nameOf(source).replace(/["\\]/g, "\\$&")}"`;
-    const form = [photo ? shell(photo) : shell(`sample=${source.sample}`)];
+    const form = source.sample
+      ? [shell(`sample=${source.sample}`)]
+      : source.names.map((name) => shell(`photos=@"${name.replace(/["\\]/g, "\\$&")}"`));
     if (source.face !== "single") form.push(`face=${source.face}`);
     return `$(curl -fsS "$SERVER/v1/identities"${auth} ${form.map((part) => `-F ${part}`).join(" ")} |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["identity_id"])')`;
@@ -47,6 +55,7 @@ export function curl(order) {
   } else {
     fields.identity_id = `"'$A'"`;
   }
+  for (const [name, value] of extras(order)) fields[name] = json(value);
   Object.assign(fields, { prompt: json(order.prompt), steps: order.steps, response: '"image"' });
   lines.push(
     ...loops,
@@ -62,7 +71,7 @@ export function curl(order) {
 /** `order` as of page.js -> text. */
 export function pythonCode(order) {
   const add = (source) => {
-    const given = [source.photo ? python(nameOf(source)) : `sample=${python(source.sample)}`];
+    const given = source.sample ? [`sample=${python(source.sample)}`] : source.names.map(python);
     if (source.face === "largest") given.push(`face="largest"`);
     else if (source.face !== "single") given.push(`face=${source.face}`);
     return `client.add_identity(${given.join(", ")})`;
@@ -91,6 +100,7 @@ export function pythonCode(order) {
     `seed=${order.seed}`,
     order.mode === "pictures" && order.count > 1 && `n=${order.count}`,
     `steps=${order.steps}`,
+    ...extras(order).map(([name, value]) => `${name}=${python(value)}`),
     "scores=True",
   ].filter(Boolean);
   lines.push(

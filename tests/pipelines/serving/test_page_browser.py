@@ -69,23 +69,30 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, live_url, need):
+def opened(browser, live_url, need, request):
     """`opened(width, scheme)`: the page, loaded. At its end no script may have failed, and nothing
     may have been asked of another host."""
     need("browser", browser is not None, "install Debian's package chromium")
     contexts, problems = [], []
+    leaving = "stop" if "stopped" in request.node.name else ""
 
-    def asked(request) -> None:
-        if not request.url.startswith((live_url, "data:", "blob:")):
-            problems.append(request.url)
+    def asked(sent) -> None:
+        if not sent.url.startswith((live_url, "data:", "blob:")):
+            problems.append(sent.url)
 
     def said(message) -> None:
         # Chromium logs each answer of 4xx and 5xx.
         if message.type == "error" and "the server responded with a status" not in message.text:
             problems.append(message.text)
 
-    def opened(width: int = 1280, scheme: str = "light") -> Page:
+    def failed(sent) -> None:
+        # What a click on Stop gives up.
+        if "generate" in sent.url and not leaving:
+            problems.append(f"{sent.url} {sent.failure}")
+
+    def opened(width: int = 1280, scheme: str = "light", path: str = "") -> Page:
         context = browser.new_context(
+            accept_downloads=True,
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
             permissions=["clipboard-read", "clipboard-write"],
@@ -95,8 +102,9 @@ def opened(browser, live_url, need):
         page = context.new_page()
         page.on("request", asked)
         page.on("console", said)
+        page.on("requestfailed", failed)
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(live_url)
+        page.goto(live_url + path)
         page.locator("[data-sample]").first.wait_for(state="attached")
         return page
 
@@ -160,6 +168,7 @@ def test_a_photo_becomes_pictures_side_by_side_with_scores(opened):
     page.locator(".cell summary").first.click()
     with page.expect_download() as saved:
         page.get_by_text("Save picture").first.click()
+    assert saved.value.suggested_filename == "infinite_id-oil_painting-0.png"
     assert b"trainedAlgorithmicMedia" in Path(saved.value.path()).read_bytes()
 
 
@@ -205,7 +214,7 @@ def test_errors_are_the_sentences_of_the_service(opened, live_url):
     empty = {"name": "grey.png", "mimeType": "image/png", "buffer": grey()}
     page.locator("[type=file]").first.set_input_files(empty)
     expect(page.locator(".person .error").first).to_have_text(
-        re.compile(r"^Photo number 0: no face.*\.$"), timeout=MILLISECONDS
+        re.compile(r"^The photo cannot be used: no face.*\.$"), timeout=MILLISECONDS
     )
     choose(page, "person-1")
     page.locator("#prompt").fill("word " * 190)
@@ -224,11 +233,14 @@ def grey() -> bytes:
 def test_one_of_several_faces_can_be_chosen(opened):
     page = opened()
     page.locator("[type=file]").first.set_input_files(photo(0, 1))
-    expect(page.locator(".person .error").first).to_contain_text("2 faces found")
-    page.get_by_label("Which face").first.select_option("1")
-    page.get_by_text("Use this face").first.click()
+    expect(page.locator(".person .error").first).to_have_text(
+        "The photo shows 2 people. Click the one you mean."
+    )
+    assert page.locator(".which button.box").count() == 2
+    page.locator(".which button.box").nth(1).click()
     page.get_by_text("Face found").wait_for()
-    frame, box = (page.locator(part).bounding_box() for part in (".boxed", ".box"))
+    assert page.locator(".which").first.is_hidden()
+    frame, box = (page.locator(part).bounding_box() for part in (".card .boxed", ".card .box"))
     assert box["x"] > frame["x"] + frame["width"] / 2
 
 
@@ -269,13 +281,16 @@ def test_everything_works_by_keyboard(opened):
     assert page.evaluate("navigator.clipboard.readText()").startswith("SERVER='http://127.0.0.1:")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "dark"), (390, "light"), (768, "dark"), (1920, "light")]
+)
 def test_blends_and_style_sheets_fit_and_can_be_read(opened, width, scheme):
     page = opened(width, scheme)
     assert page.evaluate("innerWidth") == width
     assert page.evaluate(WIDE) == []
     choose(page, "person-2")
     page.get_by_label("Blend", exact=True).check()
+    assert page.locator("[name=method][value=text_only]").is_hidden()
     choose(page, "person-4", picker=1)
     page.locator("#count").fill("3")
     make(page, 3)
@@ -289,6 +304,7 @@ def test_blends_and_style_sheets_fit_and_can_be_read(opened, width, scheme):
     page.get_by_label("Style sheet", exact=True).check()
     make(page, 8)
     assert "Watercolour" in page.locator(".run").first.locator(".label").all_inner_texts()
+    assert page.evaluate(WIDE) == []
     for summary in page.locator("summary").all():
         if summary.is_visible():
             summary.click()

@@ -74,7 +74,7 @@ def test_errors_of_replicas_keep_their_code(address):
     photo = base64.b64encode(portrait(0)).decode()
     body = {"prompt": "word " * 190, "photos": [photo], "steps": 2}
     answer = httpx.post(f"{address}/v1/generate", json=body, timeout=60)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "refused")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "out_of_range")
 
 
 def test_the_page_is_served(address):

@@ -1,0 +1,226 @@
+"""The service under attack: what an honest client notices of each, and what memory remembers.
+
+`infinite-id serve` runs with one key, as a user starts it. An honest client asks for one picture
+after the other; beside it one attack after the other runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from pipelines.serving.keys import hash_key, new_key
+
+__all__ = ["ATTACKS", "run"]
+
+_SERVE = Path(__file__).parents[1] / "jobs" / "serve.py"
+_START_SECONDS = 300
+
+
+def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads the service, once alone and once under each attack.
+
+    Args:
+        arguments: seconds (of each attack, and of the undisturbed time), steps, connections (of an
+            attack), attacks (names of `ATTACKS`).
+
+    Returns:
+        undisturbed_p50_ms, undisturbed_p99_ms; for each attack ATTACK_p50_ms, ATTACK_p99_ms and
+        ATTACK_p99_ratio to the undisturbed p99, ATTACK_healthz_ms (the slowest answer of
+        /healthz); failed (honest requests that were not answered with a picture);
+        memory_growth_mb since the undisturbed time; worst_p99_ratio.
+
+    Raises:
+        RuntimeError: the service did not start.
+    """
+    key = new_key()
+    figures: dict[str, Any] = {"failed": 0}
+    with _service(key) as (url, process):
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as honest:
+            person = honest.post("/v1/identities", data={"sample": "person-1"}).json()
+            body = {
+                "identity_id": person["identity_id"],
+                "prompt": "a {subject} on the beach",
+                "steps": arguments["steps"],
+                "response": "image",
+            }
+            honest.post("/v1/generate", json=body)
+            calm = _honest(honest, body, arguments["seconds"], figures)
+            before = _memory_mb(process.pid)
+            figures |= {f"undisturbed_p{s}_ms": _percentile(calm, s) for s in (50, 99)}
+            ratios = []
+            for name in arguments["attacks"]:
+                with _attack(name, url, key, arguments["connections"]) as health:
+                    times = _honest(honest, body, arguments["seconds"], figures)
+                figures |= {f"{name}_p{s}_ms": _percentile(times, s) for s in (50, 99)}
+                ratios.append(figures[f"{name}_p99_ms"] / figures["undisturbed_p99_ms"])
+                figures[f"{name}_p99_ratio"] = ratios[-1]
+                figures[f"{name}_healthz_ms"] = max(health, default=float("inf"))
+            figures["memory_growth_mb"] = _memory_mb(process.pid) - before
+            figures["worst_p99_ratio"] = max(ratios)
+    return figures
+
+
+def _honest(
+    client: httpx.Client, body: dict[str, Any], seconds: float, figures: dict[str, Any]
+) -> list[float]:
+    """Milliseconds of each picture."""
+    times, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        answer = client.post("/v1/generate", json=body)
+        times.append(1000 * (time.monotonic() - begin))
+        figures["failed"] += not answer.is_success
+    return times
+
+
+def _percentile(times: list[float], share: int) -> float:
+    return statistics.quantiles([*times, *times], n=100, method="inclusive")[share - 1]
+
+
+def _memory_mb(pid: int) -> float:
+    return psutil.Process(pid).memory_info().rss / 2**20
+
+
+@contextlib.contextmanager
+def _service(key: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "service.yaml"
+        settings = {"methods": ["infinite_id"], "key_hashes": [hash_key(key)]}
+        path.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, str(_SERVE), "--config", str(path), "--port", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + _START_SECONDS
+        try:
+            while not _ready(url):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"the service did not start, code {process.poll()}")
+                time.sleep(0.2)
+            yield url, process
+        finally:
+            process.terminate()
+            process.wait(timeout=200)
+
+
+def _ready(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/readyz").is_success
+    return False
+
+
+@contextlib.contextmanager
+def _attack(name: str, url: str, key: str, connections: int) -> Iterator[list[float]]:
+    """Runs an attack; yields the milliseconds of /healthz beside it, as they are measured."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_run_attack, args=(name, url, key, connections), daemon=True)
+    process.start()
+    time.sleep(2)
+    health: list[float] = []
+    over = threading.Event()
+
+    def probe() -> None:
+        while not over.wait(0.5):
+            begin = time.monotonic()
+            httpx.get(f"{url}/healthz", timeout=30).raise_for_status()
+            health.append(1000 * (time.monotonic() - begin))
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield health
+    finally:
+        over.set()
+        thread.join()
+        process.terminate()
+        process.join()
+
+
+def _run_attack(name: str, url: str, key: str, connections: int) -> None:
+    """For ever; a closed connection is opened again."""
+    host, port = url.removeprefix("http://").split(":")
+    os.nice(5)
+    ones: list[socket.socket | None] = [None] * connections
+    while True:
+        for number, one in enumerate(ones):
+            with contextlib.suppress(OSError):
+                fresh = one is None
+                if one is None:
+                    one = socket.create_connection((host, int(port)), timeout=5)
+                ones[number] = ATTACKS[name](one, key, fresh)
+                continue
+            ones[number] = None
+        time.sleep(0.05)
+
+
+def _head(path: str, length: int, key: str) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _wrong_keys(one: socket.socket, key: str, fresh: bool) -> socket.socket | None:
+    one.sendall(_head("/v1/generate", 0, "iid_00000000_" + "x" * 43))
+    return one if one.recv(4096) else None
+
+
+def _half_headers(one: socket.socket, key: str, fresh: bool) -> socket.socket | None:
+    return _silent(one, b"GET /v1/st" if fresh else b"")
+
+
+def _silent_bodies(one: socket.socket, key: str, fresh: bool) -> socket.socket | None:
+    """Announces 30 MB and says nothing more; with a right key, for others hold nothing at all."""
+    return _silent(one, _head("/v1/generate", 30_000_000, key) + b"{" if fresh else b"")
+
+
+def _silent(one: socket.socket, data: bytes) -> socket.socket | None:
+    one.sendall(data)
+    one.settimeout(0.001)
+    with contextlib.suppress(TimeoutError):
+        return one if one.recv(1) else None
+    return one
+
+
+def _bombs(one: socket.socket, key: str, fresh: bool) -> socket.socket | None:
+    """A large body without a key."""
+    one.sendall(_head("/v1/generate", 30_000_000, "none"))
+    one.sendall(b"x" * 1_000_000)
+    one.close()
+    return None
+
+
+def _disconnects(one: socket.socket, key: str, fresh: bool) -> socket.socket | None:
+    """Asks with a right key and leaves at once."""
+    one.sendall(b"GET /v1/styles HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ")
+    one.sendall(key.encode() + b"\r\n\r\n")
+    one.close()
+    return None
+
+
+ATTACKS: dict[str, Callable[[socket.socket, str, bool], socket.socket | None]] = {
+    "wrong_keys": _wrong_keys,
+    "half_headers": _half_headers,
+    "silent_bodies": _silent_bodies,
+    "bombs": _bombs,
+    "disconnects": _disconnects,
+}
+"""One step of one connection, new or not: what is left of it, None where it is over."""
