@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from pipelines.run.counters import METRICS
+from pipelines.serving.measures import METRICS as SERVICE
+from pipelines.serving.measures import PREFIX
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 # Prometheus shows a histogram as cumulative buckets with their upper limit in `le`.
@@ -18,7 +20,9 @@ LABELS = {
         *labels,
         *(["le"] if kind == "Histogram" else []),
     }
-    for name, (kind, _, labels) in METRICS.items()
+    for name, (kind, _, labels) in (
+        METRICS | {PREFIX + name: about[:3] for name, about in SERVICE.items()}
+    ).items()
 }
 DASHBOARD = json.loads((CLUSTER / "monitoring/grafana.json").read_text())
 (RULES,) = yaml.safe_load((CLUSTER / "monitoring/alerts.yaml").read_text())["spec"]["groups"]
