@@ -133,7 +133,9 @@ async def generate(
         return StreamingResponse(
             _stream(request, job),
             media_type="text/event-stream",
-            headers={"Cache-Control": "no-store"},
+            # An answer to POST is not kept anyway; no-store would make Chromium report a stream
+            # that a page has read to its end as aborted.
+            headers={"Cache-Control": "private, no-cache"},
         )
     made = await unless_gone(request, job.made())
     if body.response == "image":

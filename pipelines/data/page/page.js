@@ -128,6 +128,7 @@ async function make(event) {
   const total = run.cells.length;
   if (total > MANY && !(await confirmed(`This makes ${total} pictures, one after the other. Go on?`, `Make ${total} pictures`))) return;
   byId("empty").hidden = true;
+  document.querySelector(".example")?.remove();
   byId("status").after(run.root);
   [...document.querySelectorAll(".run")].slice(RUNS_SHOWN).forEach((old) => old.remove());
   if (matchMedia("(max-width: 60rem)").matches) run.root.scrollIntoView({ block: "start" });

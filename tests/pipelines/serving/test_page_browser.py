@@ -145,7 +145,7 @@ def make(page: Page, pictures: int, steps: int = 1) -> None:
 def test_a_photo_becomes_pictures_side_by_side_with_scores(opened):
     page = opened()
     page.locator("[type=file]").first.set_input_files(photo(0))
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
     frame, box = (page.locator(part).bounding_box() for part in (".boxed", ".box"))
     assert frame["x"] <= box["x"] < box["x"] + box["width"] <= frame["x"] + frame["width"]
     assert box["height"] > frame["height"] / 4
@@ -204,7 +204,7 @@ def test_a_dropped_file_is_taken(opened):
         }""",
         list(photo(1)["buffer"]),
     )
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
 
 
 def test_errors_are_the_sentences_of_the_service(opened, live_url):
@@ -238,7 +238,7 @@ def test_one_of_several_faces_can_be_chosen(opened):
     )
     assert page.locator(".which button.box").count() == 2
     page.locator(".which button.box").nth(1).click()
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
     assert page.locator(".which").first.is_hidden()
     frame, box = (page.locator(part).bounding_box() for part in (".card .boxed", ".card .box"))
     assert box["x"] > frame["x"] + frame["width"] / 2
@@ -262,7 +262,7 @@ def test_everything_works_by_keyboard(opened):
     tab_to("[type=file]")
     tab_to("[data-sample]")
     page.keyboard.press("Enter")
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
     assert page.evaluate(f"{focus}.textContent") == "Change"
     tab_to("#prompt")
     page.keyboard.press("Control+a")
@@ -323,7 +323,7 @@ def pixels(data: bytes) -> np.ndarray:
 def test_the_code_of_a_run_makes_the_same_picture(opened, tmp_path, language, command):
     page = opened()
     page.locator("[type=file]").first.set_input_files(photo(0))
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
     page.locator("#prompt").fill('a person\'s "red" $HOME `shirt` \\ on the beach')
     page.locator("#count").fill("2")
     make(page, 2, steps=2)

@@ -47,7 +47,7 @@ def test_an_empty_page_shows_a_finished_example_whose_settings_can_be_used(opene
 def test_pictures_survive_a_reload_and_can_be_forgotten(opened):
     page = opened()
     page.locator("[type=file]").first.set_input_files([photo(0), photo(0)])
-    page.get_by_text("Faces found").wait_for()
+    page.locator(".person").get_by_text("Faces found").wait_for()
     assert page.locator(".crop").count() == 2
     page.locator("#count").fill("2")
     make(page, 2)
@@ -176,7 +176,7 @@ def test_a_link_restores_settings_and_holds_no_person(opened):
     assert page.locator("[name=method]:checked").input_value() == "text_only"
     assert page.locator("#guidance").input_value() == "2"
     page.locator("[type=file]").first.set_input_files(photo(1))
-    page.get_by_text("Face found").wait_for()
+    page.locator(".person").get_by_text("Face found").wait_for()
     make(page, 2, steps=1)
     page.get_by_text("Copy link").first.click()
     expect(page.locator(".tools [role=status]").first).to_have_text(
