@@ -18,7 +18,8 @@ export class Cell {
     this.thumb = el("img", { alt: "" });
     this.bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${label}` });
     this.words = el("p", { className: "step" }, "Waiting");
-    this.wait = el("div", { className: "wait" }, this.words, this.bar);
+    this.left = el("p", { className: "left" });
+    this.wait = el("div", { className: "wait" }, this.words, this.left, this.bar);
     this.frame = el("div", { className: "frame" }, this.image, this.wait);
     this.below = el("div", { className: "below" });
     this.root = el("figure", { className: "cell" },
@@ -30,7 +31,8 @@ export class Cell {
     this.began = null;
     this.words.textContent = "Waiting";
     Object.assign(this.bar, { max: 1, value: 0 });
-    this.wait.replaceChildren(this.words, this.bar);
+    this.left.textContent = "";
+    this.wait.replaceChildren(this.words, this.left, this.bar);
   }
 
   on(name, data) {
@@ -54,7 +56,7 @@ export class Cell {
     this.began ??= { now, step };
     const done = step - this.began.step;
     const left = done > 1 ? ((now - this.began.now) / done) * (steps - step) / 1000 : 0;
-    if (left >= 2) this.words.append(el("span", {}, ` · about ${Math.round(left)} s left`));
+    this.left.textContent = left >= 2 ? `about ${Math.round(left)} s left` : "";
   }
 
   show(url, alt) {

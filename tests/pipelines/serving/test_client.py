@@ -129,7 +129,7 @@ def test_a_full_service_is_asked_again(api, live_url):
 
     def patient(seed: int) -> Generation:
         with Client(live_url, retry=Retry(attempts=100, longest_wait=2)) as other:
-            return other.generate("a person", identity=person, seed=seed, n=5, steps=4)
+            return other.generate("a person", identity=person, seed=seed, n=5, steps=6)
 
     codes = set()
     with Client(live_url, retry=ONCE) as hasty, ThreadPoolExecutor(4) as pool:

@@ -47,7 +47,8 @@ WATCH_PREVIEWS = """() => {
     const line = frame.querySelector(".wait");
     const [whole, part] = [frame, line].map((node) => node.getBoundingClientRect());
     const { value, max } = line.querySelector("progress");
-    const seen = { src: target.src, alt: target.alt, words: line.textContent, share: value / max,
+    const words = line.querySelector(".step").textContent;
+    const seen = { src: target.src, alt: target.alt, words, share: value / max,
       low: part.top > whole.top + whole.height / 2 && part.bottom < whole.bottom + 0.5 };
     previews.push(seen);
     const probe = Object.assign(new Image(), { src: target.src });

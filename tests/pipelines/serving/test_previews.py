@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from infinite_id.types import AI_GENERATED
 from pipelines.serve import local_app
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.safety import load_safety_check
-from tests.pipelines.serving.conftest import upload
+from tests.pipelines.serving.conftest import portrait, upload
 
 BODY = {"prompt": "a {subject} on the beach", "steps": 6, "seed": 7}
 
@@ -107,3 +108,30 @@ def test_a_check_that_refuses_or_fails_keeps_pictures_back(
 def test_a_check_that_does_not_exist_is_found_before_a_model_is_loaded(path):
     with pytest.raises(ValueError, match=f"safety_check is '{path}'"):
         local_app(ServiceConfig(safety_check=path))
+
+
+def test_unsafe_pictures_are_blurred_and_marked_where_that_is_set(client, monkeypatch):
+    service = client.app.state.service
+    body = {**BODY, "identity_id": upload(client), "steps": 2}
+    sharp = pixels(
+        base64.b64decode(client.post("/v1/generate", json=body).json()["images"][0]["data"])
+    )
+    check = load_safety_check(ServiceConfig(safety_check=f"{__name__}:nothing_is_safe"))
+    monkeypatch.setattr(service, "_safety", check)
+    monkeypatch.setattr(
+        service, "config", service.config.model_copy(update={"unsafe_pictures": "blur"})
+    )
+    made = client.post("/v1/generate", json=body).json()["images"][0]
+    assert made["blurred"] is True
+    file = base64.b64decode(made["data"])
+    assert AI_GENERATED.encode() in file
+    assert np.abs(np.diff(pixels(file), axis=1)).max() < np.abs(np.diff(sharp, axis=1)).max() / 4
+    answer = client.post("/v1/generate", json={**body, "response": "image"})
+    assert answer.headers["x-blurred"] == "true"
+
+
+def test_open_nsfw_is_the_check_unless_another_is_named():
+    picture = np.asarray(Image.open(io.BytesIO(portrait(0))).convert("RGB"))
+    assert load_safety_check(ServiceConfig())(picture) is True
+    assert load_safety_check(ServiceConfig(safety_threshold=1e-6))(picture) is False
+    assert load_safety_check(ServiceConfig(safety_check=None)) is None
