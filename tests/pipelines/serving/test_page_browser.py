@@ -220,7 +220,8 @@ def test_errors_are_the_sentences_of_the_service(opened, live_url):
     choose(page, "person-1")
     page.locator("#prompt").fill("word " * 190)
     page.locator("#make").click()
-    sentence = re.compile(r"^prompt .* tokens, allowed: 64 with begin and end\.$")
+    allowed = "at most 64 with begin and end"
+    sentence = re.compile(rf"^prompt is .* tokens long with its style, allowed: {allowed}\.$")
     expect(page.locator("#order-error")).to_have_text(sentence, timeout=MILLISECONDS)
     expect(page.locator(".run .error")).to_have_text(sentence)
 
