@@ -8,6 +8,7 @@ quiet()
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,6 @@ from jobs import options
 from jobs.console import RESUME, console, progress_display, user_errors
 from jobs.report import show_report
 from pipelines.settings import BenchmarkConfig, Requirement, load_config
-from pipelines.tables.storage import shown
 
 if TYPE_CHECKING:
     from pipelines.benchmark import RunSummary
@@ -45,8 +45,14 @@ def benchmark(
     output: options.Output = None,
     preset: options.Preset = None,
     tracking_uri: Annotated[
-        Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
+        Optional,
+        typer.Option(
+            help="MLflow; default: MLFLOW_TRACKING_URI, else sqlite beside the output; none: off."
+        ),
     ] = None,
+    require_tracking: Annotated[
+        bool, typer.Option("--require-tracking", help="Exit code 1 where MLflow lacks the run.")
+    ] = False,
     address: options.Address = None,
     largest_face: options.LargestFace = False,
     check_people: options.CheckPeople = False,
@@ -95,13 +101,12 @@ def benchmark(
     }
 
     command = options.command_line()
+    finish = partial(_finish, require_tracking=require_tracking)
     with progress_display() as progress:
         if scenario is not None:
             if config is not None:
                 raise ValueError(f"config is {config!r} beside a scenario, allowed: one of them")
-            scenarios.run_scenarios(
-                scenario, overrides, _finish, command=command, progress=progress
-            )
+            scenarios.run_scenarios(scenario, overrides, finish, command=command, progress=progress)
             return
         settings = load_config(config, **overrides)
         _check_tracking(settings)
@@ -109,18 +114,21 @@ def benchmark(
         from pipelines.benchmark import run_benchmark
 
         summary = run_benchmark(settings, command=command, progress=progress)
-    _finish(summary, settings)
+    finish(summary, settings)
 
 
 def _check_tracking(settings: BenchmarkConfig) -> None:
-    from jobs.tracking import check_tracking, tracking_address
+    from jobs.tracking import check_tracking, experiment_name, tracking_address
 
-    check_tracking(tracking_address(settings.tracking_uri, settings.output))
+    uri = tracking_address(settings.tracking_uri, settings.output)
+    check_tracking(uri, experiment_name(settings.experiment))
 
 
-def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
+def _finish(
+    summary: RunSummary, settings: BenchmarkConfig, *, require_tracking: bool = False
+) -> None:
     """Measures of the whole set, report, tracking."""
-    from jobs.tracking import log_run, tracking_address
+    from jobs.tracking import send_run, tracking_address
 
     uri = tracking_address(settings.tracking_uri, settings.output)
     if settings.set_pictures:
@@ -147,8 +155,13 @@ def _finish(summary: RunSummary, settings: BenchmarkConfig) -> None:
     tables = "{faces,embeddings,requests,images,scores,rejects}"
     console.print(f"Parquet:  {summary.url}/{tables}", markup=False)
     if uri is not None:
-        log_run(settings.output, uri, settings.experiment, settings.storage_options)
-        console.print(f"MLflow:   {shown(uri)}", markup=False)
+        send_run(
+            settings.output,
+            uri,
+            settings.experiment,
+            settings.storage_options,
+            require=require_tracking,
+        )
     _check_requirements(settings)
     refused = sum(summary.rejects.values())
     if settings.max_rejects is not None and refused > settings.max_rejects:

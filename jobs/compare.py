@@ -155,21 +155,33 @@ def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -
 
 def _send(run: str, tracking_uri: str | None, given: Given) -> None:
     from eval.reports.report import write_report
-    from jobs.tracking import check_tracking, log_run, tracking_address
+    from jobs.tracked_run import log_run
+    from jobs.tracking import check_tracking, experiment_name, reason_of, tracking_address
+    from pipelines.run.failures import RunFailedError
     from pipelines.tables.storage import Store, shown
 
     uri = tracking_address(tracking_uri, run)
     if uri is None:
         raise ValueError(f"tracking URI is {tracking_uri!r}, allowed with --log: an address")
-    check_tracking(uri)
     store = Store(run, given)
     if not store.exists("run.json"):
         raise ValueError(f"{store.url} is no run folder: it has no run.json")
     if not store.exists("report/report.json"):
         write_report(run, options=given)
-    config = json.loads(store.read_bytes("run.json")).get("config") or {}
-    experiment = config.get("experiment", "infinite-id")
-    sent = log_run(run, uri, experiment, given)
+    record = json.loads(store.read_bytes("run.json"))
+    lacking = [name for name in ("config", "counts", "timings") if name not in record]
+    if lacking:
+        raise ValueError(
+            f"{store.url} is no finished run: its run.json has no {lacking[0]!r}, allowed: one of "
+            "the benchmark that came to its end"
+        )
+    config = record["config"] or {}
+    experiment = experiment_name(config.get("experiment"))
+    check_tracking(uri, experiment)
+    try:
+        sent = log_run(run, uri, experiment, given)
+    except Exception as error:
+        raise RunFailedError(f"{uri} did not take the run: {reason_of(error)}") from error
     console.print(f"MLflow:   {shown(uri)}, run {sent}", markup=False)
 
 

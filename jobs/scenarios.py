@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from jobs.console import console
-from jobs.tracking import check_tracking, tracking_address
+from jobs.tracking import check_tracking, experiment_name, tracking_address
 from pipelines.benchmark import RunSummary
 from pipelines.run.failures import RunFailedError
 from pipelines.run.session import ray_session
@@ -57,7 +57,7 @@ def run_scenarios(
         RunFailedError: with "all": every scenario failed.
     """
     output = overrides.get("output") or "runs/scenarios"
-    check_tracking(tracking_address(overrides.get("tracking_uri"), output))
+    check_tracking(tracking_address(overrides.get("tracking_uri"), output), experiment_name(None))
     if name != "all":
         scenario, run = load_scenario(CONFIGS, name)
         given = {**overrides, "output": overrides.get("output") or f"runs/{name}"}

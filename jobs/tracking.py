@@ -1,65 +1,158 @@
-"""Logging a finished run to MLflow. Results are on disk first; this only sends them, and once."""
+"""MLflow: where to log, whether that will do, and the run of a finished benchmark.
+
+Results are on disk first. A tracker that does not do is told before anything is loaded; one that
+fails afterwards costs nobody a run: `infinite-id compare --log RUN` sends it later.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
-import tempfile
+import os
+import shlex
+import socket
+import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlsplit
 
-from pipelines.tables.storage import Store
+import typer
 
-__all__ = ["check_tracking", "log_run", "tracking_address", "use_experiment"]
+from jobs.console import console
+from pipelines.tables.storage import Store, shown
 
-_SENT = "mlflow.json"
+__all__ = [
+    "check_tracking",
+    "experiment_id",
+    "experiment_name",
+    "mlflow_client",
+    "reason_of",
+    "send_run",
+    "tracking_address",
+]
+
+_SQLITE = "sqlite:///"
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_DEFAULT_EXPERIMENT = "infinite-id"
+_SECONDS = 10
+# Else MLflow's pages open on traces and prompts of language models.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def tracking_address(uri: str | None, output: str) -> str | None:
-    """Where to log: `uri`, else sqlite beside the run folder; None for "none" and remote runs."""
+    """Where to log.
+
+    Args:
+        uri: MLflow's address; "none" for nowhere; None for MLFLOW_TRACKING_URI, and without it a
+            SQLite file beside a local output.
+        output: run folder.
+
+    Returns:
+        The address, of a SQLite file always the whole one; None for nowhere.
+    """
     if uri == "none":
         return None
-    if uri:
-        return uri
-    if "://" in output:
-        return None
-    return f"sqlite:///{Path(output).absolute().parent / 'mlflow.db'}"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if uri is None:
+        store = Store(output)
+        return _sqlite_address(Path(store.root).parent / "mlflow.db") if store.is_local else None
+    if uri.startswith(_SQLITE) and _sqlite_path(uri).name:
+        return _sqlite_address(_sqlite_path(uri))
+    return uri
 
 
-def check_tracking(uri: str | None) -> None:
-    """Asks a tracking server whether it lives, before anything is loaded.
+def _sqlite_address(path: Path) -> str:
+    # SQLAlchemy reads a question mark and percent signs, and no other character, as a URL's.
+    return _SQLITE + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
+
+
+def experiment_name(given: str | None, default: str = _DEFAULT_EXPERIMENT) -> str:
+    """The experiment: as given, else MLFLOW_EXPERIMENT_NAME, else the job's own."""
+    return given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or default
+
+
+def check_tracking(uri: str | None, experiment: str = _DEFAULT_EXPERIMENT) -> None:
+    """Asks for the experiment, before anything is loaded; a SQLite file is read without MLflow.
 
     Raises:
-        ValueError: it does not answer, or the address is of no known kind.
+        ValueError: the store does not answer, refuses, is none of MLflow's or of no known kind;
+            the experiment is deleted; MLFLOW_RUN_ID names a run that the store does not have.
     """
     if uri is None:
         return
-    scheme = urlparse(uri).scheme
-    if scheme == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///")).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"tracking store {uri} cannot be written: {error.strerror}") from error
-        return
-    if scheme not in ("http", "https"):
-        if scheme in ("postgresql", "mysql", "mssql", "databricks"):
-            return
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if uri.startswith(_SQLITE) and _sqlite_path(uri).name:
+        stage, known = _look_into_file(uri, experiment, run_id)
+    elif scheme in ("http", "https", "databricks", *_PORTS):
+        _check_answers(uri, scheme)
+        stage, known = _ask(uri, experiment, run_id)
+    else:
         raise ValueError(
             f"tracking URI is {uri!r}, allowed: sqlite:///FILE, http(s)://SERVER, a database "
             "address, databricks, or none"
         )
+    if stage == "deleted":
+        raise ValueError(
+            f"experiment {experiment!r} of {uri} is deleted, allowed: one that is not (mlflow "
+            "experiments restore, or another name by MLFLOW_EXPERIMENT_NAME)"
+        )
+    if run_id and not known:
+        raise ValueError(
+            f"MLFLOW_RUN_ID is {run_id!r}, which {uri} does not have, allowed: a run of that "
+            "store, or no MLFLOW_RUN_ID"
+        )
+
+
+def _look_into_file(uri: str, experiment: str, run_id: str | None) -> tuple[str | None, bool]:
+    """(lifecycle stage of the experiment, whether the run is there) of a SQLite store."""
+    path = _sqlite_path(uri)
+    if path.is_dir() or not os.access(path if path.exists() else _there(path.parent), os.W_OK):
+        raise ValueError(f"tracking store {uri} cannot be written, allowed: a file in a folder")
+    if not path.exists():
+        return None, False
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):  # noqa: S310
-            return
-    except urllib.error.HTTPError:
-        return  # it answers; a proxy may guard /health
-    except (urllib.error.URLError, OSError) as error:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
+            names = {row[0] for row in file.execute("SELECT name FROM sqlite_master")}
+            if not names:
+                return None, False
+            if "experiments" not in names:
+                raise ValueError(
+                    f"tracking store {uri} holds the table {min(names)!r} and none of MLflow's, "
+                    "allowed: MLflow's file, or a new one"
+                )
+            wanted = "SELECT lifecycle_stage FROM experiments WHERE name = ?"
+            stages = [row[0] for row in file.execute(wanted, (experiment,))]
+            wanted = "SELECT 1 FROM runs WHERE run_uuid = ?"
+            return next(iter(stages), None), bool(file.execute(wanted, (run_id,)).fetchall())
+    except sqlite3.Error as error:
+        raise ValueError(f"tracking store {uri} cannot be read: {error}") from error
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _check_answers(uri: str, scheme: str) -> None:
+    """MLflow tries a dead address for minutes; a closed port is known at once."""
+    parts = urlsplit(uri)
+    try:
+        if scheme in ("http", "https"):
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            with contextlib.suppress(urllib.error.HTTPError):  # it answers; MLflow asks further
+                urllib.request.urlopen(f"{bare.rstrip('/')}/health", timeout=5)  # noqa: S310
+        elif scheme in _PORTS and parts.hostname:
+            port = parts.port or _PORTS[scheme]
+            socket.create_connection((parts.hostname, port), timeout=5).close()
+    except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(
             f"tracking server {uri} does not answer ({reason}), allowed: a live one, or "
@@ -67,128 +160,108 @@ def check_tracking(uri: str | None) -> None:
         ) from error
 
 
-def log_run(run: str, uri: str, experiment: str, options: Mapping[str, Any] | None = None) -> str:
-    """Sends a run folder's record, metrics, tables, figures and report to MLflow.
+def _ask(uri: str, experiment: str, run_id: str | None) -> tuple[str | None, bool]:
+    """As `_look_into_file`, of a server."""
+    with _impatient():
+        try:
+            client = mlflow_client(uri)
+            found = client.get_experiment_by_name(experiment)
+        except Exception as error:  # clients of servers and databases have errors of their own
+            raise ValueError(
+                f"tracking server {uri} does not do ({reason_of(error)}), allowed: an MLflow "
+                "server, with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or "
+                "MLFLOW_TRACKING_TOKEN where it asks for them, or --tracking-uri none"
+            ) from error
+        try:
+            known = bool(run_id) and client.get_run(run_id) is not None
+        except Exception:  # whatever it says, the run cannot be had
+            known = False
+    return (found.lifecycle_stage if found else None), known
 
-    One parent run, one nested run per method. Results that were sent there before, and are there
-    still, are not sent again: a run that is resumed when all is done adds nothing.
 
-    Returns:
-        The parent's run id.
-    """
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """No retries inside, which take minutes."""
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_SECONDS),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def mlflow_client(uri: str) -> Any:
+    """MLflow's client of a store. It knows no current run, so that MLFLOW_RUN_ID and whatever
+    else is under way in this process is left alone."""
     import mlflow
 
-    store = Store(run, options)
-    record = json.loads(store.read_bytes("run.json"))
-    report = json.loads(store.read_bytes("report/report.json"))
-    # Its first use of a database is told line by line.
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    place = {"uri": uri, "experiment": experiment, "results": _digest(record, report)}
-    sent = _sent_before(mlflow, store, place)
-    if sent is not None:
-        return sent
-    use_experiment(mlflow, experiment, uri)
-    with mlflow.start_run(run_name=store.url.rsplit("/", 1)[-1]) as parent:
-        mlflow.log_params(_params(record))
-        mlflow.set_tags(
-            {"untrained": str(record["untrained"]), "code": str(record["environment"]["code"])}
-        )
-        mlflow.log_metrics(dict(_numbers(record)))
-        _log_inputs(mlflow, store)
-        mlflow.log_table(_table(report), "results.json")
-        with tempfile.TemporaryDirectory() as folder:
-            store.fs.get(store.path("report"), f"{folder}/report", recursive=True)
-            mlflow.log_artifacts(folder)
-        mlflow.log_dict(record, "run.json")
-        for entry in report["methods"]:
-            with mlflow.start_run(run_name=entry["method"], nested=True):
-                mlflow.log_param("method", entry["method"])
-                values = {"pictures": float(entry["pictures"]), **dict(_cells(entry))}
-                for style in report["styles"]:
-                    if style["method"] == entry["method"]:
-                        values.update(
-                            {f"{style['style']}/{name}": value for name, value in _cells(style)}
-                        )
-                mlflow.log_metrics(values)
-    store.write_bytes(_SENT, json.dumps({**place, "run_id": parent.info.run_id}).encode())
-    return parent.info.run_id
+    # It prints tracebacks of what it raises, and a line for each table of a new database.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.CRITICAL)
+    return mlflow.MlflowClient(uri)
 
 
-def _digest(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Of what a run found; the same after a resume that made nothing."""
-    found = json.dumps([record["counts"], _table(dict(report))], sort_keys=True)
-    return hashlib.sha256(found.encode()).hexdigest()
+def reason_of(error: BaseException) -> str:
+    """The first line of what MLflow raised, without passwords."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shown(lines[0])[:300]
 
 
-def _sent_before(mlflow: Any, store: Store, place: Mapping[str, str]) -> str | None:
-    """The run that holds these results at that place."""
-    if not store.exists(_SENT):
-        return None
-    sent = json.loads(store.read_bytes(_SENT))
-    run_id = str(sent.pop("run_id"))
-    if sent != place:
-        return None
+def experiment_id(client: Any, name: str, uri: str) -> str:
+    """The experiment's id; a new one of a SQLite file has its artifacts beside it."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith(_SQLITE):
+        # The default is ./mlruns of whatever folder the job was started in.
+        location = (_sqlite_path(uri).parent / "mlruns").as_uri()
+        _sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
+    return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
+
+
+def send_run(
+    run: str,
+    uri: str,
+    experiment: str | None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    require: bool = False,
+) -> None:
+    """Sends a finished run to MLflow and says where it is; a failure is one sentence, not an end.
+
+    Args:
+        run: address of the run folder, with its report.
+        uri: of `tracking_address`.
+        experiment: as configured.
+        options: of file systems by scheme.
+        require: whether a run that MLflow does not have ends with exit code 1.
+
+    Raises:
+        typer.Exit: with `require`.
+    """
+    from jobs.tracked_run import log_run
+
     try:
-        found = mlflow.MlflowClient().get_run(run_id)
-    except mlflow.MlflowException:
-        return None
-    return run_id if found.info.lifecycle_stage == "active" else None
-
-
-def use_experiment(mlflow: Any, name: str, uri: str) -> None:
-    """Makes the experiment the current one; a new one of a SQLite file has its artifacts beside."""
-    if mlflow.get_experiment_by_name(name) is None:
-        location = None
-        if uri.startswith("sqlite:///"):
-            # The default is ./mlruns of whatever folder the job was started in.
-            location = (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
-        mlflow.create_experiment(name, artifact_location=location)
-    mlflow.set_experiment(name)
-
-
-def _params(record: dict[str, Any]) -> dict[str, str]:
-    flat = {**record["config"], **record["revisions"]}
-    flat.pop("resources", None)
-    return {key: str(value)[:500] for key, value in flat.items() if value is not None}
-
-
-def _numbers(record: dict[str, Any]) -> list[tuple[str, float]]:
-    found = [(f"count/{name}", float(n)) for name, n in record["counts"].items()]
-    for phase, entry in record["timings"].items():
-        found.append((f"seconds/{phase.replace(',', '')}", float(entry["seconds"])))
-    return found
-
-
-def _log_inputs(mlflow: Any, store: Store) -> None:
-    from mlflow.data.pandas_dataset import from_pandas
-
-    for kind in ("prompts", "styles"):
-        frame = store.read_table(f"manifests/{kind}.parquet").to_pandas()
-        mlflow.log_input(from_pandas(frame, name=kind), context="generation")
-
-
-def _cells(entry: dict[str, Any]) -> list[tuple[str, float]]:
-    """Means, interval ends and counts of one row of the report."""
-    found = []
-    for metric, cell in entry["cells"].items():
-        for part in ("mean", "low", "high", "n", "nan"):
-            if cell[part] is not None:
-                name = metric if part == "mean" else f"{metric}/{part}"
-                found.append((name, float(cell[part])))
-    return found
-
-
-def _table(report: dict[str, Any]) -> dict[str, list]:
-    """The result table, one row per method, style and metric."""
-    columns: dict[str, list] = {
-        name: [] for name in ("method", "style", "metric", "mean", "low", "high", "n", "nan")
-    }
-    for entry in report["methods"] + report["styles"]:
-        for metric, cell in entry["cells"].items():
-            columns["method"].append(entry["method"])
-            columns["style"].append(entry["style"] or "all")
-            columns["metric"].append(metric)
-            for part in ("mean", "low", "high", "n", "nan"):
-                columns[part].append(cell[part])
-    return columns
+        log_run(run, uri, experiment_name(experiment), options)
+    except Exception as error:  # the pictures are made; no fault of MLflow's ends that
+        words = ["infinite-id", "compare", "--log", shown(run), "--tracking-uri", shown(uri)]
+        if options:
+            words += ["--storage-options", "FILE"]
+        console.print(
+            f"warning: MLflow does not have this run ({reason_of(error)}); what it made stays, "
+            f"send it with: {shlex.join(words)}",
+            markup=False,
+        )
+        if require:
+            raise typer.Exit(1) from error
+        return
+    console.print(f"MLflow:   {shown(uri)}", markup=False)

@@ -9,7 +9,7 @@ quiet()
 import contextlib
 import dataclasses
 import io
-import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +22,14 @@ from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
 from jobs.options import Address, Config, Preset, StorageOptions, yaml_value
 from jobs.options import storage_options as read_options
-from jobs.tracking import check_tracking, tracking_address, use_experiment
+from jobs.tracking import (
+    check_tracking,
+    experiment_id,
+    experiment_name,
+    mlflow_client,
+    reason_of,
+    tracking_address,
+)
 from pipelines.tables.storage import StorageError, Store
 from pipelines.training.config import TrainingConfig, load_training_config
 from pipelines.training.samples import SAMPLES
@@ -35,6 +42,7 @@ Optional = str | None
 
 
 _POLL_SECONDS = 5.0
+_EXPERIMENT = "infinite-id-training"
 
 
 @user_errors("the last checkpoint stays, the same command goes on from it")
@@ -81,7 +89,7 @@ def train(
         _show_dry_run(settings)
         return
     tracking = tracking_address(settings.tracking_uri, settings.output)
-    check_tracking(tracking)
+    check_tracking(tracking, experiment_name(settings.experiment, _EXPERIMENT))
     store = Store(settings.output, settings.storage_options)
     store.check_writable()
     from pipelines.run.session import ray_session
@@ -212,23 +220,22 @@ class _Tracking:
             raise
         except Exception as error:
             self._alive = False
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            console.print(f"MLflow: logging stopped: {lines[0]}", markup=False)
-            # Else it stays this process's active run, and no other one can begin.
+            console.print(f"MLflow: logging stopped: {reason_of(error)}", markup=False)
             with contextlib.suppress(Exception):
                 self._end("FAILED")
 
     def _begin(self, uri: str) -> None:
-        import mlflow
-
-        # It prints the traceback of what it raises.
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-        mlflow.set_tracking_uri(uri)
-        use_experiment(mlflow, self._settings.experiment, uri)
-        self._client = mlflow.MlflowClient()
-        run = mlflow.start_run(run_name=self._settings.output.rstrip("/").rsplit("/", 1)[-1])
+        self._client = mlflow_client(uri)
+        name = experiment_name(self._settings.experiment, _EXPERIMENT)
+        parent = os.environ.get("MLFLOW_RUN_ID")
+        run = self._client.create_run(
+            experiment_id(self._client, name, uri),
+            run_name=self._store.url.rpartition("/")[2],
+            tags={"mlflow.parentRunId": parent} if parent else None,
+        )
         self._run_id = run.info.run_id
-        mlflow.log_params({key: str(value) for key, value in self._settings.record().items()})
+        for key, value in self._settings.record().items():
+            self._client.log_param(self._run_id, key, str(value))
 
     def _send(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
@@ -258,9 +265,7 @@ class _Tracking:
                 self._client.log_artifact(self._run_id, str(path))
 
     def _end(self, status: str) -> None:
-        import mlflow
-
-        mlflow.end_run(status)
+        self._client.set_terminated(self._run_id, status)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,9 @@ class BenchmarkConfig(RunConfig):
         limit: most pictures per method, 1 or more; None: all.
         metrics: of `eval.metrics.METRICS`; None: the default ones.
         output: run folder, any fsspec address.
-        tracking_uri: MLflow's; "none": no tracking; None: a SQLite file beside a local output.
-        experiment: MLflow's name of it.
+        tracking_uri: MLflow's; "none": no tracking; None: MLFLOW_TRACKING_URI, else a SQLite file
+            beside a local output.
+        experiment: MLflow's name of it; None: MLFLOW_EXPERIMENT_NAME, else infinite-id.
         set_pictures: most pictures per method for the metrics of whole sets, 0 or more; 0: none.
     """
 
@@ -203,7 +204,7 @@ class BenchmarkConfig(RunConfig):
     metrics: list[str] | None = None
     output: str = "runs/benchmark"
     tracking_uri: str | None = None
-    experiment: str = "infinite-id"
+    experiment: str | None = None
     set_pictures: int = Field(1000, ge=0)  # of a method, for the metrics of whole sets; 0: none
 
     @property

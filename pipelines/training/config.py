@@ -51,7 +51,7 @@ class TrainingConfig(Strict):
     strategy: Literal["ddp", "fsdp"] = "ddp"
     max_failures: int = Field(3, ge=-1)
     tracking_uri: str | None = None
-    experiment: str = "infinite-id-training"
+    experiment: str | None = None  # MLFLOW_EXPERIMENT_NAME, else infinite-id-training
     storage_options: StorageOptions = StorageOptions()
     address: str | None = None
 

@@ -1,0 +1,63 @@
+"""A finished run folder and an MLflow database, for the tests of tracking."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from eval.reports.report import write_report
+from pipelines.tables.manifest import (
+    default_prompts,
+    default_styles,
+    demo_identities,
+    write_manifests,
+)
+from tests.eval.runs import write_run
+
+__all__ = ["database", "parents", "template", "write_finished"]
+
+
+def write_finished(place: Path) -> Path:
+    """A run folder as the benchmark leaves it, with its report."""
+    write_run(place, people=2, seeds=1)
+    record = json.loads((place / "run.json").read_text())
+    record["environment"]["code"] = "abc"
+    record["counts"] = {"pictures": 12}
+    record["created"] = "2026-11-24T02:00:00+00:00"
+    record["updated"] = "2026-11-24T02:10:00+00:00"
+    record["config"] |= {"seeds": "0", "num_inference_steps": None, "weights": {"a$b": "x" * 7000}}
+    (place / "run.json").write_text(json.dumps(record))
+    write_manifests(
+        str(place / "manifests"),
+        identities=demo_identities(),
+        prompts=default_prompts(),
+        styles=default_styles(),
+    )
+    write_report(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database: MLflow takes seconds for the tables of a new one."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def database(template: Path, tmp_path: Path) -> Path:
+    """A database of this test alone."""
+    return Path(shutil.copy(template, tmp_path / "mlflow.db"))
+
+
+def parents(uri: str, experiment: str = "test") -> list[mlflow.entities.Run]:
+    """The runs of an experiment that are nobody's child."""
+    client = mlflow.MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id]) if found else []
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
