@@ -35,7 +35,7 @@ MAX_SHRINK = 2.0
 FaceSelection = Literal["single", "largest", "all"] | int
 
 
-FaceErrorReason = Literal["no_face", "several_faces", "face_too_small", "face_index"]
+FaceErrorReason = Literal["no_face", "several_faces", "face_too_small", "face_index", "cut_off"]
 
 
 class FaceError(ValueError):

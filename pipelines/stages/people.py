@@ -107,7 +107,7 @@ class FaceActor:
         self, person: Mapping[str, Any], photo: Mapping[str, Any], image_id: str
     ) -> dict[str, Any]:
         from infinite_id.faces.photos import decode_photo
-        from infinite_id.faces.upright import find_upright_faces
+        from infinite_id.faces.upright import check_eyes, find_upright_faces
 
         data = photo["bytes"]
         if data is None:
@@ -118,6 +118,7 @@ class FaceActor:
         face, aligned = find_upright_faces(
             image, self._backend, select=select, min_face=self._min_face
         )[0]
+        check_eyes(image, face)
         return {
             "identity_id": person["identity_id"],
             "image_id": image_id,

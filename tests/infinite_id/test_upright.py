@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -13,7 +14,7 @@ from eval.judges.facenet import crop_face
 from eval.metrics import SMALL_SIZES, TURN_GAP
 from infinite_id.faces.detection import FaceError, align_face, find_faces
 from infinite_id.faces.photos import decode_photo
-from infinite_id.faces.upright import find_upright_faces
+from infinite_id.faces.upright import check_eyes, find_upright_faces
 from pipelines.serving.page import sample_photo
 from tests.infinite_id.face_photos import embedded, photo, portraits
 
@@ -118,3 +119,16 @@ def test_the_judge_sees_the_same_crop_of_a_lying_face(degrees):
 
     lying = crop(_turned(portrait, degrees)).astype(int)
     assert np.abs(lying - crop(portrait)).mean() < 6
+
+
+def test_a_face_that_the_border_cuts_at_the_eyes_is_refused():
+    whole = photo("Tom_Hanks_54745.png")
+    ((face, _),) = find_faces(whole, embedded())
+    check_eyes(whole, face)
+    cut = whole[int(face.landmarks[:2, 1].mean()) :]
+    moved = face.landmarks - np.array([0, face.landmarks[:2, 1].mean()], dtype=np.float32)
+    with pytest.raises(FaceError, match="cuts the face off at the eyes") as caught:
+        check_eyes(cut, replace(face, landmarks=moved))
+    assert caught.value.reason == "cut_off"
+    for image in portraits():
+        check_eyes(image, find_faces(image, embedded())[0][0])
