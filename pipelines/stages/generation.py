@@ -31,9 +31,9 @@ from pipelines.run.counters import count, observe
 from pipelines.run.failures import is_fatal
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
 from pipelines.stages.watermark import Watermark
-from pipelines.tables.people import IdentityStore
+from pipelines.tables.people import IdentityStore, provenance_of
 from pipelines.tables.pictures import Provenance, encode_image
-from pipelines.tables.schemas import IMAGES, PROVENANCE, SAMPLE_KEYS
+from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
 
 __all__ = [
@@ -204,7 +204,7 @@ class GenerationActor:
             except Exception as error:
                 rejects.append(_refusal(row, error))
                 continue
-            travels = self._people.row(people_of(row)[0])
+            travels = provenance_of([self._people.row(key) for key in people_of(row)])
             pictures.append(
                 {
                     **{name: row[name] for name in (*_KEYS, "prompt")},
@@ -214,7 +214,7 @@ class GenerationActor:
                     "width": image.shape[1],
                     "seconds": seconds,
                     "model_revision": self._revisions[row["method"]],
-                    **{name: travels[name] for name in PROVENANCE},
+                    **travels,
                 }
             )
         return pictures, rejects

@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from infinite_id.types import Identity, IdentityEmbedding
 from pipelines.tables.pictures import decode_image
+from pipelines.tables.schemas import PROVENANCE
 from pipelines.tables.storage import Store
 
 __all__ = [
     "IdentityStore",
     "identity_from_row",
+    "provenance_of",
     "embedding_digest",
 ]
 
@@ -96,3 +99,26 @@ def embedding_digest(embedding: IdentityEmbedding) -> str:
     digest.update(np.ascontiguousarray(embedding.clip, dtype="<f2").tobytes())
     digest.update(embedding.revision.encode())
     return digest.hexdigest()
+
+
+def provenance_of(people: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """What travels to a picture of these people, `PROVENANCE` by column.
+
+    Of a mix it is what holds for all of them, else what holds for each by name: nobody's "no" is
+    hidden behind another one's "yes".
+
+    Args:
+        people: their `embeddings` rows, one or more.
+    """
+    found: dict[str, str | None] = {}
+    for name in PROVENANCE:
+        values = [person[name] for person in people]
+        if len(set(values)) == 1:
+            found[name] = values[0]
+        elif name == "class_word":
+            found[name] = "person"
+        else:
+            found[name] = "; ".join(
+                f"{person['identity_id']}: {person[name] or 'not given'}" for person in people
+            )
+    return found
