@@ -207,7 +207,10 @@ def _row(
     units = units_of(*(data.samples[name][scored] for name in ("prompt_id", "style", "seed")))
     pictures = data.samples["picture"][scored]
     cells = {
-        name: summarise(values[scored], people, units, pictures=pictures, rate=_is_rate(data, name))
+        name: _within(
+            summarise(values[scored], people, units, pictures=pictures, rate=_is_rate(data, name)),
+            data.metrics[name].bounds,
+        )
         for name, values in data.scores.items()
     }
     differences = {}
@@ -239,3 +242,8 @@ def _row(
 
 def _is_rate(data: RunData, metric: str) -> bool:
     return data.metrics[metric].unit == "share"
+
+
+def _within(cell: Summary, bounds: tuple[float, float]) -> Summary:
+    """With an interval that holds no impossible values."""
+    return replace(cell, low=max(cell.low, bounds[0]), high=min(cell.high, bounds[1]))

@@ -75,3 +75,13 @@ def test_bold_needs_twenty_people(tmp_path, people, marked):
     bold = [not part.startswith(' class="faint"') for part in cells]
     assert any(bold) is marked
     assert list(itertools.compress(cells, bold)) or not marked
+
+
+def test_intervals_hold_no_impossible_values(tmp_path):
+    """text_only has no face of the last person in anime: of few people a t reaches below 0."""
+    write_run(tmp_path, people=5, seeds=2)
+    rows = make_tables(read_run(tmp_path)).styles
+    (row,) = [r for r in rows if (r.method, r.style) == ("text_only", "anime")]
+    cell = row.cells["face_count"]
+    assert (cell.low, cell.mean) == (0.0, pytest.approx(0.8))
+    assert cell.error > 0.15
