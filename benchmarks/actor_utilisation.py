@@ -58,10 +58,17 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load_seconds(config: Any) -> float:
     begin = time.perf_counter()
-    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.plan.inputs import load_manifests, request_plan
+    from pipelines.plan.weights import run_weights
     from pipelines.stages.generation import GenerationActor
     from pipelines.tables.storage import Store
 
-    family, store = model_family(config), Store(config.output)
-    GenerationActor(store, request_plan(config, family, load_manifests(config), store), family)
+    family, store = config.family(), Store(config.output)
+    GenerationActor(
+        store,
+        request_plan(
+            config, family, load_manifests(config), store, run_weights(family, config.methods)
+        ),
+        family,
+    )
     return time.perf_counter() - begin

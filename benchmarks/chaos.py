@@ -128,11 +128,9 @@ def undisturbed(nodes: Nodes, config: Any, folder: Path) -> float:
     Raises:
         ValueError: the one that is there has other pictures, of another version of this program.
     """
-    from pipelines.plan.inputs import model_family
-    from pipelines.plan.weights import method_revision, weights_revision
+    from pipelines.plan.weights import run_weights
 
-    family = model_family(config)
-    revision = method_revision(config.methods[0], family, weights_revision(family)[0])
+    revision = run_weights(config.family(), config.methods).revisions[config.methods[0]]
     record = folder / "undisturbed.json"
     if not record.exists():
         with _run(nodes, config, folder, "undisturbed") as whole:

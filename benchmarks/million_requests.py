@@ -133,14 +133,21 @@ def _loop(config: Any, output: Path) -> float:
     """CPU seconds a picture of the actors' own work, in one process."""
     import shutil
 
-    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.plan.inputs import load_manifests, request_plan
+    from pipelines.plan.weights import run_weights
     from pipelines.run.units import unit_table
     from pipelines.stages.generation import GenerationActor
     from pipelines.stages.scoring import ScoringActor
     from pipelines.tables.storage import Store
 
-    family = model_family(config)
-    plan = request_plan(config, family, load_manifests(config), Store(config.output))
+    family = config.family()
+    plan = request_plan(
+        config,
+        family,
+        load_manifests(config),
+        Store(config.output),
+        run_weights(family, config.methods),
+    )
     shutil.copytree(Path(config.output, "embeddings"), output / "embeddings")
     store = Store(output)
     generate = GenerationActor(store, plan, family)

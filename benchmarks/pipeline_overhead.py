@@ -78,15 +78,18 @@ def _loop(arguments: Mapping[str, Any], run: Path, output: Path) -> float:
 
     import torch
 
-    from pipelines.plan.inputs import load_manifests, model_family, request_plan
+    from pipelines.plan.inputs import load_manifests, request_plan
+    from pipelines.plan.weights import run_weights
     from pipelines.run.units import unit_table
     from pipelines.stages.generation import GenerationActor
     from pipelines.stages.scoring import ScoringActor
     from pipelines.tables.storage import Store
 
     config = _config(arguments, run)
-    family = model_family(config)
-    plan = request_plan(config, family, load_manifests(config), Store(run))
+    family = config.family()
+    plan = request_plan(
+        config, family, load_manifests(config), Store(run), run_weights(family, config.methods)
+    )
     shutil.copytree(run / "embeddings", output / "embeddings")
     store = Store(output)
     generate = GenerationActor(store, plan, family, threads=arguments["threads"])

@@ -77,6 +77,7 @@ def measure_sets(
     max_pictures: int = MAX_PICTURES,
     threads: int = 1,
     options: Mapping[str, Any] | None = None,
+    scorer: str | None = None,
 ) -> dict[str, Any]:
     """Writes sets.json into a run folder and returns its content.
 
@@ -86,6 +87,7 @@ def measure_sets(
         max_pictures: of a method; >= 1.
         threads: of each onnxruntime network.
         options: of file systems by scheme.
+        scorer: folder of an OpenCLIP model in place of the preset's.
 
     Raises:
         ValueError: no run there, or `max_pictures` below 1.
@@ -97,7 +99,7 @@ def measure_sets(
     needs: list[Need] = ["faces", "facenet"]
     if _vary(data, chosen):
         needs.append("image_text")
-    networks = Networks(needs, preset_name, threads)
+    networks = Networks(needs, preset_name, threads, scorer=scorer)
     pictures = _read_pictures(data, networks, chosen)
     targets = _targets(data)
     originals = data.originals()

@@ -89,6 +89,8 @@ def load_suite(
     threads: int = 1,
     *,
     image_text: ImageTextModel | None = None,
+    device: str = "cpu",
+    scorer: str | None = None,
 ) -> ScoringSuite:
     """Loads the networks that the named metrics need.
 
@@ -97,6 +99,8 @@ def load_suite(
         preset_name: "pocket" or "sdxl": decides the image-text model.
         threads: that find and embed faces at once, on the CPU; torch keeps to the process's own.
         image_text: an image-text model of the caller's, e.g. `OpenClip("local-dir:FOLDER")`.
+        device: of torch, for OpenCLIP.
+        scorer: folder of an OpenCLIP model in place of the preset's.
 
     Raises:
         ValueError: unknown metric or preset, a name twice, or none.
@@ -109,6 +113,6 @@ def load_suite(
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"metrics are {list(chosen)}, allowed: each at most once, at least one")
     needs = {need for name in chosen for need in METRICS[name].needs}
-    networks = Networks(needs, preset_name, threads, image_text)
+    networks = Networks(needs, preset_name, threads, image_text, device=device, scorer=scorer)
     infos = {name: METRICS[name].info(name, networks, preset_name) for name in chosen}
     return ScoringSuite(infos, networks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import Preset, SchedulerKind, check_choice
-from infinite_id.packages import file_revision
+from infinite_id.model_files import BASE_PARTS, base_files, model_digest
+from infinite_id.packages import file_digest
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
 
 # The few-step LoRAs were distilled on time steps counted from the last one.
 _TRAILING = {"timestep_spacing": "trailing"}
-_OF_LATENTS = {"clip_sample": False, "set_alpha_to_one": False}
 _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "ddim_trailing": (DDIMScheduler, _TRAILING),
@@ -38,6 +38,20 @@ _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "euler_trailing": (EulerDiscreteScheduler, _TRAILING),
     "lcm": (LCMScheduler, {}),
 }
+# SDXL's own noise, where a base's configuration is silent: the classes' defaults are other models'.
+_SDXL_NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+# Both cut off what lies outside [-1, 1], as pixels do and latents do not. Bases converted by
+# diffusers' from_single_file do not name the first, and DDIM's default is to cut.
+_LATENTS = {"clip_sample": False, "thresholding": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,18 @@ class BaseModel:
         """Whether parts wait on the CPU."""
         return self._offload
 
+    def sharing(self, pipeline: StableDiffusionXLPipeline) -> BaseModel:
+        """A base over another UNet and this one's text encoders and VAE."""
+        made = BaseModel(
+            pipeline,
+            self.revision,
+            decode_slice=self.decode_slice,
+            offload=self._offload,
+            adapters_of=self.adapters_of,
+        )
+        made._text_lock, made._decode_lock = self._text_lock, self._decode_lock
+        return made
+
     @property
     def device(self) -> torch.device:
         """Of the UNet."""
@@ -113,6 +139,13 @@ class BaseModel:
         finally:
             for part in parts:
                 part.to("cpu")
+
+    @contextmanager
+    def text_encoders(self) -> Iterator[tuple[Any, Any]]:
+        """Both text encoders, on the device and for one thread."""
+        encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
+        with self._text_lock, self._on_device(*encoders):
+            yield encoders
 
     @property
     def dtype(self) -> torch.dtype:
@@ -151,9 +184,10 @@ class BaseModel:
         check_choice("scheduler", kind, SchedulerKind)
         own = self.pipeline.scheduler
         cls, overrides = _SCHEDULERS.get(kind, (type(own), {}))
-        # A checkpoint of one file does not say; DDIM's defaults are for pixels, not for latents.
-        config = own.config if kind == "own" else {**_OF_LATENTS, **own.config}
-        made = cls.from_config(config, **overrides)
+        silent = {"_use_default_values", *own.config.get("_use_default_values", ())}
+        stated = {name: value for name, value in own.config.items() if name not in silent}
+        config = own.config if kind == "own" else {**_SDXL_NOISE, **stated}
+        made = cls.from_config({**config, **_LATENTS, **overrides})
         made.set_timesteps(steps, device=self.device)
         return made
 
@@ -163,8 +197,7 @@ class BaseModel:
         Raises:
             ValueError: a text has more tokens than the encoders take; it is never cut in silence.
         """
-        encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
-        with self._text_lock, self._on_device(*encoders):
+        with self.text_encoders():
             for text in texts:
                 self._check_length(text)
             hidden, _, pooled, _ = self.pipeline.encode_prompt(
@@ -246,8 +279,8 @@ def load_base(
     *,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-    compile: bool = False,
-    offload: bool = False,
+    compile: bool | None = None,
+    offload: bool | None = None,
     variant: str | None = None,
 ) -> BaseModel:
     """The base model of a preset, with `preset.base_lora` fused in.
@@ -256,13 +289,15 @@ def load_base(
         preset: names a hub id, a folder, or "pocket".
         device: torch device.
         dtype: by default the preset's on a GPU, float32 on a CPU.
-        compile: compiles the UNet at its first call of each batch shape.
-        offload: see `BaseModel`.
-        variant: of the files, such as "fp16".
+        compile, offload, variant: in place of the preset's.
 
     Raises:
-        ValueError: there is no such pipeline or LoRA; the message names it.
+        ValueError: there is no such pipeline or LoRA, or it does not fit; one sentence.
     """
+    if variant is not None:
+        preset = replace(preset, variant=variant)
+    compile = preset.compile if compile is None else compile
+    offload = preset.offload if offload is None else offload
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
     named: str | None = None
@@ -273,12 +308,14 @@ def load_base(
         # cannot be compared with the one in a file.
         pipeline, revision = pocket.load_pipeline(dtype), pocket.revision()
     else:
+        files, variant = base_files(preset)
         try:
             pipeline = StableDiffusionXLPipeline.from_pretrained(
-                preset.base,
+                preset.base if files.folder is None else files.folder,
                 revision=preset.base_revision,
                 dtype=dtype,
                 variant=variant,
+                use_safetensors=True,
                 add_watermarker=False,
             )
         except (OSError, ValueError) as error:
@@ -287,7 +324,7 @@ def load_base(
                 f"base model {preset.base} (revision {preset.base_revision}) cannot be loaded: "
                 f"{reason}"
             ) from error
-        revision = named = f"{preset.base}@{preset.base_revision}"
+        revision = named = f"sdxl-{model_digest(files, BASE_PARTS, variant)}"
         pipeline.set_progress_bar_config(disable=True)
     if preset.base_lora is not None:
         revision = f"{revision}+lora-{_fuse_lora(pipeline, preset.base_lora)}"
@@ -295,7 +332,13 @@ def load_base(
     if compile:
         # In place: the module stays the object whose layers are looked up by name.
         pipeline.unet.compile(fullgraph=True)
-    return BaseModel(pipeline, revision, offload=offload, adapters_of=named)
+    return BaseModel(
+        pipeline,
+        revision,
+        decode_slice=preset.decode_slice,
+        offload=offload,
+        adapters_of=named,
+    )
 
 
 def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:
@@ -310,4 +353,4 @@ def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:
     after = pipeline.unet.named_parameters()
     if all(parameter.sum().item() == before[name] for name, parameter in after):
         raise ValueError(f"base_lora {path} changes nothing, allowed: a LoRA for this base model")
-    return file_revision(file, 12)
+    return file_digest(file)[:12]

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 __all__ = [
     "PRESETS",
     "AdapterConfig",
+    "DType",
     "EncoderConfig",
     "FusionConfig",
     "FusionKind",
@@ -30,6 +31,7 @@ NormKind = Literal["adain_mean", "adain", "none"]
 SchedulerKind = Literal[
     "ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm", "own"
 ]
+DType = Literal["float32", "bfloat16", "float16"]
 
 
 def _check_fractions(name: str, fractions: tuple[float, float]) -> None:
@@ -175,6 +177,8 @@ class Preset:
         base: "pocket", or a hub id, folder or `s3://` address of an SDXL-architecture pipeline.
         base_revision: pinned hub revision.
         dtype: "float32", "bfloat16" or "float16" where a GPU is used.
+        variant: of the base's weight files, e.g. "fp16"; None: half precision where `dtype` is
+            and such files are there, else full.
         height, width: default size in pixels.
         encoders, adapter, sampler: see their classes.
         fusion: of the two-stream methods; what an ablation or a baseline of METHODS sets itself
@@ -185,6 +189,11 @@ class Preset:
         base_lora: safetensors file of a LoRA fused into the base, such as LCM, Lightning or
             Hyper-SD; None for none.
         weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).
+        compile: compiles the UNet on a GPU at its first call of each batch shape.
+        offload: keeps text encoders and VAE on the CPU while they are not needed.
+        decode_slice: most pictures that the VAE decodes at once, 1 or more.
+        allow_untrained: methods without trained weights take random ones and make noise, which
+            tests and timings may want; refused otherwise. The pocket preset is never asked.
     """
 
     name: str
@@ -200,6 +209,16 @@ class Preset:
     base_lora: str | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    variant: str | None = None
+    compile: bool = False
+    offload: bool = False
+    decode_slice: int = 8
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, DType)
+        if self.decode_slice < 1:
+            raise ValueError(f"decode_slice is {self.decode_slice}, allowed: 1 or more")
 
 
 _SDXL = Preset(
@@ -243,6 +262,15 @@ PRESETS: dict[str, Preset] = {
         _SDXL,
         name="sdxl_plus_face",
         encoders=_PUBLIC,
+        adapter_path=f"{_IP_ADAPTER}/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+    ),
+    # Nothing of it is for non-commercial use alone: these weights read CLIP tokens and no face
+    # embedding, so any detector does.
+    "sdxl_plus_face_open": replace(
+        _SDXL,
+        name="sdxl_plus_face_open",
+        encoders=replace(_SDXL.encoders, faces="embedded", face_width=128, clip_layer=-2),
+        adapter=replace(_SDXL.adapter, face_width=128),
         adapter_path=f"{_IP_ADAPTER}/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
     ),
     "sdxl_faceid": replace(

@@ -12,12 +12,15 @@ from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, Preset
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.identity.adapter import IdentityAdapter, StreamAdapter
-from infinite_id.identity.encoders import load_clip_encoder
-from infinite_id.methods import MethodSpec
-from infinite_id.packages import file_revision
+from infinite_id.identity.encoders import null_states
+from infinite_id.loaded import loaded_once
+from infinite_id.methods import MethodSpec, trained_weights
+from infinite_id.packages import file_digest
+from infinite_id.pocket.weights import POCKET_DIR
 from infinite_id.types import Generator
-from infinite_id.weights.adapter_file import load_adapter, local_file
-from infinite_id.weights.public_adapters import is_public_adapter, load_public_adapter
+from infinite_id.weights.adapter_file import load_adapter
+from infinite_id.weights.places import is_public_adapter, local_file
+from infinite_id.weights.public_adapters import load_public_adapter
 
 __all__ = ["fusion_of", "infinite_id", "text_only"]
 
@@ -31,9 +34,9 @@ def _need(base: BaseModel | None, spec: MethodSpec) -> BaseModel:
 
 
 def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
-    """Infinite-ID with the fusion of `spec.config` and the adapter weights of `spec.adapter`.
+    """Infinite-ID with the fusion of `spec.config` and the adapter weights of `spec.weights`.
 
-    Where the preset has no trained weights the adapter's are random, from a fixed seed.
+    Where random weights are allowed and there are no others, they are from a fixed seed.
     """
     base = _need(base, spec)
     adapter, revision = _adapter(spec, preset, base)
@@ -61,36 +64,32 @@ def _digest(*settings: object) -> str:
 
 
 def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
-    address = dict(preset.weights).get(spec.adapter or "")
+    address = trained_weights(spec, preset, lambda address: is_public_adapter(local_file(address)))
     path = None if address is None else local_file(address)
-    if path is None and preset.adapter_path is not None:
-        path = local_file(preset.adapter_path)
-        # Our own file is of one training; a public one was trained with text, as baselines are.
-        if spec.adapter != "infinite_id" and not is_public_adapter(path):
-            path = None
-    shipped = path is None
-    if path is None and preset.base == "pocket" and spec.adapter is not None:
-        from infinite_id.pocket.weights import adapter_path
+    digest = "untrained" if path is None else file_digest(path)[:12]
+    key = ("adapter", digest, id(base.unet), base.adapters_of, preset.encoders, preset.adapter)
+    adapter = loaded_once(key, lambda: _load_adapter(path, preset, base))
+    return adapter, f"{getattr(adapter, 'kind', 'adapter')}-{digest}"
 
-        path = adapter_path(spec.adapter)
-    if path is not None and is_public_adapter(path):
-        return _public(path, preset, base)
-    if path is not None:
-        encoders = None if shipped else f"{preset.encoders.faces}+{preset.encoders.clip}"
-        adapter, metadata = load_adapter(
-            path, preset.adapter, base.unet, base=base.adapters_of, encoders=encoders
-        )
-        revision = metadata.revision
-    else:
+
+def _load_adapter(path: Path | None, preset: Preset, base: BaseModel) -> StreamAdapter:
+    encoders = preset.encoders
+    if path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_UNTRAINED_SEED)
-            adapter = IdentityAdapter(preset.adapter, base.unet)
-        revision = "untrained-adapter"
-    return adapter.to(base.device, base.dtype).eval(), revision
-
-
-def _public(path: Path, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
-    encoders = preset.encoders
+            untrained = IdentityAdapter(preset.adapter, base.unet)
+        return untrained.to(base.device, base.dtype).eval()
+    if not is_public_adapter(path):
+        # What is shipped with its base fits it.
+        shipped = path.is_relative_to(POCKET_DIR)
+        own, _ = load_adapter(
+            path,
+            preset.adapter,
+            base.unet,
+            base=base.adapters_of,
+            encoders=None if shipped else f"{encoders.faces}+{encoders.clip}",
+        )
+        return own.to(base.device, base.dtype).eval()
     adapter = load_public_adapter(
         path,
         base.unet,
@@ -99,10 +98,9 @@ def _public(path: Path, preset: Preset, base: BaseModel) -> tuple[StreamAdapter,
         clip_tokens=encoders.clip_tokens,
     )
     if adapter.kind != "faceid":
-        # Loaded for one forward pass: these weights know nobody as the states of a black picture.
-        adapter.null_clip = torch.tensor(load_clip_encoder(encoders).embed_nothing())
-    revision = f"{adapter.kind}-{file_revision(path, 12)}"
-    return adapter.to(base.device, base.dtype), revision
+        # These weights know nobody as the states of a black picture.
+        adapter.null_clip = torch.tensor(null_states(encoders))
+    return adapter.to(base.device, base.dtype)
 
 
 def text_only(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:

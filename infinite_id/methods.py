@@ -19,7 +19,13 @@ from infinite_id.types import Generator
 if TYPE_CHECKING:
     from infinite_id.base import BaseModel
 
-__all__ = ["METHODS", "MethodSpec", "load_generator", "load_generators"]
+__all__ = [
+    "METHODS",
+    "MethodSpec",
+    "load_generator",
+    "load_generators",
+    "trained_weights",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +36,20 @@ class MethodSpec:
         factory: "module:function", called as function(spec, preset, base) -> Generator.
         title: one line for tables and pages.
         config: the method's own settings.
-        adapter: name of the adapter weights that it takes, None for none.
+        weights: names in `Preset.weights` of the trained weights that it takes, the first that is
+            given counts; empty: it takes none.
         needs_base: whether it runs on the base model; False spares loading it.
     """
 
     factory: str
     title: str
     config: Any = field(default_factory=FusionConfig)
-    adapter: str | None = None
+    weights: tuple[str, ...] = ()
     needs_base: bool = True
 
 
 _STREAMS = "infinite_id.factories:infinite_id"
-_OWN = "infinite_id"
+_OWN = ("infinite_id",)
 
 METHODS: dict[str, MethodSpec] = {
     "infinite_id": MethodSpec(_STREAMS, "Infinite-ID", FusionConfig(), _OWN),
@@ -68,33 +75,37 @@ METHODS: dict[str, MethodSpec] = {
         _STREAMS,
         "Infinite-ID without identity-enhanced training",
         FusionConfig(),
-        "infinite_id_text_trained",
+        ("infinite_id_text_trained",),
     ),
     "ip_adapter": MethodSpec(
         "infinite_id.baselines.ip_adapter:ip_adapter",
         "IP-Adapter, image tokens",
         FusionConfig(fusion="none", self_norm="none"),
-        "ip_adapter",
+        ("ip_adapter",),
     ),
     "ip_adapter_face": MethodSpec(
         "infinite_id.baselines.ip_adapter:ip_adapter_face",
         "IP-Adapter-Face",
         FusionConfig(fusion="none", self_norm="none"),
-        "infinite_id_text_trained",
+        ("ip_adapter_face", "infinite_id_text_trained"),
     ),
     "photomaker": MethodSpec(
         "infinite_id.baselines.photomaker:photomaker",
         "PhotoMaker",
         PhotoMakerConfig(),
-        "photomaker",
+        ("photomaker",),
     ),
     "dreambooth": MethodSpec(
-        "infinite_id.baselines.dreambooth:dreambooth", "DreamBooth (LoRA)", DreamBoothConfig()
+        "infinite_id.baselines.dreambooth:dreambooth",
+        "DreamBooth (LoRA)",
+        DreamBoothConfig(),
+        ("dreambooth",),
     ),
     "dreambooth_no_prior": MethodSpec(
         "infinite_id.baselines.dreambooth:dreambooth",
         "DreamBooth without prior preservation",
         DreamBoothConfig(prior_weight=0.0),
+        ("dreambooth",),
     ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(
@@ -106,14 +117,72 @@ METHODS: dict[str, MethodSpec] = {
 }
 
 
+_ADAPTERS = ("infinite_id", "infinite_id_text_trained", "ip_adapter", "ip_adapter_face")
+
+
+def trained_weights(
+    spec: MethodSpec, preset: Preset, is_public: Callable[[str], bool] | None = None
+) -> str | None:
+    """Where a method's trained weights are: of `Preset.weights`, else `Preset.adapter_path` where
+    it fits the method, else the pocket's own; None: it takes none, or may be untrained.
+
+    The preset's own adapter file is of identity-enhanced training. A public one was trained with
+    text, so what the method without that training and the IP-Adapters take is the same file.
+
+    Args:
+        spec: of METHODS.
+        preset: model family.
+        is_public: whether the file at an address is a public one; by default it is looked into.
+
+    Raises:
+        ValueError: nobody trained any, and that is not allowed; says what to set.
+    """
+    found = _weights(spec, preset, is_public)
+    if found is not None or not spec.weights or preset.base == "pocket" or preset.allow_untrained:
+        return found
+    ways = [f"weights with {spec.weights[0]}: its file or folder"]
+    if spec.weights == _OWN:
+        ways.insert(0, "adapter: a trained file, or a preset that has one (sdxl_plus_face_open)")
+    own = preset.adapter_path is not None and spec.weights[0] in _ADAPTERS
+    reason = ", and the adapter is of Infinite-ID's own training" if own else ""
+    raise ValueError(
+        f"method {spec.title!r} has no trained weights on preset {preset.name}{reason}: pictures "
+        f"would be noise; allowed: {'; or '.join(ways)}; or allow_untrained, for tests and timings"
+    )
+
+
+def _weights(
+    spec: MethodSpec, preset: Preset, is_public: Callable[[str], bool] | None
+) -> str | None:
+    given = dict(preset.weights)
+    for name in spec.weights:
+        if name in given:
+            return given[name]
+    if preset.adapter_path is not None and set(spec.weights) & set(_ADAPTERS):
+        if spec.weights == _OWN:
+            return preset.adapter_path
+        from infinite_id.weights.places import is_public_adapter
+
+        if (is_public or is_public_adapter)(preset.adapter_path):
+            return preset.adapter_path
+    if preset.base == "pocket":
+        from infinite_id.pocket import weights as pocket
+
+        for name in spec.weights:
+            if name in pocket.ADAPTERS:
+                path = pocket.adapter_path(name)
+                return None if path is None else str(path)
+    return None
+
+
 def load_generators(
     names: Sequence[str],
     preset: Preset,
     *,
     device: str = "cpu",
     dtype: Any = None,
-    compile: bool = False,
-    offload: bool = False,
+    compile: bool | None = None,
+    offload: bool | None = None,
     sampler: SamplerConfig | None = None,
     base: BaseModel | None = None,
 ) -> dict[str, Generator]:
@@ -124,15 +193,13 @@ def load_generators(
         preset: model family.
         device: torch device.
         dtype: torch dtype, by default the preset's on a GPU and float32 on a CPU.
-        compile: compiles the base's UNet.
-        offload: keeps text encoders and VAE on the CPU while they are not needed.
-        sampler: in place of the preset's.
+        compile, offload, sampler: in place of the preset's.
         base: a loaded base model in place of the preset's; device, dtype, compile and offload are
             then its own.
 
     Raises:
-        ValueError: an unknown name (the message lists the known ones), or weights that do not
-            load or fit.
+        ValueError: an unknown name (the message lists the known ones), a method without trained
+            weights (see `Preset.allow_untrained`), or weights that do not load or fit.
     """
     specs = {}
     for name in names:
@@ -141,6 +208,8 @@ def load_generators(
         specs[name] = METHODS[name]
     if sampler is not None:
         preset = replace(preset, sampler=sampler)
+    for spec in specs.values():
+        trained_weights(spec, preset)
     if base is None and any(spec.needs_base for spec in specs.values()):
         from infinite_id.base import load_base
 

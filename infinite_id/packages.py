@@ -8,9 +8,12 @@ TensorFlow graph turned into ONNX) goes to a cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,11 +25,15 @@ __all__ = [
     "PackageFileError",
     "cache_folder",
     "cached_file",
+    "file_digest",
     "file_revision",
     "package_file",
 ]
 
 CACHE_VARIABLE = "INFINITE_ID_CACHE"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REMEMBERED_BYTES = 4 << 20
 
 
 class PackageFileError(RuntimeError):
@@ -87,6 +94,36 @@ def file_revision(path: str | Path, digits: int) -> str:
     """
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:digits]
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits; of a large file it is computed once and
+    remembered until its size or time of change differ.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    file = Path(path).resolve()
+    # The hub's cache calls its large files by just this digest.
+    if file.parent.name == "blobs" and _SHA256.fullmatch(file.name):
+        return file.name
+    found = file.stat()
+    if found.st_size < _REMEMBERED_BYTES:
+        return file_revision(file, 64)
+    is_now = [found.st_size, found.st_mtime_ns, found.st_ino]
+    name = hashlib.sha256(str(file).encode()).hexdigest()[:32]
+    note = cache_folder() / f"digest-{name}.json"
+    with contextlib.suppress(OSError, ValueError):
+        was, digest = json.loads(note.read_text("utf-8"))
+        if was == is_now:
+            return str(digest)
+    digest = file_revision(file, 64)
+    # A cache that cannot be written costs the time of the next start, nothing else.
+    with contextlib.suppress(OSError):
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps([is_now, digest]), "utf-8")
+        temporary.replace(note)
+    return digest
 
 
 def cache_folder() -> Path:

@@ -62,8 +62,10 @@ def benchmark(
         int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
     ] = None,
     weights: Annotated[
-        Optional, typer.Option(help="Files of baselines: photomaker=FILE,dreambooth=FOLDER.")
+        Optional, typer.Option(help="Of methods: photomaker=FILE,dreambooth=FOLDER.")
     ] = None,
+    allow_untrained: options.AllowUntrained = False,
+    override: options.Set = None,
     scenario: Annotated[
         Optional, typer.Option(help="A figure of the comparison, or all; see --list-scenarios.")
     ] = None,
@@ -98,6 +100,8 @@ def benchmark(
         "storage_options": options.storage_options(storage_options),
         "max_rejects": max_rejects,
         "weights": _pairs(weights),
+        "allow_untrained": allow_untrained or None,
+        **options.set_values(override),
     }
 
     command = options.command_line()
@@ -139,6 +143,7 @@ def _finish(
             settings.preset,
             max_pictures=settings.set_pictures,
             options=settings.storage_options,
+            scorer=_local(settings.scorer, settings.storage_options),
         )
     show_report(settings.output, settings.storage_options)
     if summary.untrained:
@@ -167,6 +172,12 @@ def _finish(
     if settings.max_rejects is not None and refused > settings.max_rejects:
         console.print(f"rejects are {refused}, at most {settings.max_rejects} wanted")
         raise typer.Exit(1)
+
+
+def _local(address: str | None, options: Mapping[str, Any]) -> str | None:
+    from pipelines.plan.weights import local_weights
+
+    return None if address is None else local_weights(address, options)
 
 
 def _rejects(reasons: Mapping[str, int]) -> str:

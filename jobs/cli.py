@@ -12,12 +12,14 @@ quiet()
 import typer
 
 from jobs.benchmark import benchmark
+from jobs.check import check
 from jobs.compare import compare
 from jobs.dreambooth import dreambooth
 from jobs.export import export
 from jobs.lists import methods, metrics, styles
 from jobs.manifest import manifest_build, manifest_check
 from jobs.plan import plan
+from jobs.presets import presets
 from jobs.report import report, status
 from jobs.serve import serve
 from jobs.synthesize import synthesize
@@ -54,6 +56,8 @@ def _options(
 
 for command in (
     benchmark,
+    check,
+    presets,
     report,
     status,
     compare,

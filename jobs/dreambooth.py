@@ -12,7 +12,15 @@ import typer
 
 from infinite_id.baselines.config import DreamBoothConfig
 from jobs.console import console, progress_display, user_errors
-from jobs.options import Address, Identities, LargestFace, Preset, StorageOptions
+from jobs.options import (
+    Address,
+    Identities,
+    LargestFace,
+    Preset,
+    Set,
+    StorageOptions,
+    set_values,
+)
 from jobs.options import storage_options as read_options
 from pipelines.settings import load_config
 
@@ -41,17 +49,18 @@ def dreambooth(
     largest_face: LargestFace = False,
     address: Address = None,
     storage_options: StorageOptions = None,
+    override: Set = None,
 ) -> None:
     """Fit one DreamBooth LoRA per person, in parallel; those that are there already are skipped."""
-    settings = load_config(
-        config,
-        identities=identities,
-        preset=preset,
-        held_out_photos=held_out_photos or None,
-        largest_face=largest_face or None,
-        address=address,
-        storage_options=read_options(storage_options),
-    )
+    given = {
+        "identities": identities,
+        "preset": preset,
+        "held_out_photos": held_out_photos or None,
+        "largest_face": largest_face or None,
+        "address": address,
+        "storage_options": read_options(storage_options),
+    }
+    settings = load_config(config, **{**given, **set_values(override)})
     fit = DreamBoothConfig(
         prior_weight=prior_weight, class_pictures=class_pictures, rank=rank, steps=steps
     )

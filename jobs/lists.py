@@ -16,7 +16,11 @@ def methods() -> None:
     from infinite_id.methods import METHODS
 
     rows = [
-        {"method": name, "what it is": spec.title, "weights it takes": spec.adapter or "-"}
+        {
+            "method": name,
+            "what it is": spec.title,
+            "weights it takes": ", ".join(spec.weights) or "-",
+        }
         for name, spec in METHODS.items()
     ]
     show_table("Methods", ["method", "what it is", "weights it takes"], rows, folds=1)

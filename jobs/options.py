@@ -16,6 +16,7 @@ from infinite_id.config import PRESETS
 
 __all__ = [
     "Address",
+    "AllowUntrained",
     "BatchSize",
     "CheckPeople",
     "Config",
@@ -28,11 +29,13 @@ __all__ = [
     "Prompts",
     "Resume",
     "Seeds",
+    "Set",
     "Steps",
     "StorageOptions",
     "Styles",
     "command_line",
     "names_of",
+    "set_values",
     "storage_options",
     "yaml_value",
 ]
@@ -73,6 +76,26 @@ StorageOptions = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run that is in the output folder.")
 ]
+
+AllowUntrained = Annotated[
+    bool,
+    typer.Option("--allow-untrained", help="Random weights where none are trained: noise."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value of any setting of the file; may be repeated."),
+]
+
+
+def set_values(pairs: list[str] | None) -> dict[str, Any]:
+    """`key=value` texts of `--set` as settings; values are read as YAML."""
+    found = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair!r} has no '=', allowed: key=value")
+        found[key] = yaml_value(value, f"--set {key}")
+    return found
 
 
 def names_of(text: str | None) -> list[str] | None:

@@ -16,7 +16,7 @@ import typer
 from jobs import options
 from jobs.console import show_table, user_errors
 from pipelines.plan.estimate import Rates, estimate, measured_rates
-from pipelines.plan.inputs import load_manifests, model_family
+from pipelines.plan.inputs import load_manifests
 from pipelines.settings import load_config
 from pipelines.tables.manifest import parse_seeds
 
@@ -38,6 +38,7 @@ def plan(
     methods: options.Methods = None,
     seeds: options.Seeds = None,
     preset: options.Preset = None,
+    override: options.Set = None,
     per_person: Annotated[
         int | None, typer.Option(help="Of a synthesis: pictures wanted of each person.")
     ] = None,
@@ -55,19 +56,19 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a run will take: rows, pictures, GPU hours, storage, cost."""
-    settings = load_config(
-        config,
-        identities=identities,
-        prompts=prompts,
-        styles=styles,
-        mixes=mixes,
-        methods=options.names_of(methods),
-        seeds=seeds,
-        preset=preset,
-        storage_options=options.storage_options(storage_options),
-    )
+    given = {
+        "identities": identities,
+        "prompts": prompts,
+        "styles": styles,
+        "mixes": mixes,
+        "methods": options.names_of(methods),
+        "seeds": seeds,
+        "preset": preset,
+        "storage_options": options.storage_options(storage_options),
+    }
+    settings = load_config(config, **{**given, **options.set_values(override)})
     rates = _rates(images_per_second, image_kb, from_run, settings.storage_options)
-    manifests, family = load_manifests(settings), model_family(settings)
+    manifests, family = load_manifests(settings), settings.family()
     people = manifests.identities.num_rows + manifests.mixes.num_rows
     texts = manifests.prompts.num_rows * manifests.styles.num_rows
     if per_person is not None and per_person < 1:

@@ -37,25 +37,30 @@ def serve(
     make_key: Annotated[
         bool, typer.Option("--new-key", help="Show a new API key and its hash, and serve nothing.")
     ] = False,
+    allow_untrained: options.AllowUntrained = False,
+    override: options.Set = None,
 ) -> None:
     """Serves people, pictures and scores over HTTP; on a cluster: serve deploy."""
     _check_extra()
     if make_key:
         _show_key()
         return
+    from pipelines.plan.weights import run_weights
     from pipelines.serve import local_app
     from pipelines.serving.callers import is_loopback
     from pipelines.serving.config import ServiceConfig
     from pipelines.serving.server import Server, listen
     from pipelines.settings import load_settings
 
-    checked = load_settings(ServiceConfig, config, preset=preset)
+    given = {"preset": preset, "allow_untrained": allow_untrained or None}
+    checked = load_settings(ServiceConfig, config, **{**given, **options.set_values(override)})
     if not 0 <= port < 2**16:
         raise ValueError(f"port is {port}, allowed: 0 to 65535")
     if checked.open and not is_loopback(host):
         raise ValueError(
             f"host is {host}, allowed without key_hashes and key_file: 127.0.0.1, ::1, localhost"
         )
+    run_weights(checked.family(), checked.methods, checked.storage_options)
     listening = listen(host, port, checked)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     methods = f"{len(checked.methods)} method{'s' if len(checked.methods) > 1 else ''}"

@@ -51,31 +51,33 @@ def synthesize(
     check_people: options.CheckPeople = False,
     resume: options.Resume = False,
     storage_options: options.StorageOptions = None,
+    allow_untrained: options.AllowUntrained = False,
+    override: options.Set = None,
 ) -> None:
     """Generate until every person has the wanted number of accepted pictures."""
-    settings = load_settings(
-        SynthesisConfig,
-        config,
-        identities=identities,
-        prompts=prompts,
-        styles=styles,
-        method=method,
-        per_person=per_person,
-        redraws=redraws,
-        seed=seed,
-        gates=_gates(gates),
-        references=references,
-        watermark=watermark,
-        num_inference_steps=steps,
-        batch_size=batch_size,
-        output=output,
-        preset=preset,
-        address=address,
-        largest_face=largest_face or None,
-        check_people=check_people or None,
-        resume=resume or None,
-        storage_options=options.storage_options(storage_options),
-    )
+    given = {
+        "identities": identities,
+        "prompts": prompts,
+        "styles": styles,
+        "method": method,
+        "per_person": per_person,
+        "redraws": redraws,
+        "seed": seed,
+        "gates": _gates(gates),
+        "references": references,
+        "watermark": watermark,
+        "num_inference_steps": steps,
+        "batch_size": batch_size,
+        "output": output,
+        "preset": preset,
+        "address": address,
+        "largest_face": largest_face or None,
+        "check_people": check_people or None,
+        "resume": resume or None,
+        "storage_options": options.storage_options(storage_options),
+        "allow_untrained": allow_untrained or None,
+    }
+    settings = load_settings(SynthesisConfig, config, **{**given, **options.set_values(override)})
     from pipelines.synthesis.job import run_synthesis
 
     with progress_display() as progress:

@@ -18,9 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from infinite_id.config import preset as preset_of
 from jobs.console import console, progress_display, show_table, user_errors
-from jobs.options import Address, Config, Preset, StorageOptions, yaml_value
+from jobs.options import Address, Config, Preset, Set, StorageOptions, set_values
 from jobs.options import storage_options as read_options
 from jobs.tracking import (
     check_tracking,
@@ -64,9 +63,7 @@ def train(
     ] = None,
     address: Address = None,
     storage_options: StorageOptions = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of any setting; may be repeated.")
-    ] = None,
+    override: Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count parameters, memory and cost; train nothing.")
     ] = False,
@@ -84,7 +81,7 @@ def train(
         "address": address,
         "storage_options": read_options(storage_options),
     }
-    settings = load_training_config(config, **{**options, **_overrides(override or [])})
+    settings = load_training_config(config, **{**options, **set_values(override)})
     if dry_run:
         _show_dry_run(settings)
         return
@@ -92,12 +89,15 @@ def train(
     check_tracking(tracking, experiment_name(settings.experiment, _EXPERIMENT))
     store = Store(settings.output, settings.storage_options)
     store.check_writable()
+    from pipelines.plan.weights import run_weights
     from pipelines.run.session import ray_session
     from pipelines.training.job import count_photos, prepare_pairs
     from pipelines.training.job import train as run_training
     from pipelines.training.worker import read_metrics
 
     count_photos(settings)
+    # What is trained stands on the base and the encoders, as text alone does.
+    run_weights(settings.family(), ["text_only"], settings.storage_options)
     with ray_session(settings.address), _tracked(settings, tracking) as log:
         counts = prepare_pairs(settings)
         console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")
@@ -107,17 +107,6 @@ def train(
         log(metrics)
     show_table("training", ["step", "loss", "pictures_per_second"], metrics[-5:])
     console.print(f"adapter: {store.url}/adapter.safetensors", markup=False)
-
-
-def _overrides(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` texts as settings; values are read as YAML."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair!r} has no '=', allowed: key=value")
-        found[key] = yaml_value(value, f"--set {key}")
-    return found
 
 
 def _show_dry_run(settings: TrainingConfig) -> None:
@@ -130,7 +119,7 @@ def _show_dry_run(settings: TrainingConfig) -> None:
         else SDXL_UNET
     )
     found = dry_run(
-        preset_of(settings.preset),
+        settings.family(),
         unet,
         batch=settings.batch_size * settings.accumulation,
         gpus=settings.workers,

@@ -9,24 +9,29 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.plan.inputs import inputs_digest, load_manifests, model_family, request_plan
+from pipelines.plan.inputs import inputs_digest, load_manifests, request_plan
 from pipelines.plan.requests import RequestPlan
+from pipelines.plan.weights import run_weights
 from pipelines.run.open import open_run
 from pipelines.run.units import unit_flags
 from pipelines.settings import BenchmarkConfig
 from pipelines.stages.phases import people_stages, picture_stages
 from pipelines.stages.ray_data import stream_units
 from pipelines.stages.stage import Progress, check_stages, report_stages
+from pipelines.stages.waiting import await_resources
 from pipelines.tables.schemas import REJECTS
 from pipelines.tables.storage import Store
 
 __all__ = ["RunSummary", "run_benchmark", "write_requests"]
+
+Cluster = Mapping[str, float]
 
 _REQUESTS_PER_FILE = 65_536
 
@@ -76,30 +81,42 @@ def run_benchmark(
             stays, `resume` goes on.
     """
     begin = time.perf_counter()
-    family = model_family(config)
+    family = config.family()
     manifests = load_manifests(config)
+    weights = run_weights(family, config.methods, config.storage_options)
     first: float | None = None
-    digests = {"inputs or settings": inputs_digest(config, manifests)}
-    with open_run(config, family, digests=digests, command=command, notes=manifests.notes) as run:
-        people, slices = people_stages(config, family, manifests, run.store)
-        check_stages(people, ["unit"], run.cluster)
-        pictures = partial(
-            picture_stages, config, family, metrics=config.metrics, cluster=run.cluster
-        )
-        check_stages(pictures(plan=None, store=run.store), ["unit"], run.cluster)
+    digests = {"inputs or settings": inputs_digest(config, manifests, weights)}
 
+    def check(cluster: Cluster, limits: Cluster, store: Store) -> None:
+        people, _ = people_stages(config, family, None, store)
+        check_stages(people, ["unit"], limits)
+        check_stages(pictures(None, store, cluster=cluster, limits=limits), ["unit"], limits)
+
+    pictures = partial(picture_stages, config, family, metrics=config.metrics)
+    with open_run(
+        config,
+        family,
+        weights,
+        check=check,
+        digests=digests,
+        command=command,
+        notes=manifests.notes,
+    ) as run:
+        people, slices = people_stages(config, family, manifests, run.store)
+        await_resources(people, config.resources.wait_seconds)
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, "embeddings", range(len(slices))):
                 run.lease.check()
                 phase.rows += sum(step.rows["people"].to_pylist())
                 report_stages(progress, step.given, len(slices))
 
-        plan = request_plan(config, family, manifests, run.store)
+        plan = request_plan(config, family, manifests, run.store, weights)
         run.folder.claim("people or requests", plan.digest)
         run.folder.update(plan={"requests": len(plan), "units": plan.units})
         write_requests(run.store, plan)
 
-        stages = pictures(plan=plan, store=run.store)
+        stages = pictures(plan, run.store, cluster=run.cluster, limits=run.limits)
+        await_resources(stages, config.resources.wait_seconds)
         committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
         finished = sum(plan.unit_rows(int(unit)) for unit in committed)
         with run.timings.measure("images and scores") as phase:
@@ -117,7 +134,7 @@ def run_benchmark(
     refused = run.store.read_folder("rejects", REJECTS, ["stage", "reason"])
     summary = RunSummary(
         url=run.store.url,
-        untrained=run.untrained,
+        untrained=weights.untrained,
         people=sum(not subject.mix_parts for subject in plan.subjects),
         pictures=len(plan) - refused["stage"].to_pylist().count("images"),
         rejects=dict(Counter(refused["reason"].to_pylist())),

@@ -93,8 +93,11 @@ class Generation:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         from pipelines.serving.backends import load_batcher
         from pipelines.serving.measures import Measures
+        from pipelines.stages.device import torch_device
 
-        self._batcher = load_batcher(ServiceConfig(**settings), Measures(ray=True))
+        config = ServiceConfig(**settings)
+        device = torch_device(config.generator_gpus)
+        self._batcher = load_batcher(config, Measures(ray=True), device=device)
 
     async def events(
         self,
@@ -152,7 +155,7 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
 
     config = ServiceConfig(**(args or {}))
     check_address(config)
-    settings = config.model_dump()
+    settings = dict(config)
     deployment: Any = serve.deployment
     generation = deployment(
         Generation,

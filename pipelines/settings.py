@@ -1,25 +1,35 @@
 """Configurations of runs, from YAML and the command line; unknown keys are refused.
 
-`RunConfig` is what every run over manifests has: who, what, on which weights, where to.
+`ModelConfig` is what every command has that loads the model: which weights, and how they are
+computed with. `RunConfig` is what every run over manifests has besides: who, what, where to.
 `BenchmarkConfig` and `pipelines.synthesis.config.SynthesisConfig` add what their job does with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from infinite_id.config import PRESETS
+from infinite_id.config import (
+    PRESETS,
+    DType,
+    FusionConfig,
+    Preset,
+    SchedulerKind,
+    preset,
+)
 from pipelines.tables.manifest import parse_seeds
 from pipelines.tables.pictures import IMAGE_FORMATS
 from pipelines.tables.storage import StorageOptions, shown
 
 __all__ = [
     "BenchmarkConfig",
+    "ModelConfig",
     "Requirement",
     "Resources",
     "RunConfig",
@@ -27,6 +37,9 @@ __all__ = [
     "load_config",
     "load_settings",
 ]
+
+
+_SFACE_WIDTH, _ARCFACE_WIDTH = 128, 512
 
 
 class Strict(BaseModel):
@@ -61,11 +74,16 @@ class Resources(Strict):
     scoring_actors: int = Field(1, ge=1)
     face_cpus: float = Field(0.5, gt=0)
     embedding_cpus: float = Field(0.5, gt=0)
+    embedding_gpus: float = Field(0.0, ge=0)
     generation_cpus: float = Field(1.0, gt=0)
     generation_gpus: float | None = Field(None, ge=0)  # None: 1 for sdxl, 0 for pocket
     scoring_cpus: float = Field(1.0, gt=0)
     scoring_gpus: float = Field(0.0, ge=0)
     threads: int | None = Field(None, ge=1)
+    # What the cluster can grow to; None: what its autoscaler says, else what is there.
+    cluster_cpus: float | None = Field(None, gt=0)
+    cluster_gpus: float | None = Field(None, ge=0)
+    wait_seconds: float = Field(900.0, ge=0)  # for a cluster to grow
 
 
 class Requirement(Strict):
@@ -82,22 +100,152 @@ class Requirement(Strict):
     at_most: float | None = Field(None, allow_inf_nan=False)
 
 
-class RunConfig(Strict):
-    """What runs over manifests have in common.
+class ModelConfig(Strict):
+    """The model that a command loads: benchmark, synthesize, dreambooth, train, serve, plan, check.
 
-    None means the default: the packaged manifest, the preset's own value, all rows.
+    None means the preset's own. An address is a path, a hub id (files: hub://OWNER/NAME@REVISION/
+    FILE) or any fsspec address, which is copied to each machine once.
 
     Attributes:
         preset: model family, of `infinite_id.config.PRESETS`.
-        base: in place of the preset's: a folder, a hub id or any fsspec address.
+        base: address of an SDXL-architecture pipeline in diffusers' layout.
         base_revision: of `base` on the hub.
-        adapter: in place of the preset's: a file or any fsspec address.
-        identities: manifest, or folder of photos; by default the demo photos.
-        prompts, styles, mixes: manifests; by default no mixes.
-        prompt_ids, style_names: the rows to take of prompts and styles.
+        variant: of the base's weight files, "fp16"; None: half precision where `dtype` is half and
+            such files are there, else full.
+        base_lora: address of a safetensors file, fused into the base: LCM, Lightning, Hyper-SD.
+        adapter: address of Infinite-ID's or public adapter weights.
+        weights: name of a method's weights -> address of the file or folder: ip_adapter,
+            ip_adapter_face, infinite_id_text_trained, photomaker, dreambooth.
+        faces: "embedded", an insightface pack's name, or address of a pack's folder.
+        clip: address of the CLIP image tower.
+        clip_revision: of `clip` on the hub.
+        scorer: address of an OpenCLIP folder (open_clip_config.json and weights) that judges text
+            and image in place of the preset's; never the tower that conditions.
+        dtype: float32, bfloat16 or float16, on a GPU; a CPU computes in float32.
+        scheduler: of `infinite_id.config.SchedulerKind`.
+        fusion: fields of `FusionConfig`; what a method sets itself counts more.
+        compile: compiles the UNet; in training, the step.
+        offload: text encoders and VAE stay on the CPU while they are not needed.
+        decode_slice: most pictures that the VAE decodes at once, 1 or more.
+        allow_untrained: methods without trained weights run on random ones and make noise.
         height, width: of a picture in pixels, 8 or more; the base says of what a multiple.
         num_inference_steps: of denoising, 1 or more.
         guidance_scale: of classifier-free guidance, 0 or more.
+        storage_options: of the file systems by scheme, e.g.
+            {"s3": {"endpoint_url": "http://127.0.0.1:9000"}}; no record or message shows a value.
+    """
+
+    preset: str = "pocket"
+    base: str | None = None
+    base_revision: str | None = None
+    variant: str | None = None
+    base_lora: str | None = None
+    adapter: str | None = None
+    weights: dict[str, str] = Field(default_factory=dict)
+    faces: str | None = None
+    clip: str | None = None
+    clip_revision: str | None = None
+    scorer: str | None = None
+    dtype: DType | None = None
+    scheduler: SchedulerKind | None = None
+    fusion: dict[str, Any] = Field(default_factory=dict)
+    compile: bool = False
+    offload: bool = False
+    decode_slice: int = Field(8, ge=1)
+    allow_untrained: bool = False
+    height: int | None = Field(None, ge=8)
+    width: int | None = Field(None, ge=8)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
+    storage_options: StorageOptions = StorageOptions()
+
+    @field_validator("preset")
+    @classmethod
+    def _preset(cls, value: str) -> str:
+        if value not in PRESETS:
+            raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: dict[str, str]) -> dict[str, str]:
+        from infinite_id.methods import METHODS
+
+        known = sorted({name for spec in METHODS.values() for name in spec.weights})
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown weights {name!r}, allowed: {', '.join(known)}")
+        return value
+
+    @field_validator("fusion")
+    @classmethod
+    def _fusion(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = [field.name for field in fields(FusionConfig)]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown key {name!r}, allowed: {', '.join(known)}")
+        FusionConfig(**_tupled(value))
+        return value
+
+    def family(self) -> Preset:
+        """The preset with these settings."""
+        own = preset(self.preset)
+        encoders, adapter = own.encoders, own.adapter
+        if self.faces is not None:
+            width = _SFACE_WIDTH if self.faces == "embedded" else _ARCFACE_WIDTH
+            encoders = replace(encoders, faces=self.faces, face_width=width)
+            adapter = replace(adapter, face_width=width)
+        if self.clip is not None:
+            encoders = replace(encoders, clip=self.clip, clip_revision=self.clip_revision)
+        given: dict[str, Any] = {
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "scheduler": self.scheduler,
+        }
+        sampler = replace(own.sampler, **_set(given))
+        revision = own.base_revision if self.base is None else self.base_revision
+        given = {
+            "base": self.base,
+            "adapter_path": self.adapter,
+            "base_lora": self.base_lora,
+            "dtype": self.dtype,
+            "height": self.height,
+            "width": self.width,
+        }
+        return replace(
+            own,
+            **_set(given),
+            base_revision=revision,
+            variant=self.variant,
+            encoders=encoders,
+            adapter=adapter,
+            sampler=sampler,
+            weights=tuple(sorted(self.weights.items())),
+            fusion=replace(own.fusion, **_tupled(self.fusion)),
+            compile=self.compile,
+            offload=self.offload,
+            decode_slice=self.decode_slice,
+            allow_untrained=self.allow_untrained,
+        )
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _tupled(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+
+
+class RunConfig(ModelConfig):
+    """What runs over manifests have in common, besides the model.
+
+    None means the default: the packaged manifest, all rows.
+
+    Attributes:
+        identities: manifest, or folder of photos; by default the demo photos.
+        prompts, styles, mixes: manifests; by default no mixes.
+        prompt_ids, style_names: the rows to take of prompts and styles.
         batch_size: pictures of a generation batch, which is also the unit of commits, 1 or more.
         image_format: of the pictures in `images`: png, webp or jpeg.
         largest_face: of several faces in a photo take the largest instead of refusing it.
@@ -106,11 +254,8 @@ class RunConfig(Strict):
         min_face: shorter side of a face's box in pixels of the photo, above 0; smaller ones are
             passed over.
         max_photo_pixels: of a photo, 1 to 178,956,970; larger ones are refused undecoded.
-        weights: name of a baseline -> the file or folder of its weights.
         held_out_photos: last ones of each person that are never conditioned on and that the judge
             compares with, 0 or more; who has too few keeps one to condition on.
-        storage_options: of the file systems by scheme, e.g.
-            {"s3": {"endpoint_url": "http://127.0.0.1:9000"}}; no record or message shows a value.
         output: run folder, any fsspec address.
         address: of a Ray cluster; by default RAY_ADDRESS, else a local one.
         resume: go on with the run that is in the output folder.
@@ -119,36 +264,27 @@ class RunConfig(Strict):
 
     decides: ClassVar[frozenset[str]] = frozenset(
         {
-            "preset", "base", "base_revision", "adapter", "height", "width", "batch_size",
-            "num_inference_steps", "guidance_scale", "image_format", "largest_face", "min_face",
-            "weights", "held_out_photos", "check_people",
+            "preset", "height", "width", "batch_size", "num_inference_steps", "guidance_scale",
+            "image_format", "largest_face", "min_face", "held_out_photos", "check_people",
+            "scorer",
         }
     )  # fmt: skip
-    """Settings that decide the rows: not addresses, actors or the tracking server."""
+    """Settings that decide the rows: not addresses, actors or the tracking server. What the model
+    is made of is known by content (`pipelines.plan.weights.RunWeights`)."""
 
-    preset: str = "pocket"
-    base: str | None = None
-    base_revision: str | None = None
-    adapter: str | None = None
     identities: str | None = None
     prompts: str | None = None
     styles: str | None = None
     mixes: str | None = None
     prompt_ids: list[str] | None = None
     style_names: list[str] | None = None
-    height: int | None = Field(None, ge=8)
-    width: int | None = Field(None, ge=8)
-    num_inference_steps: int | None = Field(None, ge=1)
-    guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
     batch_size: int = Field(8, ge=1)
     image_format: str = "png"
     largest_face: bool = False
     check_people: bool = False
     min_face: float = Field(20.0, gt=0)
     max_photo_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses more
-    weights: dict[str, str] = Field(default_factory=dict)  # baseline -> its file or folder
     held_out_photos: int = Field(0, ge=0)  # of each person, never conditioned on: the judge's
-    storage_options: StorageOptions = StorageOptions()
     output: str = "runs/run"
     address: str | None = None
     resume: bool = False
@@ -159,13 +295,6 @@ class RunConfig(Strict):
     def method_names(self) -> list[str]:
         """The methods that the run generates with."""
         raise NotImplementedError
-
-    @field_validator("preset")
-    @classmethod
-    def _preset(cls, value: str) -> str:
-        if value not in PRESETS:
-            raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
-        return value
 
     @field_validator("image_format")
     @classmethod

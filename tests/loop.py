@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipelines.benchmark import write_requests
-from pipelines.plan.inputs import load_manifests, model_family, request_plan
+from pipelines.plan.inputs import load_manifests, request_plan
+from pipelines.plan.weights import run_weights
 from pipelines.run.units import unit_table
 from pipelines.settings import BenchmarkConfig
 from pipelines.stages.phases import generation_stage, people_stages, picture_stages
@@ -15,10 +16,10 @@ __all__ = ["undisturbed"]
 
 def undisturbed(config: BenchmarkConfig, *, scores: bool = False) -> None:
     """Writes people, requests and pictures of a configuration, and scores where they are wanted."""
-    family, manifests, store = model_family(config), load_manifests(config), Store(config.output)
+    family, manifests, store = config.family(), load_manifests(config), Store(config.output)
     people, slices = people_stages(config, family, manifests, store)
     _in_a_loop(people, len(slices))
-    plan = request_plan(config, family, manifests, store)
+    plan = request_plan(config, family, manifests, store, run_weights(family, config.methods))
     write_requests(store, plan)
     stages = (
         picture_stages(config, family, plan, store, config.metrics, {})

@@ -35,13 +35,24 @@ class ImageTextModel(Protocol):
         ...
 
 
-def load_image_text(preset_name: str) -> ImageTextModel:
+def load_image_text(
+    preset_name: str, *, device: str = "cpu", folder: str | None = None
+) -> ImageTextModel:
     """The model that scores a preset; never one that conditions it.
+
+    Args:
+        preset_name: "pocket", or one that begins with "sdxl".
+        device: of torch, for OpenCLIP.
+        folder: of an OpenCLIP model in place of the preset's.
 
     Raises:
         ImportError: the preset's scorer needs the extra ``infinite-id-ray[sdxl]``.
         ValueError: no such preset.
     """
+    if folder is not None:
+        from eval.judges.open_clip import OpenClip
+
+        return OpenClip(f"local-dir:{folder}", device=device)
     if preset_name == "pocket":
         from eval.judges.pocket_score import PocketImageText
 
@@ -49,5 +60,5 @@ def load_image_text(preset_name: str) -> ImageTextModel:
     if preset_name.startswith("sdxl"):
         from eval.judges.open_clip import OpenClip
 
-        return OpenClip()
+        return OpenClip(device=device)
     raise ValueError(f"preset is {preset_name!r}, allowed: pocket, sdxl")

@@ -79,6 +79,7 @@ class Networks:
         preset_name: decides the image-text model.
         threads: that find and embed faces at once, on the CPU.
         image_text: used in place of the preset's.
+        device, scorer: see `load_image_text`.
 
     Attributes:
         pool: of those threads.
@@ -94,6 +95,9 @@ class Networks:
         preset_name: str,
         threads: int,
         image_text: ImageTextModel | None = None,
+        *,
+        device: str = "cpu",
+        scorer: str | None = None,
     ) -> None:
         needed = set(needs)
         self.image_text = image_text
@@ -105,7 +109,9 @@ class Networks:
             self.facenet = FaceNet(threads=threads)
             self.facenet_reference = FeatureCache(self._facenet_aligned, _digest)
         if "image_text" in needed:
-            self.image_text = image_text or load_image_text(preset_name)
+            self.image_text = image_text or load_image_text(
+                preset_name, device=device, folder=scorer
+            )
             self.image_reference = FeatureCache(self.image_text.embed_images, _digest)
             self.text = FeatureCache(self.image_text.embed_texts, str)
 

@@ -31,7 +31,7 @@ class OpenClip:
         weights: a tag of open_clip's, downloaded once, or the path of a weight file
             (safetensors, or a state dict that `torch.load(weights_only=True)` reads). Not used
             with ``local-dir:``.
-        device: of torch; by default the GPU where there is one.
+        device: of torch.
 
     Raises:
         ImportError: open_clip cannot be imported; the message names the extra.
@@ -45,7 +45,7 @@ class OpenClip:
         architecture: str = ARCHITECTURE,
         weights: str | None = WEIGHTS,
         *,
-        device: str | None = None,
+        device: str = "cpu",
     ) -> None:
         try:
             import open_clip
@@ -54,7 +54,7 @@ class OpenClip:
             raise ImportError(
                 f"the OpenCLIP scorer cannot be loaded ({error}); install infinite-id-ray[sdxl]"
             ) from error
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device
         source = None if architecture.startswith("local-dir:") else weights
         model: Any = open_clip.create_model(architecture, pretrained=source, device=self.device)
         self._model = model.eval()

@@ -34,7 +34,7 @@ from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.baselines.rows import RowBatch, RowGenerator, denoise_rows, find_identity, twin
 from infinite_id.config import Preset, SamplerConfig
-from infinite_id.methods import MethodSpec
+from infinite_id.methods import MethodSpec, trained_weights
 from infinite_id.training.adapter import diffusion_loss, noisy_and_target
 from infinite_id.types import GenerationRequest, Generator, Identity
 
@@ -352,7 +352,7 @@ def dreambooth(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
     """A factory of METHODS; LoRAs from the folder `preset.weights["dreambooth"]`."""
     if base is None:
         raise ValueError(f"method {spec.title!r} needs a base model, allowed: a loaded one")
-    folder = dict(preset.weights).get("dreambooth")
+    folder = trained_weights(spec, preset)
     if folder is None:
         raise ValueError(
             f"method {spec.title!r} has no LoRAs, allowed: weights with dreambooth: the folder "

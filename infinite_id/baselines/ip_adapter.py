@@ -38,11 +38,21 @@ def _faceless(identity: Identity) -> Identity:
 
 
 def ip_adapter(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
-    """Image tokens alone; weights `preset.weights["ip_adapter"]`, or the pocket's own.
+    """Image tokens alone; weights `preset.weights["ip_adapter"]`, the preset's adapter where it is
+    a public plus-face file, or the pocket's own.
 
     A factory of METHODS; `spec.config` is a `FusionConfig` without fusion.
+
+    Raises:
+        ValueError: also: weights that read the face embedding, which would be nobody's.
     """
-    made = _made(spec, preset, base, "ip_adapter")
+    made = _made(spec, preset, base)
+    kind = getattr(made.adapter, "kind", "plus_face")
+    if kind != "plus_face":
+        raise ValueError(
+            f"method {spec.title!r} reads image tokens alone, its weights are {kind}, "
+            "allowed: plus_face weights, or the method ip_adapter_face"
+        )
     return ImageTokenGenerator(
         made.base,
         made.adapter,
@@ -54,21 +64,17 @@ def ip_adapter(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
 
 
 def ip_adapter_face(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
-    """Face and image tokens; weights `preset.weights["ip_adapter_face"]`: a public plus-face or
-    FaceID file (`infinite_id.weights.public_adapters`), or the pocket adapter that was trained with
-    text.
+    """Face and image tokens; weights `preset.weights["ip_adapter_face"]`, a public plus-face or
+    FaceID file (`infinite_id.weights.public_adapters`), the preset's adapter where it is one, or
+    the pocket adapter that was trained with text.
 
     A factory of METHODS; `spec.config` is a `FusionConfig` without fusion.
     """
-    return _made(spec, preset, base, "ip_adapter_face")
+    return _made(spec, preset, base)
 
 
-def _made(
-    spec: MethodSpec, preset: Preset, base: BaseModel | None, name: str
-) -> InfiniteIdGenerator:
-    # The preset's own adapter file is Infinite-ID's: a baseline has its own or none.
-    own = replace(preset, adapter_path=dict(preset.weights).get(name))
-    made = infinite_id(spec, own, base)
+def _made(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> InfiniteIdGenerator:
+    made = infinite_id(spec, preset, base)
     if not isinstance(made, InfiniteIdGenerator):
         raise TypeError(f"method {spec.title!r} made a {type(made).__name__}")
     return made

@@ -27,8 +27,9 @@ from infinite_id.baselines.photomaker_weights import (
 )
 from infinite_id.baselines.rows import RowBatch, RowGenerator, encode_ids, find_identity, twin
 from infinite_id.config import Preset, SamplerConfig
-from infinite_id.methods import MethodSpec
+from infinite_id.methods import MethodSpec, trained_weights
 from infinite_id.types import GenerationRequest, Generator, Identity
+from infinite_id.weights.places import local_file
 
 __all__ = ["PhotoMakerGenerator", "class_token_ids", "photomaker"]
 
@@ -187,14 +188,9 @@ def photomaker(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gene
     """A factory of METHODS; weights from `preset.weights["photomaker"]` or the pocket's own."""
     if base is None:
         raise ValueError(f"method {spec.title!r} needs a base model, allowed: a loaded one")
-    path = dict(preset.weights).get(_ADAPTER)
-    if path is None and preset.base == "pocket":
-        from infinite_id.pocket.weights import adapter_path
-
-        found = adapter_path(_ADAPTER)
-        path = str(found) if found is not None else None
-    if path is not None:
-        encoder, lora, revision = load_photomaker(path)
+    address = trained_weights(spec, preset)
+    if address is not None:
+        encoder, lora, revision = load_photomaker(local_file(address))
     else:
         encoder, lora = untrained_encoder(preset.encoders.clip_width, base), {}
         revision = "untrained-photomaker"

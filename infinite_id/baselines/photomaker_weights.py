@@ -26,7 +26,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from infinite_id.base import BaseModel
 from infinite_id.identity.encoders import CLIP_MEAN, CLIP_STD
-from infinite_id.packages import file_revision
+from infinite_id.packages import file_digest
 from infinite_id.types import Identity
 
 __all__ = ["PhotoMakerEncoder", "load_photomaker", "save_photomaker", "untrained_encoder"]
@@ -302,7 +302,7 @@ def load_photomaker(path: str | Path) -> tuple[PhotoMakerEncoder, dict[str, Tens
                 parts.setdefault(part, {})[name] = tensor
         else:
             parts = torch.load(file, map_location="cpu", weights_only=True)
-        digest = file_revision(file, 12)
+        digest = file_digest(file)[:12]
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"PhotoMaker weights {path} cannot be read: {reason}") from error

@@ -58,7 +58,8 @@ def twin(base: BaseModel) -> BaseModel:
     """A base whose UNet has its own layers over the SAME weight tensors.
 
     LoRA layers can be put into it without touching the UNet that other generators use, and
-    without a second copy of the weights in memory.
+    without a second copy of the weights in memory. Text encoders and VAE are the base's own, and
+    so are their locks and whether they stay on the CPU.
     """
     unet = base.unet
     shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
@@ -69,16 +70,16 @@ def twin(base: BaseModel) -> BaseModel:
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    return BaseModel(pipeline, base.revision, decode_slice=base.decode_slice)
+    return base.sharing(pipeline)
 
 
 def encode_ids(base: BaseModel, ids: Sequence[Tensor]) -> TextEmbeddings:
     """Encodes token ids, one int64 (B, L) a text encoder, as SDXL encodes text."""
-    encoders = (base.pipeline.text_encoder, base.pipeline.text_encoder_2)
-    outputs = [
-        encoder(tokens.to(base.device), output_hidden_states=True)
-        for encoder, tokens in zip(encoders, ids, strict=True)
-    ]
+    with base.text_encoders() as encoders:
+        outputs = [
+            encoder(tokens.to(base.device), output_hidden_states=True)
+            for encoder, tokens in zip(encoders, ids, strict=True)
+        ]
     hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
     return TextEmbeddings(hidden.to(base.dtype), outputs[1].text_embeds.to(base.dtype))
 

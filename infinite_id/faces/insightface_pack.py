@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from infinite_id.faces.alignment import ALIGNED_SIZE
 from infinite_id.faces.detection import Detection, check_image
 from infinite_id.faces.onnx_files import session_options
-from infinite_id.packages import file_revision
+from infinite_id.packages import file_digest
 
 __all__ = ["InsightFacePack"]
 
@@ -60,7 +60,7 @@ class InsightFacePack:
         self._detector, self._recogniser = models[DETECTION], models[RECOGNITION]
         self._detector.prepare(0, input_size=(640, 640), det_thresh=score_threshold)
         self.face_width = int(self._recogniser.output_shape[-1])
-        digests = (file_revision(model.model_file, 8) for model in models.values())
+        digests = (file_digest(model.model_file)[:8] for model in models.values())
         self.revision = f"{self.name}-{'-'.join(digests)}"
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:

@@ -6,6 +6,7 @@ Notation: N faces; P photos of one person; T CLIP tokens; C CLIP width; D face e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,18 @@ from infinite_id.config import EncoderConfig
 from infinite_id.faces.alignment import ALIGNED_SIZE
 from infinite_id.faces.detection import FaceBackend
 from infinite_id.faces.loading import load_face_backend
+from infinite_id.loaded import loaded_once
+from infinite_id.model_files import ModelFiles, model_digest, tower_files
+from infinite_id.packages import cached_file
 from infinite_id.types import IdentityEmbedding
 
-__all__ = ["ClipImageEncoder", "IdentityEncoder", "load_clip_encoder", "load_identity_encoder"]
+__all__ = [
+    "ClipImageEncoder",
+    "IdentityEncoder",
+    "load_clip_encoder",
+    "load_identity_encoder",
+    "null_states",
+]
 
 # Of OpenAI's CLIP; OpenCLIP and the pocket tower were trained with the same.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -142,20 +152,61 @@ class IdentityEncoder:
 
 
 def load_clip_encoder(config: EncoderConfig, *, device: str = "cpu") -> ClipImageEncoder:
-    """The CLIP image tower that `config.clip` names: pocket, a folder, or a hub id."""
-    if config.clip == "pocket":
-        from infinite_id.pocket.image_text import load_clip_image_encoder
+    """The CLIP image tower that `config.clip` names: pocket, a folder, or a hub id; one for each
+    process and device.
 
-        model, size, revision = load_clip_image_encoder()
-        return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)
+    Raises:
+        ValueError: it is not there, not whole, or of another width; one sentence, at once.
+    """
+    if config.clip == "pocket":
+        key: tuple = ("clip", "pocket", config.clip_layer, device)
+        return loaded_once(key, lambda: _pocket_tower(config, device))
+    files = tower_files(config.clip, config.clip_revision, config.clip_width)
+    revision = f"clip-{model_digest(files, [''], None)}"
+    key = ("clip", revision, config.clip_layer, device)
+    return loaded_once(key, lambda: _tower(files, revision, config, device))
+
+
+def _pocket_tower(config: EncoderConfig, device: str) -> ClipImageEncoder:
+    from infinite_id.pocket.image_text import load_clip_image_encoder
+
+    model, size, revision = load_clip_image_encoder()
+    return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)
+
+
+def _tower(
+    files: ModelFiles, revision: str, config: EncoderConfig, device: str
+) -> ClipImageEncoder:
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-    model = CLIPVisionModelWithProjection.from_pretrained(
-        config.clip, revision=config.clip_revision or "main", dtype=dtype
-    )
-    name = config.clip.rstrip("/").rsplit("/", 1)[-1]
-    revision = f"{name}@{config.clip_revision[:12]}" if config.clip_revision else name
+    try:
+        model = CLIPVisionModelWithProjection.from_pretrained(
+            config.clip if files.folder is None else files.folder,
+            revision=config.clip_revision or "main",
+            dtype=dtype,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"CLIP tower {config.clip} cannot be loaded: {reason}") from error
     size = int(str(model.config.image_size))
     return ClipImageEncoder(model, size, revision, device=device, layer=config.clip_layer)
+
+
+def null_states(config: EncoderConfig) -> NDArray[np.float16]:
+    """`ClipImageEncoder.embed_nothing` of a tower, float16 (T, C); a large tower is loaded for it
+    once on each machine."""
+    if config.clip == "pocket":
+        return load_clip_encoder(config).embed_nothing()
+    files = tower_files(config.clip, config.clip_revision, config.clip_width)
+    digest = model_digest(files, [""], None)
+
+    def build(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.save(stream, load_clip_encoder(config).embed_nothing())
+
+    found: NDArray[np.float16] = np.load(
+        cached_file(f"null_states-{digest}{config.clip_layer}.npy", build)
+    )
+    return found
 
 
 def load_identity_encoder(
@@ -165,14 +216,16 @@ def load_identity_encoder(
 
     Args:
         config: names and widths.
-        device: of the CLIP tower; the face backbone chooses its own provider.
+        device: of the CLIP tower; on "cpu" the face backbone leaves a GPU alone, too.
         threads: of the face backbone on the CPU.
 
     Raises:
         ValueError: the loaded networks' widths are not those of `config`.
     """
+    providers = ["CPUExecutionProvider"] if torch.device(device).type == "cpu" else None
     encoder = IdentityEncoder(
-        load_face_backend(config.faces, threads=threads), load_clip_encoder(config, device=device)
+        load_face_backend(config.faces, threads=threads, providers=providers),
+        load_clip_encoder(config, device=device),
     )
     clip_width = encoder.clip.model.config.hidden_size
     if encoder.faces.face_width != config.face_width or clip_width != config.clip_width:

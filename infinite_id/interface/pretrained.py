@@ -21,8 +21,8 @@ from infinite_id.config import (
 )
 from infinite_id.methods import METHODS
 from infinite_id.types import Generator
-from infinite_id.weights.adapter_file import adapter_config, local_file
-from infinite_id.weights.public_adapters import is_public_adapter
+from infinite_id.weights.adapter_file import adapter_config
+from infinite_id.weights.places import is_public_adapter, local_file
 
 __all__ = ["check_pipe", "check_trained", "configured", "fitted"]
 
@@ -74,6 +74,8 @@ def configured(
         else family.weights,
         sampler=sampler or family.sampler,
         fusion=fusion or family.fusion,
+        # `check_trained` refuses them, in the words of this interface.
+        allow_untrained=True,
     )
 
 
@@ -93,7 +95,7 @@ def fitted(family: Preset, base: BaseModel) -> Preset:
 def check_trained(made: Generator, method: str, family: Preset) -> None:
     """Raises a ValueError where a method would run on random weights."""
     if "untrained" in made.revision:
-        name = METHODS[method].adapter or method
+        name = (*METHODS[method].weights, method)[0]
         wanted = "adapter" if name == "infinite_id" else f"weights={{{name!r}: FILE}}"
         raise ValueError(
             f"method {method!r} has no trained weights for base {family.base}, allowed: {wanted} "

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from infinite_id.config import AdapterConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.packages import file_revision
+from infinite_id.model_files import read_header, shapes_of
+from infinite_id.packages import file_digest
 
-__all__ = ["AdapterMetadata", "adapter_config", "load_adapter", "local_file", "save_adapter"]
+__all__ = ["AdapterMetadata", "adapter_config", "load_adapter", "save_adapter"]
 
 _FORMAT_VERSION = "1"
 _SHAPES = fields(AdapterConfig)
-
-
-def local_file(address: str | Path) -> Path:
-    """A file's path; one at hub://OWNER/NAME@REVISION/FILE is downloaded or found in the cache.
-
-    Raises:
-        ValueError: an address of another form, or a file that cannot be had; names the address.
-    """
-    text = str(address)
-    if not text.startswith("hub://"):
-        return Path(text)
-    found = re.fullmatch(r"hub://([^/@]+/[^/@]+)@([^/]+)/(.+)", text)
-    if found is None:
-        raise ValueError(f"weights are at {text!r}, allowed: hub://OWNER/NAME@REVISION/FILE")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(found[1], found[3], revision=found[2]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"weights at {text} cannot be had: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +61,10 @@ def adapter_config(path: str | Path) -> AdapterConfig:
     Raises:
         ValueError: it cannot be read, or does not say.
     """
+    header = read_header(path).get("__metadata__", {})
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
         return AdapterConfig(**{field.name: int(header[field.name]) for field in _SHAPES})
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"adapter {path} cannot be read: {error}") from error
 
 
@@ -95,6 +75,7 @@ def load_adapter(
     *,
     base: str | None = None,
     encoders: str | None = None,
+    shapes_only: bool = False,
 ) -> tuple[IdentityAdapter, AdapterMetadata]:
     """Reads a file of `save_adapter`.
 
@@ -102,18 +83,20 @@ def load_adapter(
         path: of the file.
         config: the shapes wanted.
         unet: the base model's.
-        base, encoders: those wanted, as the file should name them; None takes any.
+        base: digest that names the base; None takes any.
+        encoders: "FACES+CLIP" as a preset names them; None takes any. A folder is only a place of
+            files, so it agrees with every name.
+        shapes_only: see `infinite_id.weights.public_adapters.load_public_adapter`.
 
     Raises:
         ValueError: not such a file, a later format, another base or encoders, other shapes,
             or a missing or surplus key; the message names the file and both sides.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"adapter {path} cannot be read: {error}") from error
+    found = read_header(path)
+    header = found.get("__metadata__", {})
+    tensors: dict[str, Tensor] = {
+        name: torch.empty(shape, device="meta") for name, shape in shapes_of(found).items()
+    }
     if header.get("format") != "infinite-id-adapter":
         raise ValueError(f"adapter {path} is no Infinite-ID adapter: its header lacks the format")
     if header["format_version"] != _FORMAT_VERSION:
@@ -121,8 +104,12 @@ def load_adapter(
             f"adapter {path} has format version {header['format_version']}, "
             f"allowed: {_FORMAT_VERSION}"
         )
+    other = {
+        "base": base is not None and header.get("base") != base,
+        "encoders": encoders is not None and _other_names(header.get("encoders", ""), encoders),
+    }
     for name, needed in (("base", base), ("encoders", encoders)):
-        if needed is not None and header.get(name) != needed:
+        if other[name]:
             raise ValueError(
                 f"adapter {path} was trained with {name} {header.get(name)}, allowed: {needed}"
             )
@@ -141,8 +128,13 @@ def load_adapter(
                 f"adapter {path}, key {name!r} has the shape {tuple(tensor.shape)}, "
                 f"the base model needs {tuple(own[name].shape)}"
             )
-    adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    digest = file_revision(path, 12)
+    if not shapes_only:
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"adapter {path} cannot be read: {error}") from error
+        adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    digest = file_digest(path)[:12]
     return adapter, AdapterMetadata(
         header["base"],
         header["encoders"],
@@ -150,6 +142,16 @@ def load_adapter(
         header["text_active"] == "True",
         f"adapter-{digest}",
     )
+
+
+def _other_names(found: str, wanted: str) -> bool:
+    """Whether two "FACES+CLIP" name other networks; addresses of folders name none."""
+    pairs = zip(found.split("+"), wanted.split("+"), strict=False)
+    return any(a != b for a, b in pairs if not _is_place(a) and not _is_place(b))
+
+
+def _is_place(name: str) -> bool:
+    return "://" in name or name.startswith((".", "/", "~")) or Path(name).is_dir()
 
 
 def _check_keys(path: str | Path, found: set[str], wanted: set[str]) -> None:

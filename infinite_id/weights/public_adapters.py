@@ -27,15 +27,16 @@ from diffusers.models.embeddings import (
     IPAdapterFaceIDPlusImageProjection,
     IPAdapterPlusImageProjection,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from infinite_id.attention.lora import PROJECTIONS, AttentionLora
 from infinite_id.attention.processors import attention_layers, cross_attention_layers
 from infinite_id.identity.adapter import ImageKeyValues, check_embedding
+from infinite_id.model_files import read_header, shapes_of
 from infinite_id.types import IdentityEmbedding
 
-__all__ = ["PublicAdapter", "is_public_adapter", "load_public_adapter"]
+__all__ = ["PublicAdapter", "load_public_adapter"]
 
 _HEAD_WIDTH = 64
 # diffusers' module names -> the files'; the first match of a name counts.
@@ -126,17 +127,6 @@ class PublicAdapter(nn.Module):
         return self.projector(face.expand(len(clip), -1), clip).flatten(0, 1)
 
 
-def is_public_adapter(path: str | Path) -> bool:
-    """Whether a file is one of these: any .bin, or safetensors without our own header."""
-    if Path(path).suffix != ".safetensors":
-        return True
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("format") != "infinite-id-adapter"
-    except (OSError, SafetensorError):
-        return False
-
-
 def load_public_adapter(
     path: str | Path,
     unet: UNet2DConditionModel,
@@ -144,6 +134,7 @@ def load_public_adapter(
     face_width: int,
     clip_width: int,
     clip_tokens: int,
+    shapes_only: bool = False,
 ) -> PublicAdapter:
     """Reads a public file into an adapter for `unet`, float32, on the CPU.
 
@@ -151,11 +142,13 @@ def load_public_adapter(
         path: .bin (read without unpickling code) or .safetensors.
         unet: the base model's.
         face_width, clip_width, clip_tokens: of the preset's encoders.
+        shapes_only: reads keys and shapes and no weights, to check them; within
+            `torch.device("meta")` and with a UNet there.
 
     Raises:
         ValueError: no such format, a missing or surplus key, a wrong shape; names the key.
     """
-    image_proj, ip_adapter = _read(path)
+    image_proj, ip_adapter = _read(path, shapes_only)
     kind = _kind(path, image_proj)
     width = int(unet.config.cross_attention_dim)
     projector = _projector(path, kind, image_proj, face_width, clip_width, width)
@@ -186,16 +179,22 @@ def load_public_adapter(
     ).eval()
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _read(path: str | Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    header = read_header(path) if Path(path).suffix == ".safetensors" else {}
     try:
-        if Path(path).suffix == ".safetensors":
+        if shapes_only and header:
+            for key, shape in shapes_of(header).items():
+                part, _, rest = key.partition(".")
+                parts.setdefault(part, {})[rest] = torch.empty(shape, device="meta")
+        elif header:
             with safe_open(str(path), framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 -- the file object is no mapping
                     part, _, rest = key.partition(".")
                     parts.setdefault(part, {})[rest] = file.get_tensor(key)
         else:
-            loaded: Any = torch.load(str(path), map_location="cpu", weights_only=True)
+            place = "meta" if shapes_only else "cpu"
+            loaded: Any = torch.load(str(path), map_location=place, weights_only=True)
             parts |= loaded if isinstance(loaded, dict) else {"?": {}}
     except Exception as error:
         reason = str(error).strip().splitlines()[0]

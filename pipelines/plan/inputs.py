@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 
-from infinite_id.config import Preset, preset
+from infinite_id.config import Preset
+from pipelines.plan.job import job_folder
 from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
-from pipelines.plan.weights import method_revision, weights_revision
+from pipelines.plan.weights import RunWeights
 from pipelines.settings import BenchmarkConfig, RunConfig
 from pipelines.tables.manifest import (
     Manifests,
@@ -28,7 +29,6 @@ __all__ = [
     "embedded_subjects",
     "inputs_digest",
     "load_manifests",
-    "model_family",
     "picture_settings",
     "request_plan",
     "styled_texts",
@@ -63,10 +63,25 @@ def load_manifests(config: RunConfig) -> Manifests:
     tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
     tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
+    folder = job_folder()
+    if folder is not None:
+        tables["identities"] = _inside(tables["identities"], folder)
     manifests = Manifests(**tables)
     for note in manifests.notes:
         logger.warning("%s", note)
     return manifests
+
+
+def _inside(identities: pa.Table, folder: Path) -> pa.Table:
+    """Photos in a submitted job's working directory by their address in it: the next submission
+    has them at another path, and goes on with the same run."""
+    rows = identities.to_pylist()
+    for row in rows:
+        for photo in row["photos"]:
+            uri = (photo["uri"] or "").removeprefix("file://")
+            if uri.startswith(f"{folder}/"):
+                photo["uri"] = uri.removeprefix(f"{folder}/")
+    return pa.Table.from_pylist(rows, schema=identities.schema)
 
 
 def _choose(table: pa.Table, key: str, names: Sequence[str] | None, what: str) -> pa.Table:
@@ -92,34 +107,13 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
                 )
 
 
-def model_family(config: RunConfig) -> Preset:
-    """The preset with the configuration's weights, size, steps and guidance."""
-    family = preset(config.preset)
-    if config.base is not None:
-        family = replace(family, base=config.base, base_revision=config.base_revision)
-    if config.adapter is not None:
-        family = replace(family, adapter_path=config.adapter)
-    sampler = family.sampler
-    if config.num_inference_steps is not None:
-        sampler = replace(sampler, num_inference_steps=config.num_inference_steps)
-    if config.guidance_scale is not None:
-        sampler = replace(sampler, guidance_scale=config.guidance_scale)
-    return replace(
-        family,
-        sampler=sampler,
-        height=config.height or family.height,
-        width=config.width or family.width,
-        weights=tuple(sorted(config.weights.items())),
-    )
-
-
-def inputs_digest(config: RunConfig, manifests: Manifests) -> str:
+def inputs_digest(config: RunConfig, manifests: Manifests, weights: RunWeights) -> str:
     """Of what decides the rows: not of addresses, actors or the tracking server."""
     digest = hashlib.blake2b(digest_size=16)
     for table in (manifests.identities, manifests.prompts, manifests.styles, manifests.mixes):
         digest.update(repr(table.to_pylist()).encode())
     decides = config.model_dump(include=set(config.decides))
-    digest.update(repr(sorted(decides.items())).encode())
+    digest.update(repr([sorted(decides.items()), weights.encoders, weights.revisions]).encode())
     return digest.hexdigest()
 
 
@@ -163,7 +157,11 @@ def picture_settings(family: Preset) -> Settings:
 
 
 def request_plan(
-    config: BenchmarkConfig, family: Preset, manifests: Manifests, store: Store
+    config: BenchmarkConfig,
+    family: Preset,
+    manifests: Manifests,
+    store: Store,
+    weights: RunWeights,
 ) -> RequestPlan:
     """The requests for the people that were embedded.
 
@@ -171,9 +169,8 @@ def request_plan(
         ValueError: nobody was; the message gives the first reason.
     """
     subjects = embedded_subjects(manifests, store)
-    weights, _ = weights_revision(family)
     return RequestPlan(
-        methods=[(name, method_revision(name, family, weights)) for name in config.methods],
+        methods=[(name, weights.revisions[name]) for name in config.methods],
         texts=styled_texts(manifests),
         subjects=subjects,
         seeds=parse_seeds(config.seeds),

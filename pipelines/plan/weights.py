@@ -1,4 +1,4 @@
-"""Names of weights and settings: what makes a picture what it is, besides the request."""
+"""The weights of a run: brought to this machine, found, and named by what they hold."""
 
 from __future__ import annotations
 
@@ -6,52 +6,153 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from infinite_id.config import Preset
-from infinite_id.packages import cache_folder, file_revision
+from infinite_id.config import PRESETS, EncoderConfig, Preset
+from infinite_id.methods import METHODS, trained_weights
+from infinite_id.model_files import BASE_PARTS, base_files, model_digest, tower_files
+from infinite_id.packages import cache_folder, file_digest
+from infinite_id.weights.places import is_public_adapter, local_file, weights_digest
 from pipelines.tables.storage import StorageError, Store
 
 __all__ = [
-    "method_revision",
-    "weights_revision",
+    "RunWeights",
+    "find_weights",
+    "is_public",
+    "local_encoders",
     "local_preset",
     "local_weights",
+    "run_weights",
 ]
 
 _OWN = ("hub://",)
+# They decide where weights lie and how they are computed with, not what a picture is.
+_PLACES = (
+    "name", "base", "base_revision", "adapter_path", "base_lora", "weights", "variant",
+    "allow_untrained", "compile", "offload", "decode_slice",
+)  # fmt: skip
+_ENCODER_PLACES = ("faces", "clip", "clip_revision")
 
 
-def weights_revision(family: Preset) -> tuple[str, bool]:
-    """(name of the base's and adapter's weights, whether any of them is untrained)."""
+@dataclass(frozen=True, slots=True)
+class RunWeights:
+    """What a run's pictures are made with.
+
+    Attributes:
+        name: of the base and everything on it, by content.
+        untrained: whether the weights of some method are, so that its pictures are noise.
+        encoders: of faces and CLIP, by content where they lie in folders.
+        revisions: of each method: changes when a picture could change.
+    """
+
+    name: str
+    untrained: bool
+    encoders: str
+    revisions: Mapping[str, str]
+
+
+def run_weights(
+    family: Preset, methods: Iterable[str], options: Mapping[str, Any] | None = None
+) -> RunWeights:
+    """Finds and names the weights of some methods; nothing of them is loaded.
+
+    Args:
+        family: model family; addresses of object stores are copied to this machine.
+        methods: of METHODS.
+        options: of the fsspec file system.
+
+    Raises:
+        ValueError: weights that are missing, broken, of another family or of another shape, or
+            that nobody trained; one sentence.
+    """
+    names = list(methods)
+    here = local_preset(family, options)
+    addresses = find_weights(here, names)
+    trained = {
+        name: None if one is None else weights_digest(one) for name, one in addresses.items()
+    }
+    untrained = any(METHODS[name].weights and trained[name] is None for name in names)
+    base = _base_name(here) if any(METHODS[name].needs_base for name in names) else "no-base"
+    untrained |= base.startswith("untrained")
+    found = sorted({digest for digest in trained.values() if digest is not None})
+    return RunWeights(
+        "+".join([base, *(digest[:12] for digest in found)] + ["untrained"] * untrained),
+        untrained,
+        _encoder_names(here),
+        {name: _revision(name, here, base, trained[name]) for name in names},
+    )
+
+
+def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None]:
+    """The address of each method's weights, after everything was found and its headers read.
+
+    Args:
+        family: of `local_preset`.
+        methods: of METHODS.
+
+    Raises:
+        ValueError: as of `run_weights`.
+    """
+    found: dict[str, str | None] = {}
+    for name in methods:
+        found[name] = address = trained_weights(METHODS[name], family, is_public)
+        if address is not None and "://" not in address and not Path(address).exists():
+            raise ValueError(f"weights {address} do not exist")
+        if METHODS[name].needs_base and family.base != "pocket":
+            base_files(family)
+    if family.base_lora is not None and not Path(family.base_lora).is_file():
+        raise ValueError(f"base_lora {family.base_lora} does not exist")
+    encoders = family.encoders
+    if encoders.clip != "pocket":
+        tower_files(encoders.clip, encoders.clip_revision, encoders.clip_width)
+    if "/" in encoders.faces and not Path(encoders.faces).expanduser().is_dir():
+        raise ValueError(f"face backend folder {encoders.faces} does not exist")
+    return found
+
+
+def _revision(method: str, family: Preset, base: str, digest: str | None) -> str:
+    settings = {name: value for name, value in asdict(family).items() if name not in _PLACES}
+    settings["encoders"] = {
+        name: value for name, value in settings["encoders"].items() if name not in _ENCODER_PLACES
+    }
+    what = [method, repr(METHODS[method]), sorted(settings.items()), base, digest]
+    return f"{method}-{hashlib.blake2b(repr(what).encode(), digest_size=6).hexdigest()}"
+
+
+def _base_name(family: Preset) -> str:
+    """As `infinite_id.base.load_base` names it."""
     if family.base == "pocket":
         from infinite_id.pocket import weights as pocket_weights
 
-        return pocket_weights.revision(), not pocket_weights.is_trained()
-    adapter = family.adapter_path
-    if adapter is None:
-        return f"{family.base}@{family.base_revision}+untrained", True
-    return f"{family.base}@{family.base_revision}+{_file_digest(adapter)}", False
+        name = pocket_weights.revision()
+    else:
+        files, variant = base_files(family)
+        name = f"sdxl-{model_digest(files, BASE_PARTS, variant)}"
+    if family.base_lora is None:
+        return name
+    return f"{name}+lora-{file_digest(family.base_lora)[:12]}"
 
 
-def _file_digest(path: str) -> str:
-    return file_revision(path, 16) if Path(path).is_file() else path
+def _encoder_names(family: Preset) -> str:
+    """As far as it can be told here: packs that insightface fetches are known by name."""
+    encoders = family.encoders
+    faces, clip = encoders.faces, encoders.clip
+    if Path(faces).expanduser().is_dir():
+        faces = f"pack-{weights_digest(faces)[:12]}"
+    if clip != "pocket":
+        files = tower_files(clip, encoders.clip_revision, encoders.clip_width)
+        clip = f"clip-{model_digest(files, [''], None)}"
+    return f"{faces}+{clip}"
 
 
-def method_revision(method: str, family: Preset, weights: str) -> str:
-    """Names a method's settings and weights; changes when a picture could change."""
-    from infinite_id.methods import METHODS
-
-    settings = asdict(family)
-    # A baseline's own file counts by its content, another method's not at all.
-    settings["weights"] = [
-        _file_digest(path) for name, path in family.weights if method.startswith(name)
-    ]
-    what: list[Any] = [method, repr(METHODS[method]), sorted(settings.items()), weights]
-    return f"{method}-{hashlib.blake2b(repr(what).encode(), digest_size=6).hexdigest()}"
+def is_public(address: str) -> bool:
+    """Whether an adapter is a public one, without a download where its name tells."""
+    if address.endswith(".bin") or address in {one.adapter_path for one in PRESETS.values()}:
+        return True
+    return is_public_adapter(local_file(address))
 
 
 def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str:
@@ -62,19 +163,25 @@ def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str
         options: of file systems by scheme.
 
     Raises:
-        StorageError: the address cannot be read.
+        StorageError: the address cannot be read, or there is no space for it here.
     """
     if "://" not in address or address.startswith(_OWN):
         return address
     store = Store(address, options)
     if not store.exists():
         raise StorageError(f"weights {address} do not exist")
-    # The address names the content: a changed folder needs a new address, as a hub's revision does.
-    name = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    name = hashlib.sha256(repr(_listing(store)).encode()).hexdigest()[:16]
     target = cache_folder() / "weights" / f"{name}-{store.root.rsplit('/', 1)[-1]}"
     if target.exists():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(size for _, size, _ in _listing(store))
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise StorageError(
+            f"weights {address} have {needed:,} bytes, the cache {target.parent} has {free:,} "
+            "free; INFINITE_ID_CACHE names another place"
+        )
     copy = Path(tempfile.mkdtemp(prefix=".copying-", dir=target.parent))
     try:
         inside = copy / "content"
@@ -91,11 +198,53 @@ def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str
     return str(target)
 
 
+def _listing(store: Store) -> list[tuple[str, int, str]]:
+    """(name, bytes, what changes with the content) of every file; of a store that names no
+    content, the time of change."""
+    store.fs.invalidate_cache()
+    found = (
+        {store.root: store.fs.info(store.root)}
+        if store.is_file()
+        else store.fs.find(store.root, detail=True)
+    )
+    return sorted(
+        (
+            f"{store.url.split('://')[0]}://{name}",
+            int(info.get("size") or 0),
+            str(next((info[k] for k in _CONTENT if info.get(k)), "")),
+        )
+        for name, info in found.items()
+    )
+
+
+_CONTENT = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
+
+
 def local_preset(family: Preset, options: Mapping[str, Any] | None = None) -> Preset:
-    """`family` with its base and adapter on this machine."""
-    adapter = family.adapter_path
+    """`family` with everything that lies on an object store on this machine."""
+
+    def here(address: str) -> str:
+        return local_weights(address, options)
+
+    def maybe(address: str | None) -> str | None:
+        return None if address is None else here(address)
+
     return replace(
         family,
-        base=local_weights(family.base, options),
-        adapter_path=None if adapter is None else local_weights(adapter, options),
+        base=here(family.base),
+        adapter_path=maybe(family.adapter_path),
+        base_lora=maybe(family.base_lora),
+        weights=tuple((name, here(address)) for name, address in family.weights),
+        encoders=local_encoders(family.encoders, options),
+    )
+
+
+def local_encoders(
+    encoders: EncoderConfig, options: Mapping[str, Any] | None = None
+) -> EncoderConfig:
+    """`encoders` with what lies on an object store on this machine."""
+    return replace(
+        encoders,
+        faces=local_weights(encoders.faces, options),
+        clip=local_weights(encoders.clip, options),
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infinite_id.config import Preset
-from pipelines.plan.weights import weights_revision
+from pipelines.plan.weights import RunWeights
 from pipelines.run.folder import RunFolder, Timings, environment
 from pipelines.run.lease import Lease
-from pipelines.run.session import ray_session
+from pipelines.run.session import cluster_limits, ray_session
 from pipelines.settings import RunConfig
 from pipelines.tables.storage import Store
 
@@ -27,16 +27,14 @@ class OpenRun:
         lease: on the folder; checked after each unit.
         timings: of phases, over all resumes.
         cluster: resources as `ray.cluster_resources()` gives them.
-        weights: names the base's and adapter's weights.
-        untrained: whether some of them are, so that pictures are noise.
+        limits: what it can grow to.
     """
 
     folder: RunFolder
     lease: Lease
     timings: Timings
     cluster: Mapping[str, float]
-    weights: str
-    untrained: bool
+    limits: Mapping[str, float]
 
     @property
     def store(self) -> Store:
@@ -46,13 +44,25 @@ class OpenRun:
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, family: Preset, *, digests: Mapping[str, str], command: str, **values: Any
+    config: RunConfig,
+    family: Preset,
+    weights: RunWeights,
+    *,
+    check: Callable[[Mapping[str, float], Mapping[str, float], Store], None],
+    digests: Mapping[str, str],
+    command: str,
+    **values: Any,
 ) -> Iterator[OpenRun]:
     """Begins or resumes the run of a configuration; a failure inside is recorded.
+
+    A run that is refused has written nothing.
 
     Args:
         config: of the run.
         family: model family.
+        weights: of the run's methods.
+        check: called with the cluster, its limits and the run folder before that is written to;
+            raises a ValueError where the run cannot be.
         digests: see `RunFolder.claim`.
         command: the command line, for the record.
         values: more for the record.
@@ -62,21 +72,25 @@ def open_run(
         RunFailedError: the place failed under the run, or Ray did not start.
     """
     folder = RunFolder(config.output, config.storage_options, resume=config.resume)
-    weights, untrained = weights_revision(family)
     timings = Timings(folder.record.get("timings", {}))
-    with (
-        Lease(folder.store) as lease,
-        folder.recording(
-            timings,
-            digests=digests,
-            command=command,
-            preset=family.name,
-            untrained=untrained,
-            config=config.record(),
-            environment=environment(),
-            revisions={"weights": weights},
-            **values,
-        ),
-        ray_session(config.address) as cluster,
-    ):
-        yield OpenRun(folder, lease, timings, cluster, weights, untrained)
+    with ray_session(config.address) as cluster:
+        resources = config.resources
+        limits = cluster_limits(
+            cluster, {"CPU": resources.cluster_cpus, "GPU": resources.cluster_gpus}
+        )
+        check(cluster, limits, folder.store)
+        with (
+            Lease(folder.store) as lease,
+            folder.recording(
+                timings,
+                digests=digests,
+                command=command,
+                preset=family.name,
+                untrained=weights.untrained,
+                config=config.record(),
+                environment=environment(),
+                revisions={"weights": weights.name, **weights.revisions},
+                **values,
+            ),
+        ):
+            yield OpenRun(folder, lease, timings, cluster, limits)

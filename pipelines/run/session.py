@@ -12,9 +12,10 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 
+from pipelines.plan.job import job_environment
 from pipelines.run.failures import RunFailedError
 
-__all__ = ["WORKER_ENVIRONMENT", "quiet", "ray_session"]
+__all__ = ["WORKER_ENVIRONMENT", "cluster_limits", "quiet", "ray_session"]
 
 WORKER_ENVIRONMENT = {
     # One library thread a worker unless an actor asks for more: actors share the cores.
@@ -46,6 +47,32 @@ def quiet() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _worker_environment() -> dict[str, str]:
+    """`WORKER_ENVIRONMENT` but for what a submitted job sets itself: Ray refuses a variable that
+    stands in both, be it with one value."""
+    taken = job_environment().get("env_vars") or {}
+    return {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in taken}
+
+
+def cluster_limits(
+    now: Mapping[str, float], settings: Mapping[str, float | None]
+) -> Mapping[str, float]:
+    """What a cluster can grow to, at least what it has now.
+
+    Args:
+        now: resources as `ray.cluster_resources()` gives them.
+        settings: "CPU" and "GPU" as the user knows them; None asks the cluster's autoscaler, which
+            says nothing where there is none.
+    """
+    from ray._private.state import state  # no public function gives the autoscaler's limits
+
+    known = state.get_max_resources_from_cluster_config() or {}
+    return {
+        name: max(now.get(name, 0.0), settings.get(name) or float(known.get(name, 0.0)))
+        for name in {*now, *known, *settings}
+    }
 
 
 @contextlib.contextmanager
@@ -169,7 +196,7 @@ def _session(
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": dict(WORKER_ENVIRONMENT)},
+                    runtime_env={"env_vars": _worker_environment()},
                 )
         except Exception as error:  # a node that is too slow to start is a bare Exception
             lines = str(error).strip().splitlines()

@@ -40,7 +40,11 @@ class Backend(Protocol):
 
 
 def load_batcher(
-    config: ServiceConfig, measures: Measures, on_loss: Callable[[str], None] = lambda kind: None
+    config: ServiceConfig,
+    measures: Measures,
+    on_loss: Callable[[str], None] = lambda kind: None,
+    *,
+    device: str | None = None,
 ) -> Batcher:
     """The generators of the offline pipeline behind a queue.
 
@@ -48,23 +52,24 @@ def load_batcher(
         config: settings.
         measures: of this process.
         on_loss: see `Batcher`.
+        device: of torch; None takes a GPU where there is one, which a process alone may.
 
     Raises:
         ValueError: a method's weights do not load.
     """
     import torch
 
-    from infinite_id.config import preset
     from infinite_id.methods import load_generators
     from pipelines.plan.weights import local_preset
+    from pipelines.stages.device import check_device
 
     # One while loading: a pool of threads that this thread leaves behind would make the one of the
     # generating thread sleep between operations.
     torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generators = load_generators(
-        list(config.methods), local_preset(preset(config.preset)), device=device
-    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    family = local_preset(config.family(), config.storage_options)
+    generators = load_generators(list(config.methods), family, device=device)
     return Batcher(
         generators,
         max_batch=config.max_batch,

@@ -6,16 +6,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.settings import Strict
+from pipelines.settings import ModelConfig
 
 __all__ = ["ServiceConfig"]
 
 
-class ServiceConfig(Strict):
-    """Models, limits and access; also the arguments of `pipelines.serve:build`.
+class ServiceConfig(ModelConfig):
+    """Limits and access, besides the model; also the arguments of `pipelines.serve:build`.
+
+    Height, width, steps and guidance of `ModelConfig` are the defaults of requests.
 
     Attributes:
-        preset: "pocket", "sdxl" ... (`infinite_id.config.PRESETS`).
         methods: entries of METHODS that are offered; the first is the default.
         threads: of torch in the generation replica, on the CPU.
         max_batch: most pictures of one generator call.
@@ -65,7 +66,6 @@ class ServiceConfig(Strict):
             are; where the cluster has no room for them, the new version waits.
     """
 
-    preset: str = "pocket"
     methods: tuple[str, ...] = ("infinite_id", "text_only")
     threads: int = Field(1, ge=1)
     max_batch: int = Field(8, ge=1)
@@ -111,10 +111,8 @@ class ServiceConfig(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> ServiceConfig:
-        from infinite_id.config import preset
         from infinite_id.methods import METHODS
 
-        preset(self.preset)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods are {self.methods}, allowed: at least one, each once")
         for name in self.methods:

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.suite import load_suite
-from infinite_id.config import preset
 from infinite_id.faces.photos import PhotoLimits
 from infinite_id.methods import METHODS
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
 from pipelines.plan.requests import Subject, Text, sample_id
-from pipelines.plan.weights import method_revision, weights_revision
+from pipelines.plan.weights import local_preset, local_weights, run_weights
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
 from pipelines.serving.bodies import GenerateBody, Part, TokensBody
@@ -65,17 +64,20 @@ class Service:
     ) -> None:
         self.config, self.backend, self.state = config, backend, state
         self.measures = measures
-        self.preset = preset(config.preset)
+        self.preset = local_preset(config.family(), config.storage_options)
         self.audit = AuditLog(config.audit_path)
         self.styles = {row["style"]: row for row in default_styles().to_pylist()}
-        weights, self.untrained = weights_revision(self.preset)
-        self.revisions = {m: method_revision(m, self.preset, weights) for m in config.methods}
+        weights = run_weights(self.preset, config.methods)
+        self.untrained, self.revisions = weights.untrained, weights.revisions
         self._tokens = Tokens(self.preset)
         self._blocked = Blocklist(config.blocked_words)
         self.limits = PhotoLimits(config.max_photo_pixels, config.min_photo_side)
         self._safety = load_safety_check(config)
         self._faces = FaceStage(self.preset, self.limits, config.min_face)
-        self._suite = load_suite(None, "pocket" if config.preset == "pocket" else "sdxl")
+        scorer = config.scorer
+        if scorer is not None:
+            scorer = local_weights(scorer, config.storage_options)
+        self._suite = load_suite(None, config.preset, scorer=scorer)
         self.worker = Worker(config.max_face_queue)
 
     def close(self) -> None:

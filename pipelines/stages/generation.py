@@ -30,6 +30,7 @@ from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.counters import count, observe
 from pipelines.run.failures import is_fatal
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.stages.device import check_device
 from pipelines.stages.watermark import Watermark
 from pipelines.tables.people import IdentityStore, provenance_of
 from pipelines.tables.pictures import Provenance, encode_image
@@ -87,7 +88,7 @@ class GenerationActor:
         preset: model family.
         image_format: png, webp or jpeg.
         watermark: text that every picture carries invisibly, None for none.
-        device: "auto" takes a GPU where there is one.
+        device: of torch, see `pipelines.stages.stage.torch_device`.
         threads: of torch on the CPU.
         options: of file systems by scheme, should weights lie on one.
     """
@@ -100,7 +101,7 @@ class GenerationActor:
         *,
         image_format: str = "png",
         watermark: str | None = None,
-        device: str = "auto",
+        device: str = "cpu",
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -113,8 +114,7 @@ class GenerationActor:
             import torch
 
             start = partial(torch.set_num_threads, threads)
-            if device == "auto":
-                device = "cuda" if torch.cuda.is_available() else "cpu"
+            check_device(device)
         self._store, self._plan, self._format = store, plan, image_format
         self._watermark = None if watermark is None else Watermark(watermark)
         self._attempts = Attempts(store, "images")

@@ -13,8 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infinite_id.config import Preset
+from pipelines.plan.weights import local_encoders, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.stages.device import check_device
 from pipelines.tables.people import embedding_digest
 from pipelines.tables.pictures import decode_image, encode_image
 from pipelines.tables.schemas import EMBEDDINGS, FACES, PROVENANCE
@@ -59,7 +61,10 @@ class FaceActor:
         self._store, self._manifest, self._slices = store, manifest, slices
         self._attempts = Attempts(store, "faces")
         self._options = dict(options or {})
-        self._backend = load_face_backend(faces)
+        # No GPU is reserved for faces, whatever onnxruntime sees.
+        self._backend = load_face_backend(
+            local_weights(faces, self._options), providers=["CPUExecutionProvider"]
+        )
         self._limits = PhotoLimits(**(limits or {}))
         self._min_face, self._largest = min_face, largest
 
@@ -155,6 +160,8 @@ class EmbeddingActor:
         store: the run folder.
         preset: model family.
         threads: of torch on the CPU.
+        device: of torch, see `pipelines.stages.device.torch_device`.
+        options: of the fsspec file system, should weights lie on one.
         held_out: last faces of each person that are kept from the embedding, for the judge to
             compare with; someone with too few keeps one face for the embedding.
         check: refuse photos that do not agree with the person's others, and a person of two such
@@ -169,6 +176,8 @@ class EmbeddingActor:
         threads: int = 1,
         held_out: int = 0,
         check: bool = False,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         import torch
 
@@ -177,8 +186,9 @@ class EmbeddingActor:
         torch.set_num_threads(threads)
         self._store, self._held_out, self._check = store, held_out, check
         self._attempts = Attempts(store, "embeddings")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._encoder = load_identity_encoder(preset.encoders, device=device)
+        check_device(device)
+        encoders = local_encoders(preset.encoders, options)
+        self._encoder = load_identity_encoder(encoders, device=device)
 
     def __call__(self, faces: pa.Table) -> pa.Table:
         unit = unit_of(faces, "embeddings")

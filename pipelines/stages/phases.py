@@ -9,6 +9,7 @@ from infinite_id.config import Preset
 from infinite_id.methods import METHODS
 from pipelines.plan.requests import UnitPlan
 from pipelines.settings import RunConfig
+from pipelines.stages.device import torch_device
 from pipelines.stages.generation import GenerationActor
 from pipelines.stages.people import EmbeddingActor, FaceActor
 from pipelines.stages.scoring import ScoringActor
@@ -34,24 +35,14 @@ _PEOPLE_PER_UNIT = 8
 
 
 def people_stages(
-    config: RunConfig, family: Preset, manifests: Manifests, store: Store
+    config: RunConfig, family: Preset, manifests: Manifests | None, store: Store
 ) -> tuple[list[Stage], list[tuple[int, int, int]]]:
     """The face and embedding stages, and each unit's rows of the identities manifest.
 
-    Writes the manifests into the run folder first, where they are not there yet.
+    Writes the manifests into the run folder first, where they are not there yet. Without manifests
+    the stages are of nobody, to be checked, and nothing is written.
     """
-    if not store.exists("manifests/identities.parquet"):
-        for kind in ("prompts", "styles", "mixes", "identities"):
-            store.write_table(
-                f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
-            )
-    with store.parquet("manifests/identities.parquet") as file:
-        metadata = file.metadata
-    slices = [
-        (group, start, min(_PEOPLE_PER_UNIT, metadata.row_group(group).num_rows - start))
-        for group in range(metadata.num_row_groups)
-        for start in range(0, metadata.row_group(group).num_rows, _PEOPLE_PER_UNIT)
-    ]
+    slices = [] if manifests is None else _people_slices(manifests, store)
     resources = config.resources
     return [
         Stage(
@@ -80,13 +71,31 @@ def people_stages(
                 "preset": family,
                 "held_out": config.held_out_photos,
                 "check": config.check_people,
+                "device": torch_device(resources.embedding_gpus),
+                "options": config.storage_options,
             },
             needs={"unit": "number of the unit", "aligned": "PNG of the aligned face"},
             gives=("unit", "people"),
             concurrency=resources.embedding_actors,
             num_cpus=resources.embedding_cpus,
+            num_gpus=resources.embedding_gpus,
         ),
     ], slices
+
+
+def _people_slices(manifests: Manifests, store: Store) -> list[tuple[int, int, int]]:
+    if not store.exists("manifests/identities.parquet"):
+        for kind in ("prompts", "styles", "mixes", "identities"):
+            store.write_table(
+                f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
+            )
+    with store.parquet("manifests/identities.parquet") as file:
+        metadata = file.metadata
+    return [
+        (group, start, min(_PEOPLE_PER_UNIT, metadata.row_group(group).num_rows - start))
+        for group in range(metadata.num_row_groups)
+        for start in range(0, metadata.row_group(group).num_rows, _PEOPLE_PER_UNIT)
+    ]
 
 
 def generation_stage(
@@ -96,12 +105,15 @@ def generation_stage(
     store: Store,
     cluster: Mapping[str, float],
     *,
+    limits: Mapping[str, float] | None = None,
     watermark: str | None = None,
 ) -> Stage:
     """The stage that makes pictures, see `picture_stages`."""
     gpus = generation_gpus(config, family)
     units = 0 if plan is None else len(plan) // config.batch_size
     actors, threads = generation_pool(config, family, units, cluster)
+    # A cluster that grows begins with what it has and takes more as it comes.
+    most = actors if limits is None else generation_pool(config, family, units, limits)[0]
     needs_base = any(METHODS[name].needs_base for name in config.method_names)
     return Stage(
         "images",
@@ -113,11 +125,12 @@ def generation_stage(
             "image_format": config.image_format,
             "watermark": watermark,
             "threads": threads,
+            "device": torch_device(gpus),
             "options": config.storage_options,
         },
         needs={"unit": "number of the unit"},
         gives=(*IMAGES.names, "unit"),
-        concurrency=actors,
+        concurrency=actors if most <= actors else (actors, most),
         num_cpus=config.resources.generation_cpus,
         num_gpus=gpus,
         # On a CPU the generator takes every core, and encoding beside it only slows it.
@@ -132,6 +145,7 @@ def picture_stages(
     store: Store,
     metrics: Sequence[str] | None,
     cluster: Mapping[str, float],
+    limits: Mapping[str, float] | None = None,
 ) -> list[Stage]:
     """The generation and scoring stages.
 
@@ -142,10 +156,11 @@ def picture_stages(
         store: the run folder.
         metrics: names, see `eval.suite`; None for the default ones.
         cluster: resources as `ray.cluster_resources()` gives them.
+        limits: what it can grow to; None: no further.
     """
     resources = config.resources
     return [
-        generation_stage(config, family, plan, store, cluster),
+        generation_stage(config, family, plan, store, cluster, limits=limits),
         Stage(
             "scores",
             ScoringActor,
@@ -154,6 +169,8 @@ def picture_stages(
                 "plan": plan,
                 "metrics": metrics,
                 "preset_name": family.name,
+                "device": torch_device(resources.scoring_gpus),
+                "scorer": config.scorer,
             },
             needs={"unit": "number of the unit", "image": "the encoded picture"},
             gives=("unit", "pictures", "generate_seconds", "score_seconds"),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.plan.requests import UnitPlan
+from pipelines.plan.weights import local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, reject_row, unit_of
+from pipelines.stages.device import check_device
 from pipelines.tables.people import IdentityStore
 from pipelines.tables.pictures import decode_image
 from pipelines.tables.schemas import SAMPLE_KEYS, scores_schema
@@ -41,6 +43,8 @@ class ScoringActor:
         metrics: names, see `eval.suite`; None for the default ones.
         preset_name: decides which text and image scorer is used.
         threads: that find and embed faces.
+        device: of torch, see `pipelines.stages.device.torch_device`.
+        scorer: address of an OpenCLIP folder in place of the preset's scorer.
     """
 
     def __init__(
@@ -51,10 +55,13 @@ class ScoringActor:
         preset_name: str,
         *,
         threads: int = 1,
+        device: str = "cpu",
+        scorer: str | None = None,
     ) -> None:
         self._store = store
         self._attempts = Attempts(store, "scores")
         self._wanted = (metrics, preset_name, threads)
+        self._device, self._scorer = device, scorer
         self._loaded = False
         self._people = IdentityStore(store)
         self._parts = {
@@ -71,7 +78,12 @@ class ScoringActor:
         from eval.suite import load_suite
 
         metrics, preset_name, threads = self._wanted
-        self._suite = load_suite(metrics, preset_name, threads=threads)
+        check_device(self._device)
+        scorer = self._scorer
+        folder = None if scorer is None else local_weights(scorer, self._store.options)
+        self._suite = load_suite(
+            metrics, preset_name, threads=threads, device=self._device, scorer=folder
+        )
         self._schema = scores_schema(list(self._suite.metrics))
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
         self._store.write_bytes("metrics.json", json.dumps(described, indent=2).encode())

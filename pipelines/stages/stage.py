@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Stage",
     "check_stages",
+    "demand",
     "report_stages",
 ]
 
@@ -77,12 +78,12 @@ def check_stages(
     Args:
         stages: in their order.
         first_columns: of the data that enters the first stage.
-        cluster: resources as `ray.cluster_resources()` gives them: "CPU", "GPU".
+        cluster: what it has or can grow to: "CPU", "GPU".
         spare_cpus: kept free of actors.
 
     Raises:
         ValueError: a name that stands twice, a column that no earlier stage gives, fewer than one
-            actor, or more CPUs or GPUs than the cluster has.
+            actor, or more CPUs or GPUs than the cluster can have.
     """
     names = [stage.name for stage in stages]
     for name in names:
@@ -100,11 +101,7 @@ def check_stages(
                 )
         present = set(stage.gives) or present
     for resource, spare in (("CPU", spare_cpus), ("GPU", 0.0)):
-        asked = sum(
-            stage.least * (stage.num_cpus if resource == "CPU" else stage.num_gpus)
-            for stage in stages
-        )
-        have = cluster.get(resource, 0.0)
+        asked, have = demand(stages, resource), cluster.get(resource, 0.0)
         if asked + spare > have + 1e-6 and asked > 0:
             detail = ", ".join(
                 f"{s.name} {s.least} x {s.num_cpus if resource == 'CPU' else s.num_gpus:g}"
@@ -113,8 +110,16 @@ def check_stages(
             raise ValueError(
                 f"the stages ask for {asked:g} {resource}s ({detail})"
                 f"{f' and {spare:g} to read and write' if spare else ''}, "
-                f"the cluster has {have:g}"
+                f"the cluster has {have:g}, counting what its autoscaler may add; allowed: fewer "
+                f"actors, or resources.cluster_{resource.lower()}s where it can grow to more"
             )
+
+
+def demand(stages: Sequence[Stage], resource: str) -> float:
+    """The CPUs or GPUs of the fewest actors of stages that run together."""
+    return sum(
+        stage.least * (stage.num_cpus if resource == "CPU" else stage.num_gpus) for stage in stages
+    )
 
 
 def report_stages(

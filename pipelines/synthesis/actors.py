@@ -96,7 +96,7 @@ class MeasuringActor(ScoringActor):
         store: the run folder.
         plan: the round.
         gates: decide which networks are loaded.
-        preset_name: decides the text scorer.
+        preset_name, device, scorer: see `ScoringActor`.
         references: (store, folder) of tables of known people.
     """
 
@@ -107,8 +107,11 @@ class MeasuringActor(ScoringActor):
         gates: Gates,
         preset_name: str,
         references: Sequence[tuple[Store, str]],
+        device: str = "cpu",
+        scorer: str | None = None,
     ) -> None:
-        super().__init__(store, plan, [*gates.metrics, *_judge(gates)], preset_name)
+        metrics = [*gates.metrics, *_judge(gates)]
+        super().__init__(store, plan, metrics, preset_name, device=device, scorer=scorer)
         self._known = None if gates.other_identity is None else known_people(references)
 
     def load(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
@@ -18,16 +19,17 @@ from pipelines.plan.inputs import (
     embedded_subjects,
     inputs_digest,
     load_manifests,
-    model_family,
     picture_settings,
     styled_texts,
 )
-from pipelines.plan.weights import method_revision
+from pipelines.plan.weights import run_weights
 from pipelines.run.open import OpenRun, open_run
 from pipelines.run.units import committed_units
+from pipelines.stages.device import torch_device
 from pipelines.stages.phases import generation_stage, people_stages
 from pipelines.stages.ray_data import stream_units
 from pipelines.stages.stage import Progress, Stage, check_stages, report_stages
+from pipelines.stages.waiting import await_resources
 from pipelines.stages.watermark import check_watermark
 from pipelines.synthesis.actors import MeasuringActor, ReferenceActor, VerdictActor
 from pipelines.synthesis.config import SynthesisConfig
@@ -40,6 +42,7 @@ from pipelines.tables.storage import Store
 __all__ = ["SynthesisSummary", "run_synthesis"]
 
 Places = list[tuple[Store, str]]
+Cluster = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +81,41 @@ def run_synthesis(
         ray.exceptions.RayError: the run failed; what is committed stays, `resume` goes on.
     """
     begin = time.perf_counter()
-    family = model_family(config)
+    family = config.family()
     if config.watermark is not None:
         check_watermark(config.watermark, family.height, family.width)
     manifests = load_manifests(config)
     others, digest = _others(config)
-    digests = {"inputs or settings": inputs_digest(config, manifests), "references": digest}
-    with open_run(
-        config, family, digests=digests, command=command, job="synthesis", notes=manifests.notes
-    ) as run:
-        people, slices = people_stages(config, family, manifests, run.store)
-        last = "embeddings"
+    weights = run_weights(family, [config.method], config.storage_options)
+    digests = {
+        "inputs or settings": inputs_digest(config, manifests, weights),
+        "references": digest,
+    }
+
+    def people_chain(manifests: Manifests | None, store: Store) -> tuple[list[Stage], list]:
+        stages, slices = people_stages(config, family, manifests, store)
         if config.gates.other_identity is not None:
-            people.append(_reference_stage(config, run.store))
-            last = "references"
-        check_stages(people, ["unit"], run.cluster)
-        check_stages(_picture_stages(config, family, None, run, []), ["unit"], run.cluster)
+            stages.append(_reference_stage(config, store))
+        return stages, slices
+
+    def check(cluster: Cluster, limits: Cluster, store: Store) -> None:
+        check_stages(people_chain(None, store)[0], ["unit"], limits)
+        chain = _picture_stages(config, family, None, store, [], cluster, limits)
+        check_stages(chain, ["unit"], limits)
+
+    with open_run(
+        config,
+        family,
+        weights,
+        check=check,
+        digests=digests,
+        command=command,
+        job="synthesis",
+        notes=manifests.notes,
+    ) as run:
+        people, slices = people_chain(manifests, run.store)
+        last = people[-1].name
+        await_resources(people, config.resources.wait_seconds)
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, last, range(len(slices))):
                 run.lease.check()
@@ -102,7 +124,7 @@ def run_synthesis(
         places = _other_places(config, family, manifests, others, run.store, progress)
 
         slots = SlotPlan(
-            method=(config.method, method_revision(config.method, family, run.weights)),
+            method=(config.method, weights.revisions[config.method]),
             texts=styled_texts(manifests),
             subjects=embedded_subjects(manifests, run.store),
             per_person=config.per_person,
@@ -125,7 +147,9 @@ def run_synthesis(
             _draw(config, family, plan, run, places, progress)
             _decide(config, plan, run, progress)
     report = write_synthesis_report(run.store, slots)
-    summary = SynthesisSummary(run.store.url, run.untrained, report, time.perf_counter() - begin)
+    summary = SynthesisSummary(
+        run.store.url, weights.untrained, report, time.perf_counter() - begin
+    )
     run.folder.update(
         status="done",
         timings=run.timings.record,
@@ -150,7 +174,8 @@ def _draw(
     progress: Progress,
 ) -> None:
     """Makes and measures the pictures of a round."""
-    stages = _picture_stages(config, family, plan, run, places)
+    stages = _picture_stages(config, family, plan, run.store, places, run.cluster, run.limits)
+    await_resources(stages, config.resources.wait_seconds)
     there = committed_units(run.store, "scores")
     finished = sum(plan.unit_rows(unit) for unit in plan.units if unit in there)
     with run.timings.measure("images and scores") as phase:
@@ -189,21 +214,27 @@ def _picture_stages(
     config: SynthesisConfig,
     family: Preset,
     plan: RoundPlan | None,
-    run: OpenRun,
+    store: Store,
     places: Places,
+    cluster: Cluster,
+    limits: Cluster,
 ) -> list[Stage]:
     resources = config.resources
     return [
-        generation_stage(config, family, plan, run.store, run.cluster, watermark=config.watermark),
+        generation_stage(
+            config, family, plan, store, cluster, limits=limits, watermark=config.watermark
+        ),
         Stage(
             "scores",
             MeasuringActor,
             {
-                "store": run.store,
+                "store": store,
                 "plan": plan,
                 "gates": config.gates,
                 "preset_name": family.name,
                 "references": places,
+                "device": torch_device(resources.scoring_gpus),
+                "scorer": config.scorer,
             },
             needs={"unit": "number of the unit", "image": "the encoded picture"},
             gives=("unit", "pictures", "generate_seconds", "score_seconds"),

@@ -336,10 +336,14 @@ class Store:
             return sum(readers.map(rows, self.names(folder, ".parquet")))
 
     def check_writable(self) -> None:
-        """Raises StorageError unless a file can be written here."""
+        """Raises StorageError unless a file can be written here; leaves no file and no folder."""
+        made = [] if not self.is_local else _missing_folders(Path(self.root))
         probe = f".probe-{uuid.uuid4().hex}"
         self.write_bytes(probe, b"")
         self.delete(probe)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _guard(self, verb: str, name: str, action: Any) -> Any:
         with self._guarding(verb, name):
@@ -347,6 +351,11 @@ class Store:
 
     def _guarding(self, verb: str, name: str) -> contextlib.AbstractContextManager[None]:
         return guarding(verb, f"{self.url}/{name}" if name else self.url)
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it that are not there, the innermost first."""
+    return [one for one in (folder, *folder.parents) if not one.exists()]
 
 
 class _Guarded:

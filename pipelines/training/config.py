@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from infinite_id.config import PRESETS
-from pipelines.settings import Strict, load_settings
-from pipelines.tables.storage import StorageOptions
+from pipelines.settings import ModelConfig, load_settings
 
 __all__ = ["TrainingConfig", "load_training_config"]
 
 
-class TrainingConfig(Strict):
+class TrainingConfig(ModelConfig):
     """What a training run does; defaults are the paper's (arXiv 2403.11781) where it says.
 
     `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
@@ -24,7 +22,6 @@ class TrainingConfig(Strict):
 
     data: str
     output: str = "runs/training"
-    preset: str = "pocket"
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(4, ge=1)
     accumulation: int = Field(1, ge=1, le=64)
@@ -34,7 +31,6 @@ class TrainingConfig(Strict):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     snr_gamma: float | None = Field(None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
     text_active: bool = False
     text_drop: float = Field(0.1, ge=0, le=1)
     identity_drop: float = Field(0.05, ge=0, le=1)
@@ -52,15 +48,7 @@ class TrainingConfig(Strict):
     max_failures: int = Field(3, ge=-1)
     tracking_uri: str | None = None
     experiment: str | None = None  # MLFLOW_EXPERIMENT_NAME, else infinite-id-training
-    storage_options: StorageOptions = StorageOptions()
     address: str | None = None
-
-    @field_validator("preset")
-    @classmethod
-    def _preset(cls, value: str) -> str:
-        if value not in PRESETS:
-            raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
-        return value
 
     def samples_due(self, before: int, now: int) -> bool:
         """Whether a multiple of `sample_steps`, or the last step, lies in (before, now]."""

@@ -19,13 +19,16 @@ from PIL import Image
 
 from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.config import Preset
-from pipelines.plan.inputs import load_manifests, model_family
-from pipelines.run.session import ray_session
+from pipelines.plan.inputs import load_manifests
+from pipelines.plan.weights import local_preset, run_weights
+from pipelines.run.session import cluster_limits, ray_session
 from pipelines.run.units import unit_of
 from pipelines.settings import BenchmarkConfig
+from pipelines.stages.device import check_device, torch_device
 from pipelines.stages.phases import generation_gpus, generation_pool
 from pipelines.stages.ray_data import apply_stage, unit_blocks
 from pipelines.stages.stage import Stage, check_stages
+from pipelines.stages.waiting import await_resources
 from pipelines.tables.storage import StorageError, read_uri
 
 __all__ = ["DreamBoothActor", "FitSummary", "fit_people", "portrait"]
@@ -64,10 +67,13 @@ def fit_people(
         ValueError: wrong input, or nobody's photos are usable.
     """
     begin = time.perf_counter()
-    family, identities = model_family(config), load_manifests(config).identities
+    family, identities = config.family(), load_manifests(config).identities
+    # It stands on the base and finds faces, as text alone does.
+    run_weights(family, ["text_only"], config.storage_options)
     states: list[dict[str, Any]] = []
     with ray_session(config.address) as cluster:
         actors, threads = generation_pool(config, family, identities.num_rows, cluster)
+        gpus = generation_gpus(config, family)
         stage = Stage(
             "dreambooth",
             DreamBoothActor,
@@ -80,14 +86,17 @@ def fit_people(
                 "held_out": config.held_out_photos,
                 "options": config.storage_options,
                 "threads": threads,
+                "device": torch_device(gpus),
             },
             needs={"unit": "number of the person"},
             gives=("identity_id", "state", "message"),
             concurrency=actors,
             num_cpus=config.resources.generation_cpus,
-            num_gpus=generation_gpus(config, family),
+            num_gpus=gpus,
         )
-        check_stages([stage], ["unit"], cluster)
+        most = {"CPU": config.resources.cluster_cpus, "GPU": config.resources.cluster_gpus}
+        check_stages([stage], ["unit"], cluster_limits(cluster, most))
+        await_resources([stage], config.resources.wait_seconds)
         data = apply_stage(unit_blocks(np.arange(identities.num_rows)), stage)
         for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
@@ -114,6 +123,7 @@ class DreamBoothActor:
         held_out: last photos of each person that are not trained on.
         options: of the photos' fsspec file system.
         threads: of torch on the CPU.
+        device: of torch, see `pipelines.stages.device.torch_device`.
     """
 
     def __init__(
@@ -127,6 +137,7 @@ class DreamBoothActor:
         held_out: int = 0,
         options: Mapping[str, Any] | None = None,
         threads: int = 1,
+        device: str = "cpu",
     ) -> None:
         import torch
 
@@ -134,9 +145,12 @@ class DreamBoothActor:
         from infinite_id.faces.loading import load_face_backend
 
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
+        preset = local_preset(preset, options)
         self._base = load_base(preset, device=device)
-        self._faces = load_face_backend(preset.encoders.faces)
+        self._faces = load_face_backend(
+            preset.encoders.faces, providers=["CPUExecutionProvider"], threads=threads
+        )
         self._identities, self._folder, self._preset, self._fit = identities, folder, preset, fit
         self._largest, self._held_out, self._options = largest, held_out, dict(options or {})
         self._classes: dict[str, Any] = {}

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from infinite_id.config import preset
 from pipelines.run.folder import check_same
+from pipelines.stages.device import torch_device
 from pipelines.tables.storage import StorageError, Store, guarding
 from pipelines.training.config import TrainingConfig
 from pipelines.training.pairs import PAIRS, PairActor
@@ -93,7 +93,9 @@ def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
     source = Store(config.data, config.storage_options)
     photos = ray.data.read_parquet(source.root, filesystem=source.fs)
     arguments = {
-        "preset": preset(config.preset),
+        "preset": config.family(),
+        "device": torch_device(1.0 if config.use_gpu else 0.0),
+        "options": config.storage_options,
         "pairs_per_photo": config.pairs_per_photo,
         "largest": config.largest_face,
         "threads": config.threads,

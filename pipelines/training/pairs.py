@@ -17,6 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infinite_id.config import Preset
+from pipelines.plan.weights import local_preset
+from pipelines.stages.device import check_device
 
 __all__ = ["PAIRS", "PairActor", "pair_batch", "split_of_identity"]
 
@@ -53,10 +55,19 @@ class PairActor:
         pairs_per_photo: most other photos that one target is paired with.
         largest: of several faces in a photo take the largest instead of refusing it.
         threads: of torch on a CPU.
+        device: of torch, see `pipelines.stages.device.torch_device`.
+        options: of the fsspec file system, should weights lie on one.
     """
 
     def __init__(
-        self, preset: Preset, *, pairs_per_photo: int = 2, largest: bool = False, threads: int = 1
+        self,
+        preset: Preset,
+        *,
+        pairs_per_photo: int = 2,
+        largest: bool = False,
+        threads: int = 1,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         import torch
 
@@ -64,7 +75,9 @@ class PairActor:
         from infinite_id.identity.encoders import load_identity_encoder
 
         torch.set_num_threads(threads)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
+        self._device = device
+        preset = local_preset(preset, options)
         self._preset, self._most, self._largest = preset, pairs_per_photo, largest
         self._encoder = load_identity_encoder(preset.encoders, device=self._device)
         self._base = load_base(preset, device=self._device)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from infinite_id.config import Preset, preset
+from infinite_id.config import Preset
+from pipelines.plan.weights import local_preset
 from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
 from pipelines.training.pairs import pair_batch
@@ -55,14 +56,16 @@ def train_worker(arguments: dict[str, Any]) -> None:
     from infinite_id.training.loop import LoopConfig, TrainingLoop
 
     config: TrainingConfig = arguments["config"]
-    family, device = preset(config.preset), get_device()
+    family, device = local_preset(config.family(), config.storage_options), get_device()
     rank = ray.train.get_context().get_world_rank()
     workers = ray.train.get_context().get_world_size()
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     # Sample grids need the text encoders and the VAE, steps need text encoders alone, if at all.
-    base = load_base(family, device=str(device), dtype=dtype, offload=not config.text_active)
+    offload = config.offload or not config.text_active
+    # What is compiled is the step, which holds the UNet.
+    base = load_base(family, device=str(device), dtype=dtype, offload=offload, compile=False)
     torch.manual_seed(config.seed)
     adapter = IdentityAdapter(family.adapter, base.unet).to(device)
     scheduler: Any = base.pipeline.scheduler
@@ -209,7 +212,7 @@ def _write_adapter(
 ) -> None:
     from infinite_id.weights.adapter_file import AdapterMetadata, save_adapter
 
-    family = preset(config.preset)
+    family = config.family()
     metadata = AdapterMetadata(
         base=base_revision,
         encoders=f"{family.encoders.faces}+{family.encoders.clip}",

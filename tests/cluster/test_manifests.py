@@ -229,6 +229,58 @@ def test_bucket_policy_grants_no_wildcard() -> None:
     assert all(s["Resource"].startswith("arn:aws:s3:::example-bucket") for s in allowed)
 
 
+def test_the_heads_policy_launches_workers_and_passes_one_role() -> None:
+    policy = json.loads((CLUSTER / "aws/head-policy.json").read_text())
+    statements = {s["Sid"]: s for s in policy["Statement"]}
+    actions = {
+        a
+        for s in statements.values()
+        for a in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
+    }
+    assert {
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "ec2:TerminateInstances",
+        "iam:PassRole",
+    } <= actions
+    assert not [a for a in actions if "*" in a]
+    types = yaml.safe_load((CLUSTER / "aws/ray-up.yaml").read_text())["available_node_types"]
+    profiles = {n: t["node_config"]["IamInstanceProfile"]["Name"] for n, t in types.items()}
+    assert profiles.pop("head") == "infinite-id-head"
+    (worker,) = set(profiles.values())
+    assert statements["GiveWorkersTheirRole"]["Resource"].endswith(f":role/{worker}")
+
+
+def test_the_gpu_image_has_the_projects_onnxruntime() -> None:
+    text = (CLUSTER / "Dockerfile.gpu").read_text()
+    wanted = re.search(r'"onnxruntime(>=[^"]+)"', (CLUSTER.parent / "pyproject.toml").read_text())
+    assert wanted is not None
+    assert f'"onnxruntime-gpu{wanted[1]}"' in text
+
+
+def test_the_settings_know_what_the_groups_can_grow_to() -> None:
+    resources = BenchmarkConfig(
+        **yaml.safe_load((KUBERAY / "benchmark.yaml").read_text())
+    ).resources
+    for name in ("raycluster", "rayjob"):
+        most = {"num-cpus": 0.0, "num-gpus": 0.0}
+        for group in SPECS[name]["workerGroupSpecs"]:
+            for key in most:
+                most[key] += group["maxReplicas"] * float(group["rayStartParams"][key])
+        assert (resources.cluster_cpus, resources.cluster_gpus) == (
+            most["num-cpus"],
+            most["num-gpus"],
+        )
+
+
+def test_nodes_fetch_the_files_that_the_preset_reads() -> None:
+    for spec in SPECS.values():
+        (init,) = spec["workerGroupSpecs"][1]["template"]["spec"]["initContainers"]
+        weights = [a for a in init["args"] if a.endswith(".safetensors")]
+        assert len(weights) == 3
+        assert all(".fp16." in a for a in weights)
+
+
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_dockerfiles_are_multi_stage_pinned_and_unprivileged(kind: str) -> None:
     text = (CLUSTER / f"Dockerfile.{kind}").read_text()

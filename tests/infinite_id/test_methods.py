@@ -28,7 +28,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Preset:
     folder = tmp_path_factory.mktemp("base")
     tiny_pipeline().save_pretrained(folder)
     encoders = EncoderConfig("embedded", ADAPTER.face_width, "none", None, CLIP_TOKENS, 24)
-    return Preset("tiny", str(folder), None, "float32", 16, 16, encoders, ADAPTER)
+    own = Preset("tiny", str(folder), None, "float32", 16, 16, encoders, ADAPTER)
+    return replace(own, allow_untrained=True)
 
 
 def picture(generator: Generator, people: dict[str, Identity], **values: Any) -> Any:
@@ -67,7 +68,7 @@ def test_trained_weights_of_a_file_are_used(
     family: Preset, tmp_path: Path, adapter: IdentityAdapter, people: dict[str, Identity]
 ) -> None:
     path = tmp_path / "adapter.safetensors"
-    metadata = AdapterMetadata(f"{family.base}@None", "embedded+none", 1, text_active=False)
+    metadata = AdapterMetadata(load_base(family).revision, "embedded+none", 1, text_active=False)
     save_adapter(path, adapter, metadata)
     trained = load_generator("infinite_id", replace(family, adapter_path=str(path)))
     untrained = load_generator("infinite_id", family)
@@ -90,7 +91,7 @@ def test_null_states_come_from_the_presets_encoder(tmp_path: Path, family: Prese
 
     tower = vision_tower(build_clip())
     tower.save_pretrained(tmp_path)
-    encoders = replace(family.encoders, clip=str(tmp_path), clip_layer=-2)
+    encoders = replace(family.encoders, clip=str(tmp_path), clip_width=192, clip_layer=-2)
     encoder = load_clip_encoder(encoders)
     with torch.no_grad():
         found = tower(pixel_values=torch.zeros(1, 3, 64, 64), output_hidden_states=True)
@@ -191,7 +192,7 @@ def test_offloading_moves_parts_there_and_back_and_changes_no_picture(
 
 def test_a_missing_base_is_named() -> None:
     family = replace(preset("sdxl"), base="no/such/folder", base_revision=None)
-    with pytest.raises(ValueError, match=r"base model no/such/folder .* cannot be loaded"):
+    with pytest.raises(ValueError, match="model folder no/such/folder does not exist"):
         load_base(family)
 
 

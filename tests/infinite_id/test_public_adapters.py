@@ -13,11 +13,8 @@ from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
-from infinite_id.weights.public_adapters import (
-    PublicAdapter,
-    is_public_adapter,
-    load_public_adapter,
-)
+from infinite_id.weights.places import is_public_adapter
+from infinite_id.weights.public_adapters import PublicAdapter, load_public_adapter
 from tests.infinite_id.public_files import KINDS, save_public, write_public
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_base, tiny_identity
 
@@ -214,4 +211,6 @@ def test_bin_files_run_no_code(tmp_path: Path, base: BaseModel) -> None:
 def test_own_files_are_told_from_public_ones(tmp_path: Path, base: BaseModel) -> None:
     path, _ = write_public(tmp_path, base.unet, "faceid", ".safetensors")
     assert is_public_adapter(path)
-    assert is_public_adapter(tmp_path / "ip-adapter-faceid_sdxl.bin")
+    assert is_public_adapter(write_public(tmp_path, base.unet, "faceid")[0])
+    with pytest.raises(ValueError, match=r"nowhere.bin does not exist"):
+        is_public_adapter(tmp_path / "nowhere.bin")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from infinite_id.base import BaseModel
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.weights.adapter_file import AdapterMetadata, load_adapter, local_file, save_adapter
-from infinite_id.weights.public_adapters import is_public_adapter
+from infinite_id.weights.adapter_file import AdapterMetadata, load_adapter, save_adapter
+from infinite_id.weights.places import is_public_adapter, local_file
 from tests.infinite_id.tiny import ADAPTER
 
 METADATA = AdapterMetadata("tiny@1", "sface+clip", 42, text_active=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +87,7 @@ def test_benchmark(capsys, monkeypatch, places, options, sentence):
     assert sentence.format(**places) in said
     assert said.startswith("error: ")
     assert said.count("\n") == 1
+    assert not Path(places["tmp"], "run").exists()
 
 
 def test_an_unknown_style_or_prompt_is_named(capsys, monkeypatch, places, tmp_path):
@@ -166,10 +168,10 @@ def test_synthesize_and_plan(capsys, monkeypatch, places, options, command, sent
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("presets: pocket", "unknown key 'presets', allowed: preset, methods"),
+        ("presets: pocket", "unknown key 'presets', allowed: preset, base"),
         ("[pocket]", "is a list, allowed: a mapping"),
         ("preset: [", "cannot be read"),
-        ("preset: huge", "serve.yaml: preset is 'huge', allowed: "),
+        ("preset: huge", "serve.yaml: preset is 'huge': allowed: "),
         ("max_images: 100", "serve.yaml: max_images is 100, allowed: at most max_queue 64"),
         ("max_steps: none", "max_steps is 'none': input should be a valid integer"),
     ],
@@ -208,6 +210,7 @@ def test_more_gpus_than_the_cluster_has_are_refused_at_once(capsys, monkeypatch,
     assert code == 2, said
     assert "the stages ask for 8 GPUs" in said
     assert "the cluster has 0" in said
+    assert not Path(places["tmp"], "run").exists()
 
 
 @pytest.mark.parametrize("command", ["benchmark", "synthesize"])

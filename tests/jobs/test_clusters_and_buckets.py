@@ -154,7 +154,9 @@ def test_the_job_runs_on_a_cluster_by_job_submission(head, tmp_path):
     address, environment = head
     done = subprocess.run(
         [
-            *(RAY, "job", "submit", "--address", address, "--working-dir", ".", "--"),
+            *(RAY, "job", "submit", "--address", address, "--working-dir", "."),
+            # The very file that the page names.
+            *("--runtime-env", "cluster/runtime_env.yaml", "--"),
             *("python", "jobs/benchmark.py", *OPTIONS, "--output", str(tmp_path / "run")),
         ],
         cwd=ROOT,

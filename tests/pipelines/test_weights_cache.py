@@ -24,10 +24,17 @@ def test_a_folder_is_copied_once(folder):
     first = Path(local_weights(folder.url))
     assert (first / "unet" / "config.json").read_bytes() == b"{}"
     assert (first / "model_index.json").read_bytes() == b"[]"
-    folder.write_bytes("model_index.json", b"[1]")
     assert Path(local_weights(folder.url)) == first
-    assert (first / "model_index.json").read_bytes() == b"[]"
     assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+def test_a_folder_that_changed_is_another(folder):
+    first = Path(local_weights(folder.url))
+    folder.write_bytes("model_index.json", b"[1]")
+    second = Path(local_weights(folder.url))
+    assert second != first
+    assert (first / "model_index.json").read_bytes() == b"[]"
+    assert (second / "model_index.json").read_bytes() == b"[1]"
 
 
 def test_a_file_is_copied(folder):

@@ -1,0 +1,330 @@
+"""Everything that can be known of a run before a machine is rented: `infinite-id check FILE`."""
+
+from __future__ import annotations
+
+from pipelines.run.session import quiet
+
+quiet()
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from jobs import options
+from jobs.console import console, user_errors
+from pipelines.settings import BenchmarkConfig, ModelConfig, RunConfig, load_settings
+
+__all__ = ["check"]
+
+T = TypeVar("T")
+
+
+def _kinds() -> dict[str, type[ModelConfig]]:
+    from pipelines.serving.config import ServiceConfig
+    from pipelines.synthesis.config import SynthesisConfig
+    from pipelines.training.config import TrainingConfig
+
+    return {
+        "benchmark": BenchmarkConfig,
+        "synthesize": SynthesisConfig,
+        "train": TrainingConfig,
+        "serve": ServiceConfig,
+    }
+
+
+@user_errors()
+def check(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file of the command's settings.")
+    ] = None,
+    command: Annotated[
+        str, typer.Option("--for", help="benchmark, synthesize, train or serve.")
+    ] = "benchmark",
+    preset: options.Preset = None,
+    output: options.Output = None,
+    identities: options.Identities = None,
+    address: options.Address = None,
+    photos: Annotated[int, typer.Option(help="Photos of each person, for the memory.")] = 1,
+    images_per_second: Annotated[
+        float | None, typer.Option(help="Of one GPU, for the time; see infinite-id plan.")
+    ] = None,
+    image_kb: Annotated[float, typer.Option(help="KB of an encoded picture, for storage.")] = 1500,
+    override: options.Set = None,
+) -> None:
+    """Check weights, licences, inputs, storage, tracking and cluster; load nothing.
+
+    Exit code 0, or 2 with every fault that was found.
+    """
+    kinds = _kinds()
+    if command not in kinds:
+        raise ValueError(f"--for is {command!r}, allowed: {', '.join(kinds)}")
+    given = {"preset": preset, "output": output, "identities": identities, "address": address}
+    known = kinds[command].model_fields
+    settings = load_settings(
+        kinds[command],
+        config,
+        **{**{k: v for k, v in given.items() if k in known}, **options.set_values(override)},
+    )
+    found = _Checks()
+    _check_model(found, settings, photos)
+    if isinstance(settings, RunConfig):
+        _check_run(found, settings, images_per_second, image_kb)
+    for what, said in found.rows:
+        console.print(f"{what + ':':<12} {said}", markup=False)
+    for fault in found.faults:
+        console.print(f"fault: {fault}", markup=False)
+    if found.faults:
+        console.print(f"{len(found.faults)} faults: nothing was started")
+        raise typer.Exit(2)
+    console.print("no fault was found")
+
+
+class _Checks:
+    """What was found, and the sentences of what is wrong."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+        self.faults: list[str] = []
+
+    def say(self, what: str, found: object) -> None:
+        """A line of what was found."""
+        self.rows.append((what, str(found)))
+
+    def attempt(self, call: Callable[[], T]) -> T | None:
+        """What `call` gives; None where it raises a user's mistake, which is kept."""
+        from pipelines.run.failures import is_mistake, root_cause
+
+        try:
+            return call()
+        except Exception as error:
+            cause = root_cause(error)
+            if not is_mistake(cause):
+                raise
+            sentence = str(cause)
+            if sentence not in self.faults:
+                self.faults.append(sentence)
+            return None
+
+
+def _check_model(found: _Checks, settings: ModelConfig, photos: int) -> None:
+    from infinite_id.preset_files import preset_files
+    from pipelines.plan.weights import local_preset
+
+    family = settings.family()
+    for part in preset_files(family):
+        found.say(part.part, f"{part.address}; {part.size}; licence: {part.licence}")
+    here = found.attempt(lambda: local_preset(family, settings.storage_options))
+    if here is None:
+        return
+    methods = getattr(settings, "methods", None) or getattr(settings, "method_names", None)
+    names = list(methods or ["text_only"])
+    _check_weights(found, here, names, settings, photos)
+    found.attempt(lambda: _check_encoders(found, here))
+
+
+def _check_weights(
+    found: _Checks, here: Any, names: list[str], settings: ModelConfig, photos: int
+) -> None:
+    from infinite_id.attention.processors import cross_attention_layers
+    from infinite_id.methods import METHODS, trained_weights
+    from infinite_id.weights.shapes import adapter_parameters, base_unet
+    from pipelines.plan.memory import actor_memory
+    from pipelines.plan.weights import find_weights, is_public
+
+    for name in names:
+        # Each by itself, so that all that lack weights are told.
+        found.attempt(lambda name=name: find_weights(here, [name]))  # type: ignore[misc]
+    if not any(METHODS[name].needs_base for name in names):
+        return
+    unet = found.attempt(lambda: base_unet(here))
+    if unet is None:
+        return
+    parameters = {"unet": sum(p.numel() for p in unet.parameters())}
+    if here.base != "pocket":
+        parameters |= found.attempt(lambda: _other_parameters(here)) or {}
+    for name in names:
+        spec = METHODS[name]
+        if spec.factory.endswith((":infinite_id", ":ip_adapter", ":ip_adapter_face")):
+            address = found.attempt(lambda spec=spec: trained_weights(spec, here, is_public))  # type: ignore[misc]
+            if address is not None and address not in parameters:
+                count = found.attempt(
+                    lambda address=address: adapter_parameters(address, here, unet)  # type: ignore[misc]
+                )
+                parameters[address] = count or 0
+    if here.base == "pocket":
+        return
+    widths = [unet.get_submodule(one).to_k.out_features for one in cross_attention_layers(unet)]
+    batch = getattr(settings, "batch_size", getattr(settings, "max_batch", 1))
+    needed = actor_memory(
+        here, parameters=parameters.values(), widths=widths, batch=batch, photos=photos
+    )
+    found.say("parameters", f"{sum(parameters.values()):,}, of the UNet {parameters['unet']:,}")
+    found.say(
+        "GPU memory",
+        f"of an actor at {here.width} x {here.height} px, batch {batch}: {needed.most:.1f} GB and "
+        f"the UNet's activations; weights {needed.weights:.1f}, K' and V' of {photos} photos each "
+        f"{needed.identities:.2f}, VAE {needed.decode:.1f}",
+    )
+
+
+def _other_parameters(here: Any) -> dict[str, int]:
+    from infinite_id.model_files import (
+        BASE_PARTS,
+        base_files,
+        parameters_of,
+        read_header,
+        weight_files,
+    )
+
+    files, variant = base_files(here)
+    if files.folder is None:
+        return {}
+    return {
+        part: sum(
+            parameters_of(read_header(files.folder / name))
+            for name in weight_files(files, part, variant)
+        )
+        for part in BASE_PARTS
+        if part != "unet"
+    }
+
+
+def _check_encoders(found: _Checks, here: Any) -> None:
+    from pathlib import Path
+
+    from infinite_id.faces.loading import load_face_backend
+
+    faces = here.encoders.faces
+    installed = Path("~/.insightface/models").expanduser() / faces
+    if faces == "embedded" or Path(faces).is_dir() or installed.is_dir():
+        backend = load_face_backend(faces, providers=["CPUExecutionProvider"])
+        if backend.face_width != here.encoders.face_width:
+            raise ValueError(
+                f"face backend {faces} is {backend.face_width} wide, allowed: "
+                f"{here.encoders.face_width}"
+            )
+        found.say("faces by", backend.revision)
+    else:
+        found.say("faces by", f"{faces}: not on this machine, insightface fetches it")
+
+
+def _check_run(
+    found: _Checks, settings: RunConfig, images_per_second: float | None, image_kb: float
+) -> None:
+    from pipelines.plan.inputs import load_manifests, styled_texts
+
+    manifests = found.attempt(lambda: load_manifests(settings))
+    if manifests is not None:
+        texts = styled_texts(manifests)
+        people = manifests.identities.num_rows + manifests.mixes.num_rows
+        found.say("people, texts", f"{people:,}, {len(texts):,}")
+        words = {row["class_word"] or "person" for row in manifests.identities.to_pylist()}
+        found.attempt(lambda: _check_tokens(found, settings, texts, words or {"person"}))
+        pictures = _pictures(settings, people, len(texts))
+        found.say("pictures", f"{pictures:,}")
+        found.say("storage", f"{pictures * image_kb / 1e6:,.1f} GB at {image_kb:g} KB a picture")
+        if images_per_second:
+            hours = pictures / images_per_second / 3600
+            found.say("GPU hours", f"{hours:,.1f} at {images_per_second:g} pictures/s")
+    found.attempt(lambda: _check_output(found, settings))
+    found.attempt(lambda: _check_tracking(found, settings))
+    found.attempt(lambda: _check_cluster(found, settings))
+
+
+def _pictures(settings: RunConfig, people: int, texts: int) -> int:
+    from pipelines.tables.manifest import parse_seeds
+
+    if not isinstance(settings, BenchmarkConfig):
+        return people * getattr(settings, "per_person", 1)
+    each = people * texts * len(parse_seeds(settings.seeds))
+    return min(each, settings.limit or each) * len(settings.methods)
+
+
+def _check_tokens(found: _Checks, settings: RunConfig, texts: Any, words: set[str]) -> None:
+    """The longest text against the base's tokenizers; too long ones become rejects, one by one."""
+    from transformers import CLIPTokenizer
+
+    family = settings.family()
+    if family.base == "pocket":
+        from infinite_id.pocket.image_text import load_tokenizer
+
+        tokenizers: list[Any] = [load_tokenizer()]
+    else:
+        from infinite_id.model_files import base_files
+        from pipelines.plan.weights import local_preset
+
+        files, _ = base_files(local_preset(family, settings.storage_options))
+        if files.folder is None:
+            found.say("tokens", "not known before the base is downloaded")
+            return
+        tokenizers = [
+            CLIPTokenizer.from_pretrained(files.folder / part)
+            for part in ("tokenizer", "tokenizer_2")
+        ]
+    longest, count, most = "", 0, min(int(t.model_max_length) for t in tokenizers)
+    for text in {text.prompt(word) for text in texts for word in words}:
+        number = max(len(t(text, truncation=False).input_ids) for t in tokenizers)
+        if number > count:
+            longest, count = text, number
+    found.say("tokens", f"{count} of {most} in the longest text")
+    if count > most:
+        raise ValueError(
+            f"prompt {longest!r} has {count} tokens, allowed: {most} with begin and end"
+        )
+
+
+def _check_output(found: _Checks, settings: RunConfig) -> None:
+    from pipelines.run.folder import RunFolder
+
+    folder = RunFolder(settings.output, settings.storage_options, resume=settings.resume)
+    found.say("output", f"{folder.store.url}: can be written")
+
+
+def _check_tracking(found: _Checks, settings: RunConfig) -> None:
+    if not isinstance(settings, BenchmarkConfig):
+        return
+    from jobs.tracking import check_tracking, experiment_name, tracking_address
+    from pipelines.tables.storage import shown
+
+    uri = tracking_address(settings.tracking_uri, settings.output)
+    check_tracking(uri, experiment_name(settings.experiment))
+    found.say("MLflow", "off" if uri is None else shown(uri))
+
+
+def _check_cluster(found: _Checks, settings: RunConfig) -> None:
+    from pipelines.stages.phases import people_stages, picture_stages
+    from pipelines.stages.stage import check_stages
+    from pipelines.tables.storage import Store
+
+    now, limits = _cluster(found, settings)
+    family, store = settings.family(), Store(settings.output, settings.storage_options)
+    people, _ = people_stages(settings, family, None, store)
+    found.attempt(lambda: check_stages(people, ["unit"], limits))
+    stages = picture_stages(settings, family, None, store, None, now, limits)
+    check_stages(stages, ["unit"], limits)
+
+
+def _cluster(found: _Checks, settings: RunConfig) -> tuple[dict[str, float], dict[str, float]]:
+    """What there is, and what it can grow to."""
+    most = {"CPU": settings.resources.cluster_cpus, "GPU": settings.resources.cluster_gpus}
+    if settings.address or os.environ.get("RAY_ADDRESS"):
+        from pipelines.run.session import cluster_limits, ray_session
+
+        with ray_session(settings.address) as cluster:
+            now, limits = dict(cluster), dict(cluster_limits(cluster, most))
+        where = settings.address or os.environ["RAY_ADDRESS"]
+    else:
+        import torch
+
+        now = {"CPU": float(max(4, os.cpu_count() or 1)), "GPU": float(torch.cuda.device_count())}
+        limits = {name: max(number, most[name] or 0.0) for name, number in now.items()}
+        where = "this machine"
+    shown = ", ".join(f"{now.get(n, 0):g} {n}s of {limits.get(n, 0):g}" for n in ("CPU", "GPU"))
+    found.say("cluster", f"{where}: {shown} that it can have")
+    return now, limits
+
+
+if __name__ == "__main__":
+    typer.run(check)
