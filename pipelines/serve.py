@@ -133,7 +133,8 @@ def check_address(config: ServiceConfig) -> None:
 
     from pipelines.serving.callers import is_loopback
 
-    if not config.open:
+    # Asked for a client, Serve would start a Ray of its own.
+    if not config.open or not _in_ray():
         return
     client = _get_global_client(raise_if_no_controller_running=False)
     host = None if client is None else client.http_config.host

@@ -166,6 +166,7 @@ class Client:
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::"])
 def test_ray_serve_is_not_open_to_other_machines(monkeypatch, host):
     monkeypatch.setattr("ray.serve.context._get_global_client", lambda **_: Client(host))
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
     with pytest.raises(ValueError, match=f"host is {host}, allowed without key_hashes"):
         check_address(ServiceConfig())
     check_address(ServiceConfig(key_hashes=(hash_key(KEY),)))
