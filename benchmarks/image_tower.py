@@ -31,8 +31,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         For `tower_class` (the class token), `tower_mean` (the mean of all tokens) and `face`
         (SFace): `rank1`, the share of people in [0, 1] whose second photo is nearest to their own
-        first one, and the cosine to it minus the mean to other people's, with its 95 % bootstrap
-        interval over people. The tower's features are centred first: they share a large part.
+        first one, and the cosine to it minus the mean to other people's, with its 95 % interval
+        over people. The tower's features are centred first: they share a large part.
 
     Raises:
         ValueError: an unknown split, or fewer than two people.

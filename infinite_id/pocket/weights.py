@@ -97,9 +97,10 @@ class Edition:
     Attributes:
         unet, vae: configurations of UNet2DConditionModel and AutoencoderKL.
         window: (top, bottom), (left, right): rows and columns of a picture that hold every face,
-            in pixels, multiples of the autoencoder's factor.
+            in pixels, multiples of the autoencoder's factor; not those of two people.
         level_heads: eyes are level and in one place, faces look at the camera.
         photo_share: of the pictures trained on, raw photos; the rest is spread over the styles.
+        pair_share: of the pictures trained on, those of two people side by side.
     """
 
     unet: dict[str, Any]
@@ -107,6 +108,7 @@ class Edition:
     window: tuple[tuple[int, int], tuple[int, int]]
     level_heads: bool
     photo_share: float
+    pair_share: float
 
     @property
     def size(self) -> int:
@@ -131,8 +133,10 @@ class Edition:
 
 
 EDITIONS: dict[int, Edition] = {
-    64: Edition(UNET, VAE, ((8, 48), (12, 52)), level_heads=False, photo_share=0.4),
-    96: Edition(UNET_96, VAE_96, ((8, 72), (16, 80)), level_heads=True, photo_share=0.6),
+    64: Edition(UNET, VAE, ((8, 48), (12, 52)), level_heads=False, photo_share=0.4, pair_share=0.0),
+    96: Edition(
+        UNET_96, VAE_96, ((8, 72), (16, 80)), level_heads=True, photo_share=0.6, pair_share=0.1
+    ),
 }
 """Picture size -> edition."""
 

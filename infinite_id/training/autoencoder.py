@@ -80,15 +80,19 @@ def build_vae_stage(context: Context) -> Stage:
     landmarks, corner = context.pictures.landmarks, window_corner(edition)
     see = face_observer(context.device, context.network)
     area = edition.size**2
+    # Of two people none lies in the window.
+    alone = np.flatnonzero(context.pictures.other < 0)
     crop = edition.factor * (edition.size // (3 * edition.factor))
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng((1, step, part))
         if step < CROP_UNTIL:
             chosen = _crops(images, 2 * size, crop, rng)
-            own = None
+            own, sees_face = None, False
         else:
-            own = rng.integers(len(images), size=size)
+            sees_face = see is not None and step >= FACE_FROM and step % 3 == 1
+            numbers = alone if sees_face else np.arange(len(images))
+            own = rng.choice(numbers, size=size)
             chosen = images[own]
             if step % 6:
                 # Where detail matters.
@@ -99,7 +103,7 @@ def build_vae_stage(context: Context) -> Stage:
         loss = _reconstruction(made - pixels, early=1 - step / SQUARE_UNTIL)
         # Of a whole picture's latents, whatever the crop.
         loss = loss + KL_WEIGHT * posterior.kl().mean() * area / (pixels.shape[-1] ** 2)
-        if see is not None and own is not None and step >= FACE_FROM and step % 3 == 1:
+        if see is not None and own is not None and sees_face:
             few = max(4, size // 2)
             generator = torch.Generator().manual_seed(step * 1009 + part)
             own = own[:few]
@@ -164,10 +168,12 @@ def build_decoder_stage(context: Context) -> Stage:
     mean, deviation = (part.to(context.device).view(1, -1, 1, 1) for part in (mean, deviation))
     images, size = context.pictures.images, 16 * context.batch_scale
     see, corner = face_observer(context.device, context.network), window_corner(edition)
+    alone = np.flatnonzero(context.pictures.other < 0)
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng((2, step, part))
-        chosen = rng.integers(len(images), size=size)
+        sees_face = see is not None and step % 3 == 1
+        chosen = rng.choice(alone if sees_face else np.arange(len(images)), size=size)
         own = latents[torch.from_numpy(chosen).to(latents.device)].to(context.device).float()
         generator = torch.Generator().manual_seed(step * 1009 + part)
         noise = torch.randn(own.shape, generator=generator).to(context.device)
@@ -178,7 +184,7 @@ def build_decoder_stage(context: Context) -> Stage:
         pixels = pixels_of(face_window(images[chosen], edition), context.device) * 2 - 1
         made = vae.decode(face_latents(own, edition)).sample
         loss = _reconstruction(made - pixels)
-        if see is not None and step % 3 == 1:
+        if see is not None and sees_face:
             few = max(4, size // 2)
             landmarks = context.pictures.landmarks[chosen[:few]] - corner
             changed = changed_face(see, made[:few], pixels[:few], landmarks, generator)

@@ -23,6 +23,7 @@ __all__ = [
     "Description",
     "caption",
     "draw_description",
+    "pair_caption",
 ]
 
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -129,9 +130,7 @@ def caption(description: Description, rng: np.random.Generator) -> str:
     subject = str(rng.choice(SUBJECTS))
     if rng.random() < 0.85:
         subject = f"a {subject}"
-    garment = "clothing" if rng.random() < 0.25 else description.garment
-    article = "an" if description.color == "orange" else "a"
-    wearing = f"wearing {article} {description.color} {garment}" if rng.random() < 0.9 else ""
+    wearing = _wearing(description, rng)
     place = str(rng.choice(SCENES[description.scene])) if rng.random() < 0.9 else ""
     light = ""
     if description.light is not None and rng.random() < 0.9:
@@ -155,3 +154,30 @@ def caption(description: Description, rng: np.random.Generator) -> str:
     else:
         parts = [style, f"{subject} {wearing} {place}", light]
     return ", ".join(" ".join(part.split()) for part in parts if part.strip())
+
+
+def pair_caption(left: Description, right: Description, rng: np.random.Generator) -> str:
+    """One caption of two people side by side, at most some 30 words.
+
+    Args:
+        left, right: of whom clothing is named; scene, light and style are those of `left`.
+        rng: of subjects and of what is left out.
+    """
+    subjects = [str(rng.choice(SUBJECTS)) for _ in range(2)]
+    one, other = (
+        " ".join(f"a {subject} {_wearing(person, rng)}".split())
+        for subject, person in zip(subjects, (left, right), strict=True)
+    )
+    place = str(rng.choice(SCENES[left.scene])) if rng.random() < 0.9 else ""
+    light = ""
+    if left.light is not None and rng.random() < 0.9:
+        light = str(rng.choice(LIGHTS[left.light]))
+    style = str(rng.choice(STYLES[left.style]))
+    parts = [f"two people, {one} on the left and {other} on the right", place, light, style]
+    return ", ".join(part for part in parts if part)
+
+
+def _wearing(description: Description, rng: np.random.Generator) -> str:
+    garment = "clothing" if rng.random() < 0.25 else description.garment
+    article = "an" if description.color == "orange" else "a"
+    return f"wearing {article} {description.color} {garment}" if rng.random() < 0.9 else ""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infinite_id.pocket.weights import EDITIONS
-from infinite_id.training.captions import caption, draw_description
+from infinite_id.training.captions import caption, draw_description, pair_caption
 
 if TYPE_CHECKING:
     from infinite_id.training.faces_gan import Person
@@ -45,7 +45,7 @@ __all__ = [
 PEOPLE_CHUNK = 100
 """Indices a people chunk; about five in six are accepted."""
 PICTURE_CHUNK = 1000
-PICTURES_FORM = 2
+PICTURES_FORM = 3
 """Of the files of pictures: those of another form are made anew."""
 PORTRAITS = 3
 
@@ -99,7 +99,9 @@ class Pictures:
         portrait: int64 (M,), which of the person's pictures was used.
         captions: M texts.
         style: M keys of `captions.STYLES`.
-        landmarks: float32 (M, 5, 2), x y of the face in pixels, in the order of `Detection`.
+        landmarks: float32 (M, 5, 2), x y of the face in pixels, in the order of `Detection`; of two
+            people, the left one's, as `person` and `portrait` are.
+        other: int64 (M,), the right person; -1: there is one person.
     """
 
     images: NDArray[np.uint8]
@@ -108,6 +110,11 @@ class Pictures:
     captions: NDArray[np.str_]
     style: NDArray[np.str_]
     landmarks: NDArray[np.float32]
+    other: NDArray[np.int64]
+
+    def lone_photos(self) -> NDArray[np.int64]:
+        """Numbers of the raw photos of one person."""
+        return np.flatnonzero((self.style == "photo") & (self.other < 0))
 
     def first(self, count: int) -> Pictures:
         """The first `count` of them."""
@@ -206,29 +213,41 @@ def load_people(
     return People(**joined).select(split)
 
 
-def picture_chunk(folder: Path, people: People, split: str, number: int, size: int = 64) -> None:
+def picture_chunk(folder: Path, people: People, split: str, chunk: int, size: int = 64) -> None:
     """Composes one chunk of pictures of those people and that size unless the file is there."""
-    path = pictures_path(folder, people, split, number, size)
+    path = pictures_path(folder, people, split, chunk, size)
     if path.exists():
         return
     from infinite_id.faces.detection import Detection
     from infinite_id.training.faces_gan import Portrait
-    from infinite_id.training.world import compose
+    from infinite_id.training.world import compose, compose_pair
 
     _one_thread()
-    rng = np.random.default_rng((11, list(SPLITS).index(split), number))
-    share = EDITIONS[size].photo_share
+    rng = np.random.default_rng((11, list(SPLITS).index(split), chunk))
+    edition = EDITIONS[size]
     person = rng.integers(len(people.index), size=PICTURE_CHUNK)
     portrait = rng.integers(PORTRAITS, size=PICTURE_CHUNK)
     images, captions, styles, landmarks = [], [], [], []
-    for i, k in zip(person, portrait, strict=True):
-        description = draw_description(rng, share)
+    other = np.full(PICTURE_CHUNK, -1)
+
+    def face(i: int, k: int) -> Portrait:
         detection = Detection(people.bbox[i, k], people.landmarks[i, k], float(people.score[i, k]))
-        face = Portrait(people.images[i, k], detection, people.aligned[i, k], people.face[i, k])
-        made = compose(face, description, rng, size)
+        return Portrait(people.images[i, k], detection, people.aligned[i, k], people.face[i, k])
+
+    for number, (i, k) in enumerate(zip(person, portrait, strict=True)):
+        description = draw_description(rng, edition.photo_share)
+        if edition.pair_share and rng.random() < edition.pair_share:
+            right = draw_description(rng)
+            j = (i + rng.integers(1, max(2, len(people.index)))) % len(people.index)
+            faces = (face(i, k), face(j, int(rng.integers(PORTRAITS))))
+            made = compose_pair(faces, (description, right), rng, size)
+            captions.append(pair_caption(description, right, rng))
+            other[number] = j
+        else:
+            made = compose(face(i, k), description, rng, size)
+            captions.append(caption(description, rng))
         images.append(made.image)
         landmarks.append(made.landmarks)
-        captions.append(caption(description, rng))
         styles.append(description.style)
     _save(
         path,
@@ -238,6 +257,7 @@ def picture_chunk(folder: Path, people: People, split: str, number: int, size: i
         captions=np.array(captions),
         style=np.array(styles),
         landmarks=np.stack(landmarks),
+        other=other,
     )
 
 

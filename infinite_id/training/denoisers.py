@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,7 +121,7 @@ def build_adapter(context: Context, name: str) -> Stage:
         region=face_region(context.edition, context.device),
     )
     latents, _, _ = latents_of(context, context.pictures.images)
-    photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
+    photos = torch.from_numpy(context.pictures.lone_photos())
     person = torch.from_numpy(context.pictures.person)
     portrait = torch.from_numpy(context.pictures.portrait)
     faces = torch.from_numpy(context.people.face)
@@ -224,7 +223,7 @@ def build_photomaker(context: Context) -> Stage:
     )
     model.to(context.device)
     latents, _, _ = latents_of(context, context.pictures.images)
-    photos = torch.from_numpy(np.flatnonzero(context.pictures.style == "photo"))
+    photos = torch.from_numpy(context.pictures.lone_photos())
     person = torch.from_numpy(context.pictures.person)
     portrait = torch.from_numpy(context.pictures.portrait)
     clip = clip_tokens_of(context, context.people.aligned)[:, :, 0]

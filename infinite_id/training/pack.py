@@ -67,6 +67,7 @@ def write_pack(
         )
         arrays[f"{name}/style"] = pictures.style
         arrays[f"{name}/landmarks"] = pictures.landmarks
+        arrays[f"{name}/other"] = pictures.other
     if network is not None:
         arrays |= {f"network/{name}": array for name, array in network.arrays().items()}
     with path.open("wb") as stream:
@@ -94,6 +95,7 @@ def read_pack(path: Path) -> tuple[Faces, Pictures, Pictures, TorchSFace | None]
                 captions=np.array(arrays[f"{name}/captions"].tobytes().decode().split("\n")),
                 style=arrays[f"{name}/style"],
                 landmarks=arrays[f"{name}/landmarks"],
+                other=arrays[f"{name}/other"],
             )
             for name in ("train", "scorer")
         )

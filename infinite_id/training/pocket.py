@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision",
         default="auto",
         choices=("auto", "float32", "bfloat16"),
-        help="auto: bfloat16 on a GPU; on a CPU it pays only with AVX512-BF16 or AMX",
+        help="auto: bfloat16 on a GPU and on a CPU with AMX; it pays with AVX512-BF16 too",
     )
     parser.add_argument("--people", type=int, default=30, help="chunks of 100 people")
     parser.add_argument("--pictures", type=int, default=30, help="chunks of 1000 pictures")
@@ -210,6 +211,8 @@ def make_context(options: argparse.Namespace, device: torch.device) -> Context:
     else:
         people, train, scorer = make_data(options)
     logger.info("data ready: %d people, %d pictures", len(people.face), len(train.images))
+    precision = precision_of(options.precision, device)
+    logger.info("%s on %s", precision, device)
     started = time.time()
     log = options.state / "log.jsonl"
 
@@ -230,7 +233,7 @@ def make_context(options: argparse.Namespace, device: torch.device) -> Context:
     return Context(
         state=options.state,
         device=device,
-        precision=_precision(options.precision, cuda),
+        precision=precision,
         batch_scale=options.batch_scale or (16 if cuda else 1),
         people=people,
         pictures=train,
@@ -245,10 +248,12 @@ def make_context(options: argparse.Namespace, device: torch.device) -> Context:
     )
 
 
-def _precision(wanted: str, cuda: bool) -> Precision:
-    if wanted == "bfloat16":
-        return "bfloat16"
-    return "bfloat16" if cuda and wanted == "auto" else "float32"
+def precision_of(wanted: str, device: torch.device) -> Precision:
+    """ "float32" or "bfloat16"; "auto" takes the latter on a GPU and on a CPU with AMX."""
+    if wanted != "auto":
+        return "bfloat16" if wanted == "bfloat16" else "float32"
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if device.type == "cuda" or known.get("amx_bf16") else "float32"
 
 
 def make_data(options: argparse.Namespace) -> tuple[Faces, Pictures, Pictures]:

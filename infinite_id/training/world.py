@@ -20,7 +20,7 @@ from infinite_id.training.faces_gan import Portrait
 from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
 from infinite_id.training.styles import apply_style
 
-__all__ = ["Composition", "compose"]
+__all__ = ["Composition", "compose", "compose_pair"]
 
 DRAWN = 2
 """Times the size of a picture at which it is drawn."""
@@ -28,6 +28,10 @@ FACE_WIDTH = (30.5 / 64, 33.5 / 64)
 """Width of the face box as a share of the picture's; recognition wants 28 px or more."""
 EYE_DISTANCE = 0.215
 """Of the picture's width, where heads are level: near the face generator's own pixels at 96 px."""
+PAIR_SCALE = 0.62
+"""Of a person in a picture of two, to one alone."""
+PAIR_CENTRES = (0.27, 0.73)
+"""Of the two, as shares of the picture's width."""
 
 Canvas = NDArray[np.float32]
 
@@ -75,16 +79,83 @@ def compose(
     place = _level_placement if EDITIONS[size].level_heads else _placement
     head = _head(portrait, *place(portrait, size, rng), size)
     canvas = _body(canvas, description, head.skin, rng)
-    if DRAWN * size != CANVAS:
-        drawn = (DRAWN * size, DRAWN * size)
-        canvas = np.asarray(
-            cv2.resize(canvas.astype(np.float32), drawn, interpolation=cv2.INTER_CUBIC), np.float32
-        )
+    canvas = _enlarged(canvas, size)
     canvas = canvas * (1 - head.mask) + head.image * head.mask
     canvas = _grade(canvas, description.light)
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
     return Composition(apply_style(picture, description.style, rng), head.landmarks)
+
+
+def compose_pair(
+    portraits: tuple[Portrait, Portrait],
+    descriptions: tuple[Description, Description],
+    rng: np.random.Generator,
+    size: int,
+) -> Composition:
+    """Two people side by side, each `PAIR_SCALE` as large as one alone; `landmarks` are the left's.
+
+    Args:
+        portraits: of the left and of the right person.
+        descriptions: of their clothing; scene, light and style are those of the left.
+        rng: of placement, shades and textures.
+        size: of the picture in pixels, of an edition with level heads.
+    """
+    shared, drawn = descriptions[0], DRAWN * size
+    canvas = apply_light(paint_scene(shared.scene, rng), shared.light, rng)
+    canvas = _enlarged(canvas, size)
+    placed: list[NDArray[np.float32]] = []
+    for portrait, description, centre in zip(portraits, descriptions, PAIR_CENTRES, strict=True):
+        head = _head(portrait, *_level_placement(portrait, size, rng), size)
+        person, cover = _cut_out(head, description, size, rng)
+        # The bottom edge stays where it is.
+        shift = np.array([(centre - PAIR_SCALE / 2) * drawn, (1 - PAIR_SCALE) * drawn])
+        matrix = np.array([[PAIR_SCALE, 0, shift[0]], [0, PAIR_SCALE, shift[1]]])
+        person, cover = (
+            np.asarray(
+                cv2.warpAffine(part, matrix, (drawn, drawn), flags=cv2.INTER_AREA), np.float32
+            )
+            for part in (person, cover)
+        )
+        # Colours were multiplied by their cover, so that edges do not darken.
+        canvas = np.asarray(canvas * (1 - cover[..., None]) + person, np.float32)
+        centred = (head.landmarks + 0.5) * DRAWN * PAIR_SCALE + shift
+        placed.append((centred / DRAWN - 0.5).astype(np.float32))
+    canvas = _grade(canvas, shared.light)
+    small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
+    return Composition(apply_style(picture, shared.style, rng), placed[0])
+
+
+def _cut_out(
+    head: _Head, description: Description, size: int, rng: np.random.Generator
+) -> tuple[Canvas, Canvas]:
+    """A person before nothing: colours times cover (2 S, 2 S, 3), cover (2 S, 2 S) in [0, 1]."""
+    seed = int(rng.integers(2**31))
+    black, white = (
+        _body(
+            np.full((CANVAS, CANVAS, 3), value, np.float32),
+            description,
+            head.skin,
+            np.random.default_rng(seed),
+        )
+        for value in (0.0, 255.0)
+    )
+    # What shows through is background.
+    cover = np.clip(1 - (white - black).mean(axis=2) / 255, 0, 1).astype(np.float32)
+    body, cover = _enlarged(black, size), _enlarged(cover, size)
+    mask = head.mask[..., 0]
+    person = body * (1 - head.mask) + head.image * head.mask
+    return person.astype(np.float32), np.clip(cover * (1 - mask) + mask, 0, 1)
+
+
+def _enlarged(canvas: Canvas, size: int) -> Canvas:
+    """What was painted on `CANVAS` px at the size of the drawing."""
+    drawn = DRAWN * size
+    if drawn == CANVAS:
+        return canvas
+    larger = cv2.resize(canvas.astype(np.float32), (drawn, drawn), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(larger, np.float32)
 
 
 _Placement = tuple[NDArray[np.float64], tuple[int, int], tuple[int, int]]

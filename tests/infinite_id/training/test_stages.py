@@ -24,7 +24,7 @@ from infinite_id.training.dataset import Pictures
 from infinite_id.training.export import export, restore
 from infinite_id.training.face_network_file import load_face_network
 from infinite_id.training.pack import Faces, read_pack, write_pack
-from infinite_id.training.pocket import main
+from infinite_id.training.pocket import main, precision_of
 from infinite_id.training.stages import STAGES, train_stage
 from tests.full_disk import files_of_at_most
 
@@ -38,6 +38,7 @@ def pictures(count: int, people: int, size: int = 64) -> Pictures:
         portrait=rng.integers(3, size=count),
         captions=np.array([caption(draw_description(rng), rng) for _ in range(count)]),
         style=np.array(["photo"] * count),
+        other=np.full(count, -1),
         landmarks=np.tile(
             (size / 64 * (ARCFACE_TEMPLATE * 0.3 + [15, 12])).astype(np.float32), (count, 1, 1)
         ),
@@ -158,6 +159,23 @@ def test_a_folded_scale_gives_normal_latents_and_the_same_pictures():
         folded = vae.decode(own).sample
         plain = pocket.build_vae(96).decode(before.mean).sample
     torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "tiles", "precision"),
+    [
+        ("auto", "cuda", False, "bfloat16"),
+        ("auto", "cpu", True, "bfloat16"),
+        ("auto", "cpu", False, "float32"),
+        ("float32", "cuda", True, "float32"),
+        ("bfloat16", "cpu", False, "bfloat16"),
+    ],
+)
+def test_half_precision_is_taken_where_it_pays(
+    wanted: str, device: str, tiles: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
+    assert precision_of(wanted, torch.device(device)) == precision
 
 
 def test_another_edition_begins_with_the_image_text_models_alone(state: Path, tmp_path: Path):

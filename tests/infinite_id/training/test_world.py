@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinite_id.faces.detection import FaceBackend, find_faces
+from infinite_id.faces.detection import FaceBackend, align_face, find_faces
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.pocket.weights import EDITIONS
 from infinite_id.training.captions import (
@@ -21,6 +21,7 @@ from infinite_id.training.captions import (
     Description,
     caption,
     draw_description,
+    pair_caption,
 )
 from infinite_id.training.dataset import (
     SPLITS,
@@ -32,7 +33,7 @@ from infinite_id.training.dataset import (
     split_of,
 )
 from infinite_id.training.text import tokenize
-from infinite_id.training.world import compose
+from infinite_id.training.world import compose, compose_pair
 
 faces_gan = pytest.importorskip("infinite_id.training.faces_gan")
 pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
@@ -173,6 +174,40 @@ def test_landmarks_of_the_larger_edition_are_where_a_detector_finds_them(
     assert np.abs(differences).mean() < 1.5
 
 
+def test_two_people_stand_side_by_side(frontal: list, backend: FaceBackend):
+    portraits = (frontal[0].portraits[0], frontal[1].portraits[0])
+    descriptions = (PLAIN, replace(PLAIN, color="green", garment="jacket"))
+    made = compose_pair(portraits, descriptions, np.random.default_rng(4), 96)
+    assert made.image.shape == (96, 96, 3)
+    found = backend.detect(cv2.resize(made.image, (384, 384), interpolation=cv2.INTER_CUBIC))
+    left, right = sorted((face.scaled(1 / 4) for face in found), key=lambda face: face.bbox[0])
+    assert np.abs(left.landmarks - made.landmarks).mean() < 1.5
+    eyes = [face.landmarks[:2].mean(axis=0)[0] / 96 for face in (left, right)]
+    assert eyes == pytest.approx([0.27, 0.73], abs=0.03)
+    for columns, color in ((slice(12, 20), "red"), (slice(76, 84), "green")):
+        seen = np.median(made.image[88:, columns].reshape(-1, 3), axis=0)
+        nearest = min(COLORS, key=lambda name: np.linalg.norm(seen - np.array(COLORS[name])))
+        assert nearest == color
+    for face, own, other in ((left, 0, 1), (right, 1, 0)):
+        aligned = align_face(made.image, face.landmarks)
+        seen = backend.embed(aligned[None])[0]
+        assert seen @ portraits[own].face > seen @ portraits[other].face + 0.2
+
+
+def test_captions_of_two_name_both_within_the_text_encoders_reach():
+    rng = np.random.default_rng(0)
+    drawn = [draw_description(rng) for _ in range(400)]
+    texts = [pair_caption(*two, rng) for two in zip(drawn[::2], drawn[1::2], strict=True)]
+    assert all(text.startswith("two people, a ") for text in texts)
+    assert all(" on the left and a " in text and " on the right" in text for text in texts)
+    one, other = drawn[:2]
+    assert any(one.color in text.split(" on the left")[0] for text in texts[:1])
+    assert other.color in texts[0].split(" on the left")[1]
+    ids = tokenize(texts)
+    # The last token ends the text: nothing was cut.
+    assert int((ids != ids[0, -1]).sum(dim=1).max()) < ids.shape[1] - 1
+
+
 def test_chunks_of_editions_lie_side_by_side(frontal: list, tmp_path: Path):
     from infinite_id.training import dataset
 
@@ -183,6 +218,13 @@ def test_chunks_of_editions_lie_side_by_side(frontal: list, tmp_path: Path):
     made = load_pictures(tmp_path, own, "train", 1, 96)
     assert made.images.shape == (1000, 96, 96, 3)
     assert np.mean(made.style == "photo") == pytest.approx(EDITIONS[96].photo_share, abs=0.06)
+    assert np.mean(made.other >= 0) == pytest.approx(EDITIONS[96].pair_share, abs=0.04)
+    assert np.all(made.other != made.person)
+    pair = int(np.flatnonzero(made.other >= 0)[0])
+    assert made.captions[pair].startswith("two people, ")
+    lone = made.lone_photos()
+    assert set(made.style[lone]) == {"photo"}
+    assert np.all(made.other[lone] < 0)
     assert made.first(3).images.shape == (3, 96, 96, 3)
 
 
