@@ -297,7 +297,7 @@ def test_slices_offload_and_compilation_change_no_picture(ada: Identity) -> None
     assert apart(half, plain) > 0
 
 
-PRESET_NAMES = "sdxl_plus_face, sdxl_plus_face_open, sdxl_faceid, sdxl_faceid_plusv2"
+PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_path)
 
 
 @pytest.mark.parametrize(
