@@ -1,0 +1,34 @@
+"""Photos by the names that the pages use: those of the sample people."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+SAMPLES = Path(__file__).parents[1] / "pipelines/data/samples"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ada-1.jpg, ada-2.jpg, ada.jpg, bob.jpg and group.jpg, as the current one."""
+    for name, number in (("ada-1", 1), ("ada-2", 1), ("ada", 1), ("bob", 2)):
+        shutil.copy(SAMPLES / f"person-{number}.png", tmp_path / f"{name}.jpg")
+    group = _side_by_side([SAMPLES / f"person-{number}.png" for number in (1, 2, 3)])
+    group.save(tmp_path / "group.jpg", format="PNG")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _side_by_side(paths: list[Path]):
+    from PIL import Image
+
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    width = sum(picture.width for picture in pictures)
+    row = Image.new("RGB", (width, max(picture.height for picture in pictures)))
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row
