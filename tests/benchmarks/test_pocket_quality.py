@@ -130,7 +130,7 @@ def test_a_comparison_is_ours_minus_the_others_on_the_same_request() -> None:
             assert found[figure] == pytest.approx(sign * mean)
             low, high = found[f"{figure}_low"], found[f"{figure}_high"]
             # Paired: the scores vary by 0.8 from request to request, the differences by 0.2.
-            assert low <= found[figure] <= high < low + 0.1
+            assert low <= found[figure] <= high < low + 0.2
             assert (low > 0) == (sign > 0)
     assert len(found) == 3 * sum(len(scores) for _, scores in COMPARISONS.values())
 

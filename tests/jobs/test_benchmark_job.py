@@ -86,9 +86,9 @@ def test_mlflow_has_one_run_a_method_under_the_benchmark(finished):
     runs = client.search_runs([experiment.experiment_id])
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     assert len(parents) == 1
-    assert parents[0].data.metrics["count/pictures"] == 14
+    assert parents[0].data.metrics["pictures"] == 14
     assert parents[0].data.params["preset"] == "pocket"
-    children = {r.info.run_name: r for r in runs if r not in parents}
+    children = {r.data.tags["method"]: r for r in runs if r not in parents}
     assert set(children) == {"infinite_id", "text_only"}
     report = json.loads((finished[0] / "report" / "report.json").read_text())
     for entry in report["methods"]:
