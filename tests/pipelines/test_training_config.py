@@ -49,7 +49,7 @@ def test_more_steps_do_not_make_a_checkpoint_foreign():
     ("values", "message"),
     [
         ({"learning_rate": -1}, "learning_rate is -1"),
-        ({"rate": 1}, "unknown key 'rate', allowed: data"),
+        ({"rate": 1}, "unknown key 'rate', allowed: preset, base"),
         ({"preset": "large"}, "^the command line: preset is 'large': allowed: pocket, sdxl"),
         ({"precision": "float16"}, "precision is 'float16'"),
     ],
