@@ -93,7 +93,7 @@ def test_all_goes_on_after_one_that_fails_and_says_so_in_its_exit_code(
     options = ["--scenario", "all", "--output", f"file://{tmp_path}/all"]
     code, said, _ = benchmark(capsys, monkeypatch, folder, *options)
     assert code == 1, said
-    assert f"failed: broken: photos folder {tmp_path}/nobody does not exist" in said
+    assert f"failed: broken: identities {tmp_path}/nobody does not exist" in said
     assert "failed: poor: a requirement is not met" in said
     page = (tmp_path / "all" / "report.html").read_text()
     assert 'href="good/report/report.html"' in page
@@ -119,7 +119,7 @@ def test_all_that_fail_are_one_sentence_with_exit_code_1(capsys, monkeypatch, tm
     options = ["--identities", str(tmp_path / "none"), "--output", str(tmp_path / "all")]
     code, _, said = benchmark(capsys, monkeypatch, folder, "--scenario", "all", *options)
     assert code == 1
-    assert said.startswith("failed: every scenario failed, the first with: photos folder ")
+    assert said.startswith("failed: every scenario failed, the first with: identities ")
     assert said.count("\n") == 1
 
 
