@@ -64,7 +64,8 @@ lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/installed-dev  ## format the code
+format: $(VENV)/installed-dev  ## format the code, make the blocking client from the asyncio one
+	@$(BIN)/python .ci/generate_client.py
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

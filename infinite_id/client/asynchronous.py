@@ -1,4 +1,4 @@
-"""The asyncio client: `infinite_id.client.synchronous` with await."""
+"""The asyncio client; the blocking one is made from this file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["AsyncClient"]
 
 
 class AsyncClient:
-    """The service at one address, for one event loop.
+    """The service at one address. Safe in several threads or, with await, in one event loop.
 
     Every method raises ServiceError with the service's code and sentence, ConnectionError or
     TimeoutError.
@@ -110,7 +110,8 @@ class AsyncClient:
     async def photo(self, identity: Who, number: int = 0) -> bytes:
         """A photo that was kept: a JPEG file without metadata, upright."""
         path = f"/v1/identities/{who_id(identity)}/photos/{number}"
-        return (await self._request("GET", path)).content
+        kept = await self._request("GET", path)
+        return kept.content
 
     async def remove_identity(self, identity: Who) -> None:
         """Makes the service forget a person at once."""
@@ -160,7 +161,7 @@ class AsyncClient:
         """As `generate`, step by step; the pictures come last.
 
         An attempt that is made again starts with another `Queued`. Closing the iterator early
-        (`contextlib.aclosing`) cancels the work.
+        cancels the work.
         """
         return self._events(generate_body(prompt, identity, mix, photos, options))
 
@@ -187,7 +188,8 @@ class AsyncClient:
         return Settings.model_validate(await self._json("GET", "/v1/settings"))
 
     async def _json(self, method: str, path: str, **content: Any) -> Any:
-        return (await self._request(method, path, **content)).json()
+        answer = await self._request(method, path, **content)
+        return answer.json()
 
     async def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         for attempt in itertools.count(1):

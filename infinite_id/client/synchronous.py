@@ -1,4 +1,4 @@
-"""The blocking client."""
+"""The blocking client: made from `asynchronous.py` by `make format`, not by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Client"]
 
 
 class Client:
-    """The service at one address. Safe in several threads.
+    """The service at one address. Safe in several threads or, with await, in one event loop.
 
     Every method raises ServiceError with the service's code and sentence, ConnectionError or
     TimeoutError.
@@ -109,7 +109,8 @@ class Client:
     def photo(self, identity: Who, number: int = 0) -> bytes:
         """A photo that was kept: a JPEG file without metadata, upright."""
         path = f"/v1/identities/{who_id(identity)}/photos/{number}"
-        return self._request("GET", path).content
+        kept = self._request("GET", path)
+        return kept.content
 
     def remove_identity(self, identity: Who) -> None:
         """Makes the service forget a person at once."""
@@ -184,7 +185,8 @@ class Client:
         return Settings.model_validate(self._json("GET", "/v1/settings"))
 
     def _json(self, method: str, path: str, **content: Any) -> Any:
-        return self._request(method, path, **content).json()
+        answer = self._request(method, path, **content)
+        return answer.json()
 
     def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         for attempt in itertools.count(1):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from infinite_id import factories
 from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 from infinite_id.pocket import model as pocket
 from infinite_id.pocket import weights as pocket_weights
@@ -89,7 +90,7 @@ def test_what_was_trained_is_what_loads(
         request.getfixturevalue("state" if size == 64 else "large_state"), tmp_path, size
     )
     assert steps == dict.fromkeys(STAGES, 1)
-    for module in (pocket, pocket_weights):
+    for module in (pocket, pocket_weights, factories):
         monkeypatch.setattr(module, "POCKET_DIR", tmp_path)
     (tmp_path / "tokenizer").symlink_to(Path(pocket.__file__).parent / "assets/pocket/tokenizer")
     pocket_weights.manifest.cache_clear()

@@ -175,7 +175,7 @@ def counted(address: str, sample: str) -> list[float]:
         lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         values = {name: float(value) for name, value in lines}
         # When its counter was made names the replica.
-        found[values["pictures_created"]] = values.get(sample, 0.0)
+        found[values["infinite_id_service_pictures_created"]] = values.get(sample, 0.0)
         if len(found) == 2:
             return list(found.values())
     raise AssertionError("one of two ingress replicas never answers")
