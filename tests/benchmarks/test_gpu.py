@@ -12,6 +12,7 @@ from benchmarks import gpu
 from benchmarks.run import check
 
 
+@pytest.mark.timeout(600)
 def test_parts_leave_their_figures_as_they_come(tmp_path: Path, monkeypatch, capsys):
     wanted = ("eager", "fewer_rows")
     few = [replace(p, seconds=280) for p in gpu.parts(True, None, tmp_path) if p.name in wanted]
