@@ -6,6 +6,7 @@ from pipelines.run.session import quiet
 
 quiet()
 
+import math
 import os
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -308,20 +309,25 @@ def _check_cluster(found: _Checks, settings: RunConfig) -> None:
 
 def _cluster(found: _Checks, settings: RunConfig) -> tuple[dict[str, float], dict[str, float]]:
     """What there is, and what it can grow to."""
-    most = {"CPU": settings.resources.cluster_cpus, "GPU": settings.resources.cluster_gpus}
+    from pipelines.run.session import cluster_limits
+
+    resources = settings.resources
     if settings.address or os.environ.get("RAY_ADDRESS"):
-        from pipelines.run.session import cluster_limits, ray_session
+        from pipelines.run.session import ray_session
 
         with ray_session(settings.address) as cluster:
-            now, limits = dict(cluster), dict(cluster_limits(cluster, most))
+            now = dict(cluster)
         where = settings.address or os.environ["RAY_ADDRESS"]
     else:
         import torch
 
         now = {"CPU": float(max(4, os.cpu_count() or 1)), "GPU": float(torch.cuda.device_count())}
-        limits = {name: max(number, most[name] or 0.0) for name, number in now.items()}
         where = "this machine"
-    shown = ", ".join(f"{now.get(n, 0):g} {n}s of {limits.get(n, 0):g}" for n in ("CPU", "GPU"))
+    limits = dict(cluster_limits(now, resources, settings.address))
+    shown = ", ".join(
+        f"{now.get(name, 0):g} {name}s of {'?' if math.isinf(most) else f'{most:g}'}"
+        for name, most in limits.items()
+    )
     found.say("cluster", f"{where}: {shown} that it can have")
     return now, limits
 

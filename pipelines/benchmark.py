@@ -103,7 +103,7 @@ def run_benchmark(
         notes=manifests.notes,
     ) as run:
         people, slices = people_stages(config, family, manifests, run.store)
-        await_resources(people, config.resources.wait_seconds)
+        await_resources(people, config.resources.wait_seconds, run.limits)
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, "embeddings", range(len(slices))):
                 run.lease.check()
@@ -116,7 +116,7 @@ def run_benchmark(
         write_requests(run.store, plan)
 
         stages = pictures(plan, run.store, cluster=run.cluster, limits=run.limits)
-        await_resources(stages, config.resources.wait_seconds)
+        await_resources(stages, config.resources.wait_seconds, run.limits)
         committed = np.flatnonzero(unit_flags(run.store, "scores", plan.units))
         finished = sum(plan.unit_rows(int(unit)) for unit in committed)
         with run.timings.measure("images and scores") as phase:

@@ -80,7 +80,7 @@ class Resources(Strict):
     scoring_cpus: float = Field(1.0, gt=0)
     scoring_gpus: float = Field(0.0, ge=0)
     threads: int | None = Field(None, ge=1)
-    # What the cluster can grow to; None: what its autoscaler says, else what is there.
+    # What the cluster can grow to; None: nobody knows, and the run waits.
     cluster_cpus: float | None = Field(None, gt=0)
     cluster_gpus: float | None = Field(None, ge=0)
     wait_seconds: float = Field(900.0, ge=0)  # for a cluster to grow

@@ -27,7 +27,7 @@ class OpenRun:
         lease: on the folder; checked after each unit.
         timings: of phases, over all resumes.
         cluster: resources as `ray.cluster_resources()` gives them.
-        limits: what it can grow to.
+        limits: what it can grow to, see `cluster_limits`.
     """
 
     folder: RunFolder
@@ -74,10 +74,7 @@ def open_run(
     folder = RunFolder(config.output, config.storage_options, resume=config.resume)
     timings = Timings(folder.record.get("timings", {}))
     with ray_session(config.address) as cluster:
-        resources = config.resources
-        limits = cluster_limits(
-            cluster, {"CPU": resources.cluster_cpus, "GPU": resources.cluster_gpus}
-        )
+        limits = cluster_limits(cluster, config.resources, config.address)
         check(cluster, limits, folder.store)
         with (
             Lease(folder.store) as lease,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from pipelines.plan.job import job_environment
 from pipelines.run.failures import RunFailedError
+from pipelines.settings import Resources
 
 __all__ = ["WORKER_ENVIRONMENT", "cluster_limits", "quiet", "ray_session"]
 
@@ -57,21 +59,25 @@ def _worker_environment() -> dict[str, str]:
 
 
 def cluster_limits(
-    now: Mapping[str, float], settings: Mapping[str, float | None]
+    now: Mapping[str, float], resources: Resources, address: str | None
 ) -> Mapping[str, float]:
-    """What a cluster can grow to, at least what it has now.
+    """CPUs and GPUs that a cluster can have, at least what it has now.
+
+    Infinite where nobody says: an autoscaler tells its limits to no program, and whether there is
+    one cannot be asked either. Those stages wait (`pipelines.stages.waiting`).
 
     Args:
         now: resources as `ray.cluster_resources()` gives them.
-        settings: "CPU" and "GPU" as the user knows them; None asks the cluster's autoscaler, which
-            says nothing where there is none.
+        resources: of the run; `cluster_cpus` and `cluster_gpus` are what the user knows, and
+            without `wait_seconds` a cluster is what it is now.
+        address: of the cluster, as `ray_session` takes it. One that is started here does not grow.
     """
-    from ray._private.state import state  # no public function gives the autoscaler's limits
-
-    known = state.get_max_resources_from_cluster_config() or {}
+    here = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    unknown = 0.0 if here or not resources.wait_seconds else math.inf
+    told = {"CPU": resources.cluster_cpus, "GPU": resources.cluster_gpus}
     return {
-        name: max(now.get(name, 0.0), settings.get(name) or float(known.get(name, 0.0)))
-        for name in {*now, *known, *settings}
+        name: max(now.get(name, 0.0), unknown if most is None else most)
+        for name, most in told.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -112,8 +113,10 @@ def generation_stage(
     gpus = generation_gpus(config, family)
     units = 0 if plan is None else len(plan) // config.batch_size
     actors, threads = generation_pool(config, family, units, cluster)
-    # A cluster that grows begins with what it has and takes more as it comes.
-    most = actors if limits is None else generation_pool(config, family, units, limits)[0]
+    # A cluster that grows begins with what it has and takes more as it comes; one that grows
+    # nobody knows how far is not asked for more than the run needs.
+    known = {n: cluster.get(n, 0.0) if math.isinf(v) else v for n, v in (limits or {}).items()}
+    most = generation_pool(config, family, units, known)[0] if known else actors
     needs_base = any(METHODS[name].needs_base for name in config.method_names)
     return Stage(
         "images",
@@ -156,7 +159,7 @@ def picture_stages(
         store: the run folder.
         metrics: names, see `eval.suite`; None for the default ones.
         cluster: resources as `ray.cluster_resources()` gives them.
-        limits: what it can grow to; None: no further.
+        limits: what it can grow to, see `cluster_limits`; None: no further.
     """
     resources = config.resources
     return [

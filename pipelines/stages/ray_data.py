@@ -85,7 +85,8 @@ def apply_stage(data: Dataset, stage: Stage, store: Store | None = None) -> Data
     actor = stage.actor
     if isinstance(actor, type):
         actor = metered(stage.name, actor if store is None else _counted(store, stage.name, actor))
-    return data.map_batches(
+    # `map_batches` refuses actors with a GPU where a batch is a whole block, as a unit is.
+    return data.map_batches_internal(
         actor,
         fn_constructor_kwargs=dict(stage.kwargs),
         batch_size=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 def await_resources(
     stages: Sequence[Stage],
     seconds: float,
+    limits: Mapping[str, float],
     *,
     say: Callable[[str], None] = logger.warning,
 ) -> None:
@@ -28,6 +30,7 @@ def await_resources(
     Args:
         stages: that are about to run together.
         seconds: to wait at most.
+        limits: what the cluster can grow to, see `pipelines.run.session.cluster_limits`.
         say: told what is waited for, at once and every half a minute.
 
     Raises:
@@ -37,7 +40,8 @@ def await_resources(
 
     needed = {"CPU": demand(stages, "CPU"), "GPU": demand(stages, "GPU")}
     begin, said = time.monotonic(), -_SAY_SECONDS
-    while missing := _missing(needed, ray.cluster_resources()):
+    while short := _short(needed, have := ray.cluster_resources()):
+        missing = ", ".join(f"{have.get(n, 0.0):g} of {needed[n]:g} {n}s" for n in short)
         if said < 0:
             _ask(_bundles(stages))
         waited = time.monotonic() - begin
@@ -49,7 +53,12 @@ def await_resources(
             )
         if waited - said >= _SAY_SECONDS:
             said = waited
-            say(f"waiting for the cluster to grow: {missing}; {waited:.0f} of {seconds:.0f} s")
+            unknown = [f"resources.cluster_{n.lower()}s" for n in short if math.isinf(limits[n])]
+            hint = f"; whether it can is not known, {' and '.join(unknown)} would say it"
+            say(
+                f"waiting for the cluster to grow: {missing}; {waited:.0f} of {seconds:.0f} s"
+                + hint * bool(unknown)
+            )
         time.sleep(_LOOK_SECONDS)
     if said >= 0:
         # The actors themselves hold the machines from now on; a wish that stays would never let
@@ -57,12 +66,8 @@ def await_resources(
         _ask([])
 
 
-def _missing(needed: Mapping[str, float], have: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{have.get(name, 0.0):g} of {number:g} {name}s"
-        for name, number in needed.items()
-        if number > have.get(name, 0.0) + 1e-6
-    )
+def _short(needed: Mapping[str, float], have: Mapping[str, float]) -> list[str]:
+    return [name for name, number in needed.items() if number > have.get(name, 0.0) + 1e-6]
 
 
 def _bundles(stages: Sequence[Stage]) -> list[dict[str, float]]:

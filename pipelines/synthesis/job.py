@@ -115,7 +115,7 @@ def run_synthesis(
     ) as run:
         people, slices = people_chain(manifests, run.store)
         last = people[-1].name
-        await_resources(people, config.resources.wait_seconds)
+        await_resources(people, config.resources.wait_seconds, run.limits)
         with run.timings.measure("faces and embeddings") as phase:
             for step in stream_units(people, run.store, last, range(len(slices))):
                 run.lease.check()
@@ -175,7 +175,7 @@ def _draw(
 ) -> None:
     """Makes and measures the pictures of a round."""
     stages = _picture_stages(config, family, plan, run.store, places, run.cluster, run.limits)
-    await_resources(stages, config.resources.wait_seconds)
+    await_resources(stages, config.resources.wait_seconds, run.limits)
     there = committed_units(run.store, "scores")
     finished = sum(plan.unit_rows(unit) for unit in plan.units if unit in there)
     with run.timings.measure("images and scores") as phase:

@@ -94,9 +94,9 @@ def fit_people(
             num_cpus=config.resources.generation_cpus,
             num_gpus=gpus,
         )
-        most = {"CPU": config.resources.cluster_cpus, "GPU": config.resources.cluster_gpus}
-        check_stages([stage], ["unit"], cluster_limits(cluster, most))
-        await_resources([stage], config.resources.wait_seconds)
+        limits = cluster_limits(cluster, config.resources, config.address)
+        check_stages([stage], ["unit"], limits)
+        await_resources([stage], config.resources.wait_seconds, limits)
         data = apply_stage(unit_blocks(np.arange(identities.num_rows)), stage)
         for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -121,45 +123,85 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def head():
-    """A Ray head with its job server, on loopback ports of its own."""
+def _autoscaling(port: int) -> dict:
+    """Ray's own local provider: a head of 4 CPUs without a GPU, and one machine of a GPU to add.
+
+    `ray.cluster_utils.AutoscalingCluster` reads its template from a file that Ray's wheel has not,
+    and stops every Ray of the machine when it starts.
+    """
+    lists = ("initialization_commands", "setup_commands", "rsync_exclude", "rsync_filter")
+    commands = [f"{w}_{c}_commands" for w in ("head", "worker") for c in ("setup", "start_ray")]
+    return {
+        "cluster_name": "growing",
+        "max_workers": 1,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{port}",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
+            "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "max_workers": 1},
+        },
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{name: [] for name in (*lists, *commands, "cluster_synced_files")},
+        "file_mounts_sync_continuously": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A Ray head with its job server and an autoscaler, on loopback ports of its own."""
     port, dashboard = _free_port(), _free_port()
+    place = tempfile.mkdtemp(prefix="ray-")  # a path of pytest's is too long for its sockets
+    autoscaling = tmp_path_factory.mktemp("autoscaler") / "config.json"
+    autoscaling.write_text(json.dumps(_autoscaling(port)))
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    subprocess.run(
-        [
-            *(RAY, "start", "--head", "--num-cpus=4", "--include-dashboard=true"),
-            *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
-            *("--node-ip-address=127.0.0.1", f"--temp-dir=/tmp/ray-{port}"),
-        ],
-        env=environment,
-        capture_output=True,
-        timeout=90,
-        check=True,
-    )
-    yield f"http://127.0.0.1:{dashboard}", environment
-    # `ray stop` would end every cluster of this machine.
-    for process in psutil.process_iter(["cmdline"]):
-        if f"/ray-{port}" in " ".join(process.info["cmdline"] or ()):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+    try:
+        subprocess.run(
+            [
+                *(RAY, "start", "--head", "--num-cpus=4", "--num-gpus=0"),
+                *(f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={place}"),
+                *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+                *(f"--dashboard-port={dashboard}", f"--autoscaling-config={autoscaling}"),
+            ],
+            env=environment,
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        # `ray stop` would end every cluster of this machine.
+        for process in psutil.process_iter(["cmdline"]):
+            if place in " ".join(process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def test_the_job_runs_on_a_cluster_by_job_submission(head, tmp_path):
+def _submit(head: tuple[str, dict], folder: Path, *options: str) -> str:
     address, environment = head
     done = subprocess.run(
         [
             *(RAY, "job", "submit", "--address", address, "--working-dir", "."),
             # The very file that the page names.
             *("--runtime-env", "cluster/runtime_env.yaml", "--"),
-            *("python", "jobs/benchmark.py", *OPTIONS, "--output", str(tmp_path / "run")),
+            *("python", "jobs/benchmark.py", *OPTIONS, *options),
         ],
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -167,5 +209,29 @@ def test_the_job_runs_on_a_cluster_by_job_submission(head, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert pq.read_table(tmp_path / "run" / "images").num_rows == 7
-    assert "7 pictures of 7 people" in done.stdout
+    return done.stdout
+
+
+def test_a_cluster_that_begins_without_a_gpu_takes_the_submitted_job_and_resumes_it(head, tmp_path):
+    job = [
+        # A folder of the working directory, which Ray unpacks at a path of its content's digest.
+        *("--identities", "tests/assets", "--output", str(tmp_path / "run"), "--resume"),
+        *("--set", "resources={generation_gpus: 1, wait_seconds: 120}"),
+    ]
+    said = _submit(head, ROOT, *job)
+    assert "waiting for the cluster to grow: 0 of 1 GPUs" in said
+    assert "7 pictures of" in said
+    images = pq.read_table(tmp_path / "run" / "images")
+    assert images.num_rows == 7
+    manifest = pq.read_table(tmp_path / "run" / "manifests" / "identities.parquet").to_pylist()
+    assert manifest[0]["photos"][0]["uri"] == "tests/assets/person0_0.heic"
+
+    # The next upload has other contents, and with them another path.
+    other = tmp_path / "checkout"
+    for name in ("jobs", "cluster", "tests/assets"):
+        shutil.copytree(ROOT / name, other / name)
+    (other / "tests" / "assets" / "notes.txt").write_text("written since")
+    said = _submit(head, other, *job)
+    assert "waiting for the cluster" not in said
+    assert "7 pictures of" in said
+    assert pq.read_table(tmp_path / "run" / "images").equals(images)

@@ -20,6 +20,11 @@ def test_every_private_name_of_ray_is_still_there():
         from ray.data._internal.execution.streaming_executor import StreamingExecutor
     except ImportError as error:
         pytest.fail(f"this release of Ray has moved a name that ray_data.py uses: {error}")
+    from ray.data import Dataset
+
+    assert hasattr(Dataset, "map_batches_internal"), (
+        "Ray's Dataset has no map_batches_internal any more: stages with a GPU are refused"
+    )
     for method in ("can_add_input", "max_task_output_bytes_to_read"):
         assert hasattr(names.BackpressurePolicy, method), (
             f"Ray's BackpressurePolicy has no {method} any more: BoundedQueues bounds nothing"
@@ -40,17 +45,6 @@ def test_every_private_name_of_ray_is_still_there():
             )
 
 
-def test_the_autoscalers_limits_can_still_be_asked():
-    try:
-        from ray._private.state import state
-    except ImportError as error:
-        pytest.fail(f"this release of Ray has moved a name that run/session.py uses: {error}")
-    assert callable(getattr(state, "get_max_resources_from_cluster_config", None)), (
-        "Ray's state has no get_max_resources_from_cluster_config any more: cluster_limits in "
-        "run/session.py cannot tell what a cluster grows to"
-    )
-
-
 def test_no_other_file_of_the_run_path_knows_ray_data():
     knows = {
         str(path.relative_to(ROOT))
@@ -58,8 +52,7 @@ def test_no_other_file_of_the_run_path_knows_ray_data():
         for path in (ROOT / name).rglob("*.py")
         if re.search(r"ray\.data\b|ray\.[a-z_.]*_(internal|private)", path.read_text("utf-8"))
     }
-    # A training reads its photos with Ray Data; a session imports it ahead of time and asks for
-    # the autoscaler's limits, which stages, a floor above, cannot do for it.
+    # A training reads its photos with Ray Data; a session imports it ahead of time.
     allowed = {
         "pipelines/stages/ray_data.py",
         "pipelines/run/session.py",

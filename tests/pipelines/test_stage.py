@@ -39,7 +39,7 @@ def test_misfits_are_named(stages, first, cluster, message):
 class RecordingDataset:
     """Records what a dataset is asked for, without a cluster."""
 
-    def map_batches(self, actor, **kwargs):
+    def map_batches_internal(self, actor, **kwargs):
         self.actor, self.kwargs = actor, kwargs
         return self
 
