@@ -286,12 +286,11 @@ def _check_output(found: _Checks, settings: RunConfig) -> None:
 def _check_tracking(found: _Checks, settings: RunConfig) -> None:
     if not isinstance(settings, BenchmarkConfig):
         return
-    from jobs.tracking import check_tracking, experiment_name, tracking_address
-    from pipelines.tables.storage import shown
+    from jobs.tracking import check_tracking, experiment_name, tracked_where, tracking_address
 
     uri = tracking_address(settings.tracking_uri, settings.output)
     check_tracking(uri, experiment_name(settings.experiment))
-    found.say("MLflow", "off" if uri is None else shown(uri))
+    found.say("MLflow", "off" if uri is None else tracked_where(uri, settings.output))
 
 
 def _check_cluster(found: _Checks, settings: RunConfig) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from jobs.console import console
+from pipelines.plan.job import job_folder
 from pipelines.tables.storage import Store, shown
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "mlflow_client",
     "reason_of",
     "send_run",
+    "tracked_where",
     "tracking_address",
 ]
 
@@ -47,7 +49,8 @@ def tracking_address(uri: str | None, output: str) -> str | None:
 
     Args:
         uri: MLflow's address; "none" for nowhere; None for MLFLOW_TRACKING_URI, and without it a
-            SQLite file beside a local output.
+            SQLite file beside a local output. Beside an output on an object store there is no place
+            for one: it is then runs/mlflow.db of this process's working directory.
         output: run folder.
 
     Returns:
@@ -58,10 +61,20 @@ def tracking_address(uri: str | None, output: str) -> str | None:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri is None:
         store = Store(output)
-        return _sqlite_address(Path(store.root).parent / "mlflow.db") if store.is_local else None
+        folder = Path(store.root).parent if store.is_local else Path("runs")
+        return _sqlite_address(folder / "mlflow.db")
     if uri.startswith(_SQLITE) and _sqlite_path(uri).name:
         return _sqlite_address(_sqlite_path(uri))
     return uri
+
+
+def tracked_where(uri: str, output: str) -> str:
+    """The address for a line of output; of a SQLite file that is not beside its run, the machine
+    too, and that it goes with a job."""
+    if not uri.startswith(_SQLITE) or Store(output).is_local:
+        return shown(uri)
+    goes = " (it goes with the job's working directory)" if job_folder() else ""
+    return f"{shown(uri)} on {socket.gethostname()}{goes}; MLFLOW_TRACKING_URI names a server"
 
 
 def _sqlite_address(path: Path) -> str:
@@ -264,4 +277,4 @@ def send_run(
         if require:
             raise typer.Exit(1) from error
         return
-    console.print(f"MLflow:   {shown(uri)}", markup=False)
+    console.print(f"MLflow:   {tracked_where(uri, run)}", markup=False)

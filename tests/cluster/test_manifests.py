@@ -15,6 +15,7 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from infinite_id.methods import METHODS, trained_weights
 from pipelines.serving.config import ServiceConfig
 from pipelines.settings import BenchmarkConfig
 
@@ -197,6 +198,16 @@ def test_job_settings_are_read_by_the_pipeline_and_share_one_gpu() -> None:
 def test_serve_configs_follow_ray_schema() -> None:
     text = documents(KUBERAY / "rayservice.yaml")[0]["spec"]["serveConfigV2"]
     inside = ServeDeploySchema(**yaml.safe_load(text))
+    args = inside.applications[0].args
+    service = ServiceConfig(**args)
+    assert not service.open
+    family = service.family()
+    assert family.name == "sdxl_plus_face_open"
+    for method in service.methods:
+        trained_weights(METHODS[method], family, lambda address: True)  # raises where none are
+    (gpu,) = [g for g in SPECS["rayservice"]["workerGroupSpecs"] if g["groupName"] == "gpu-spot"]
+    assert service.generator_gpus == float(gpu["rayStartParams"]["num-gpus"])
+    assert service.generator_replicas == gpu["maxReplicas"]
     local = ServeDeploySchema(**yaml.safe_load((CLUSTER / "serve.yaml").read_text()))
     assert inside.applications[0].import_path == local.applications[0].import_path
     assert local.http_options.host == "127.0.0.1"

@@ -64,7 +64,7 @@ def bucket():
     server.stop()
 
 
-def test_manifests_photos_and_results_live_in_a_bucket(bucket):
+def test_manifests_photos_and_results_live_in_a_bucket(bucket, tmp_path):
     filesystem, environment, options = bucket
     identities = demo_identities()
     photo = Path(identities["photos"][0][0]["uri"].as_py())
@@ -85,6 +85,7 @@ def test_manifests_photos_and_results_live_in_a_bucket(bucket):
             *("--identities", "s3://bucket/manifests/identities.parquet"),
             *("--output", "s3://bucket/runs/one"),
         ],
+        cwd=tmp_path,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

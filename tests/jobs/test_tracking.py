@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from jobs.tracked_run import log_run
-from jobs.tracking import tracking_address
+from jobs.tracking import tracked_where, tracking_address
 from tests.jobs.tracked import database, parents, template, write_finished
 
 __all__ = ["database", "template"]
@@ -120,6 +121,15 @@ def test_where_a_run_is_logged(tmp_path, monkeypatch):
     assert tracking_address(None, "~/a") == beside
     assert tracking_address("sqlite:///mlflow.db", "runs/a") == beside
     assert tracking_address("http://host", "runs/a") == "http://host"
+    # Beside an object store: of the machine that the driver runs on, which the line names.
+    uri = tracking_address(None, "s3://bucket/runs/a")
+    assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    said = tracked_where(uri, "s3://bucket/runs/a")
+    assert said == f"{uri} on {socket.gethostname()}; MLFLOW_TRACKING_URI names a server"
+    assert tracked_where(beside, "a") == beside
+    job = json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+    assert "(it goes with the job's working directory)" in tracked_where(uri, "s3://bucket/a")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     assert tracking_address(None, "a") == "http://elsewhere"
     assert tracking_address("none", "a") is None
