@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from jobs.serve import serve
 from jobs.synthesize import synthesize
 from jobs.train import train
 
-__all__ = ["main"]
+__all__ = ["EXAMPLES", "main"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +55,32 @@ def _options(
     """Infinite-ID on Ray: pictures that keep the person and follow the prompt."""
 
 
+# What a user types first; every one is parsed in the tests.
+EXAMPLES = {
+    "benchmark": "infinite-id benchmark --identities photos --limit 20 --output runs/first",
+    "check": "infinite-id check run.yaml --for benchmark --output runs/first",
+    "presets": "infinite-id presets",
+    "report": "infinite-id report runs/first",
+    "status": "infinite-id status runs/first",
+    "compare": "infinite-id compare runs/old runs/new --fail identity_margin=0.02",
+    "export": "infinite-id export runs/first --output sets/first --format webdataset",
+    "plan": "infinite-id plan --identities photos --per-person 100 --images-per-second 0.8",
+    "synthesize": "infinite-id synthesize --identities photos --per-person 20 --output runs/set",
+    "train": "infinite-id train --data pairs.parquet --output runs/adapter --steps 1000",
+    "dreambooth": "infinite-id dreambooth --identities photos --output loras",
+    "serve": "infinite-id serve --preset pocket --port 8000",
+    "methods": "infinite-id methods",
+    "metrics": "infinite-id metrics",
+    "styles": "infinite-id styles",
+    "manifest build": "infinite-id manifest build --photos photos --output manifests",
+    "manifest check": "infinite-id manifest check manifests/identities.parquet",
+}
+
+
+def _add(to: typer.Typer, name: str, command: Callable[..., None], group: str = "") -> None:
+    to.command(name, epilog=f"Example: {EXAMPLES[group + name]}")(command)
+
+
 for command in (
     benchmark,
     check,
@@ -71,9 +98,9 @@ for command in (
     metrics,
     styles,
 ):
-    app.command(command.__name__)(command)
-manifest.command("build")(manifest_build)
-manifest.command("check")(manifest_check)
+    _add(app, command.__name__, command)
+_add(manifest, "build", manifest_build, "manifest ")
+_add(manifest, "check", manifest_check, "manifest ")
 
 
 def main() -> None:

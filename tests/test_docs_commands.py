@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.exceptions import TyperException
 
-from jobs.cli import app
+from jobs.cli import EXAMPLES, app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,7 +37,8 @@ def arguments(line: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("page", "line"),
-    [(page.name, line) for page in PAGES for line in commands(page)],
+    [(page.name, line) for page in PAGES for line in commands(page)]
+    + [("--help", line) for line in EXAMPLES.values()],
     ids=lambda value: value[:60],
 )
 def test_a_documented_command_is_taken(page: str, line: str):
