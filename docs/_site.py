@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 REPOSITORY_LINK = re.compile(
-    r"\[([^\]]+)\]\((?:\.\./)+((?:infinite_id|jobs|benchmarks|tests|eval|cluster|examples)/[^)]+)\)"
+    r"\[([^\]]+)\]\((?:\.\./)+((?:infinite_id|jobs|benchmarks|tests|eval|cluster|examples|integrations)/[^)]+)\)"
 )
 ATTRIBUTE = re.compile(r" {4}([a-z_]+(?:, [a-z_]+)*): (.*)")
 

@@ -1,0 +1,5 @@
+"""Infinite-ID as ComfyUI nodes: this folder is what lies, or is linked, in `custom_nodes`."""
+
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
