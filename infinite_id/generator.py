@@ -9,16 +9,22 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
+from infinite_id.faces.detection import FaceBackend
+from infinite_id.faces.loading import load_face_backend
 from infinite_id.identity.adapter import StreamAdapter, request_tokens
+from infinite_id.regions import Box
 from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
+from infinite_id.sampler.placing import placed
 from infinite_id.sampler.previews import preview_callback
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, PreviewHook
 
@@ -28,6 +34,7 @@ __all__ = [
     "StepHooks",
     "StreamGenerator",
     "TextOnlyGenerator",
+    "boxes_of",
     "settled",
 ]
 
@@ -61,6 +68,13 @@ def settled(request: GenerationRequest, sampler: SamplerConfig) -> GenerationReq
     if request.identity_scale is not None and not math.isfinite(request.identity_scale):
         raise ValueError(f"identity_scale is {request.identity_scale}, allowed: a finite number")
     return replace(request, num_inference_steps=steps, guidance_scale=guidance)
+
+
+def boxes_of(request: GenerationRequest) -> tuple[Box, ...] | None:
+    """The boxes of a group's people; None: nobody's, or masks."""
+    regions = () if request.group is None else request.group.regions or ()
+    boxes = tuple(one for one in regions if not isinstance(one, np.ndarray))
+    return boxes if boxes and len(boxes) == len(regions) else None
 
 
 class LatentGenerator(ABC):
@@ -107,6 +121,22 @@ class LatentGenerator(ABC):
         own = self.sampler.guidance_scale
         return [own if r.guidance_scale is None else r.guidance_scale for r in requests]
 
+    def placed(
+        self, requests: Sequence[GenerationRequest], hooks: StepHooks
+    ) -> list[GenerationRequest]:
+        """Requests of one group of `alike` with a region for each person of a group.
+
+        Raises:
+            ValueError: this method cannot show a group, or a group's people have no place.
+        """
+        for request in requests:
+            if request.group is not None:
+                raise ValueError(
+                    f"identity {request.identity_id!r} is a group, allowed with this method: one "
+                    "person; Infinite-ID, its ablations and the IP-Adapters take groups"
+                )
+        return list(requests)
+
     def latents(
         self,
         requests: Sequence[GenerationRequest],
@@ -134,10 +164,12 @@ class LatentGenerator(ABC):
             begin = time.perf_counter()
             on_clean = preview_callback(previews, self.base, numbers)
             hooks = StepHooks(on_step, should_stop, on_clean)
+            group = self.placed(group, hooks)
             pictures = self.base.decode(self.latents(group, identities, hooks))
             seconds = (time.perf_counter() - begin) / len(group)
             for number, request, picture in zip(numbers, group, pictures, strict=True):
-                made[number] = GeneratedImage(request.sample_id, picture, seconds)
+                boxes = boxes_of(request)
+                made[number] = GeneratedImage(request.sample_id, picture, seconds, boxes)
         return [made[number] for number in range(len(requests))]
 
 
@@ -199,6 +231,12 @@ class StreamGenerator(LatentGenerator):
 class TextOnlyGenerator(StreamGenerator):
     """The base model without any identity: the floor of identity, the ceiling of semantics."""
 
+    def placed(
+        self, requests: Sequence[GenerationRequest], hooks: StepHooks
+    ) -> list[GenerationRequest]:
+        """Nobody is shown, so nobody needs a place."""
+        return list(requests)
+
 
 class InfiniteIdGenerator(StreamGenerator):
     """Infinite-ID and its ablations, by their `FusionConfig`."""
@@ -217,6 +255,14 @@ class InfiniteIdGenerator(StreamGenerator):
         super().__init__(base, fusion, sampler, revision)
         self.adapter, self._clip_tokens = adapter, clip_tokens
 
+    def placed(
+        self, requests: Sequence[GenerationRequest], hooks: StepHooks
+    ) -> list[GenerationRequest]:
+        """See `infinite_id.sampler.placing`; faces are found by the embedded detector."""
+        steps = requests[0].num_inference_steps or self.sampler.num_inference_steps
+        sampler = replace(self.sampler, num_inference_steps=steps)
+        return placed(self.base, requests, sampler, _detector, hooks.should_stop)
+
     def _adapter(self) -> StreamAdapter:
         return self.adapter
 
@@ -228,3 +274,8 @@ class InfiniteIdGenerator(StreamGenerator):
             tokens=request_tokens(self.adapter, requests, identities),
             null_tokens=self.adapter.null_tokens(self._clip_tokens),
         )
+
+
+@lru_cache(maxsize=1)
+def _detector() -> FaceBackend:
+    return load_face_backend("embedded")

@@ -25,7 +25,15 @@ from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnly
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
 from infinite_id.interface.call import Call, one_each
 from infinite_id.interface.output import InfiniteIDOutput
-from infinite_id.interface.people import MixedIdentity, People, Photo, Somebody
+from infinite_id.interface.people import (
+    GroupIdentity,
+    MixedIdentity,
+    People,
+    Photo,
+    Regions,
+    Somebody,
+    grouped,
+)
 from infinite_id.interface.pretrained import check_pipe, check_trained, configured, fitted
 from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
 from infinite_id.methods import load_generators
@@ -156,6 +164,7 @@ class InfiniteIDPipeline:
         prompt: str | Sequence[str],
         identity: Somebody | Sequence[Somebody] | None = None,
         *,
+        regions: Regions | Sequence[Regions | None] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         style: str | Sequence[str] | None = None,
         method: str = "infinite_id",
@@ -183,7 +192,9 @@ class InfiniteIDPipeline:
             prompt: may hold {subject}, which becomes the identity's class word.
             identity: who is in the picture: a photo (path, bytes, PIL, uint8 array), an `Identity`
                 or its file, a mix. In a list each stands for one picture; a list within the list
-                is several photos of one person.
+                is several photos of one person, or with `regions` several people: a group.
+            regions: of groups: one set of regions a picture, see `group`, None for a picture of
+                one person. "auto" counts for every picture.
             negative_prompt: in place of the style's own.
             style: a name of the style sheet (`infinite-id styles`); its words follow the prompt.
             method: of METHODS.
@@ -218,6 +229,7 @@ class InfiniteIDPipeline:
         rows = one_each(
             prompt=prompt,
             identity=identity,
+            regions=regions,
             negative_prompt=negative_prompt,
             style=style,
             guidance_scale=guidance_scale,
@@ -253,6 +265,7 @@ class InfiniteIDPipeline:
             [request.seed for request in call.requests],
             [request.prompt for request in call.requests],
             call.words,
+            call.regions,
             self.preset.name,
             pixels,
         )
@@ -321,6 +334,22 @@ class InfiniteIDPipeline:
             raise ValueError(f"stack has {len(people)} people, allowed: two or more")
         weights = (1.0,) * len(people)
         return MixedIdentity(tuple(map(self._people.identity, people)), weights, "stack")
+
+    def group(self, *people: Somebody, regions: Regions = "auto") -> GroupIdentity:
+        """Several people in one picture, each in a region of their own (docs/groups.md).
+
+        Args:
+            people: one or more, in the order of the regions.
+            regions: a box (x0, y0, x1, y1) in fractions of the picture for each person, or a mask
+                of the picture's size (PIL, or an array (H, W): bool, uint8, float in [0, 1]).
+                "auto": the prompt's own picture is made first, in few steps, and its faces are
+                given out left to right.
+
+        Raises:
+            ValueError: nobody, or a region that is outside the picture, empty, or covers more than
+                a quarter of another.
+        """
+        return grouped([self._people.identity(one) for one in people], regions)
 
     def to(self, *where: str | torch.device | torch.dtype) -> Self:
         """Moves all weights to a device and, or, a dtype; returns this pipeline.

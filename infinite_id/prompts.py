@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
 import yaml
 
-__all__ = ["Style", "fill_prompt", "shipped_styles"]
+__all__ = ["Style", "fill_prompt", "group_word", "shipped_styles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ def fill_prompt(prompt: str, class_word: str, words: str = "") -> str:
     """`prompt` with `{subject}` replaced by the class word and the style's words behind it."""
     filled = prompt.replace("{subject}", class_word)
     return f"{filled}, {words}" if words else filled
+
+
+def group_word(words: Sequence[str]) -> str:
+    """What `{subject}` becomes for several people: "man and a woman" behind the prompt's "a"."""
+    rest = [f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}" for word in words[1:]]
+    *before, last = [*words[:1], *rest]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,8 @@ from typing import Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.regions import Box, Region
+
 __all__ = [
     "AI_GENERATED",
     "CancelledError",
@@ -24,6 +26,7 @@ __all__ = [
     "Generator",
     "Identity",
     "IdentityEmbedding",
+    "IdentityGroup",
     "IdentityMix",
     "PreviewHook",
 ]
@@ -159,12 +162,26 @@ class IdentityMix:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityGroup:
+    """Several people in one picture, each in a region of their own (docs/groups.md).
+
+    Attributes:
+        people: identity ids, one or more, in the order of the regions.
+        regions: one a person, see `infinite_id.regions`; None: found by the generator, which lets
+            the text stream make the picture first and gives its faces out left to right.
+    """
+
+    people: tuple[str, ...]
+    regions: tuple[Region, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One picture to make. Everything that determines it is here or in the identity.
 
     Attributes:
         sample_id: stable hash of all that determines the picture (`pipelines.tables.manifest`).
-        identity_id: the key of a person, or of a mix.
+        identity_id: the key of a person, of a mix, or of a group.
         method: an entry of `infinite_id.methods.METHODS`.
         prompt: final text, subject word and style suffix filled in.
         negative_prompt: final text; empty for none.
@@ -176,6 +193,7 @@ class GenerationRequest:
             generator's sampler says.
         mix: set where `identity_id` names a mix.
         identity_scale: strength of the identity; None: as the method says.
+        group: set where `identity_id` names a group.
     """
 
     sample_id: str
@@ -191,6 +209,7 @@ class GenerationRequest:
     guidance_scale: float | None = None
     mix: IdentityMix | None = None
     identity_scale: float | None = None
+    group: IdentityGroup | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +220,13 @@ class GeneratedImage:
         sample_id: the request's.
         image: uint8 (H, W, 3) RGB.
         seconds: wall seconds of the batch divided by its size.
+        regions: of a group's people, as they were asked for or found; None: no group, or masks.
     """
 
     sample_id: str
     image: NDArray[np.uint8]
     seconds: float
+    regions: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from infinite_id.attention.fusion import KeyValue, fuse
 from infinite_id.attention.lora import AttentionLora
+from infinite_id.attention.regions import RegionRows
 from infinite_id.config import FusionConfig
 
 __all__ = [
@@ -48,13 +49,14 @@ class StreamContext:
         identity: K'_id, V'_id of each cross-attention layer, each (identities, T, C), already
             normalised towards the text's; None where there is no identity.
         identity_source: int64 (identity rows,): the row of `identity` that each identity row
-            sees; None: row i sees row i.
+            sees; None: row i sees row i. With `regions`, of each pair of a row and a person.
         identity_mask: bool (identities, 1, 1, T), False for padding; None for no padding.
         identity_text: as `text`, as the identity rows see it, where a `lora` makes that differ.
         lora: update of the projections of identity rows.
         unfused_rows: the first identity rows, which fusion leaves alone.
         active: whether the step lies in the range where fusion acts.
         identity_scale: (identity rows, 1, 1) in place of the fusion's own, where rows differ.
+        regions: where the people of groups are seen; None where every row sees one person.
     """
 
     fusion: FusionConfig
@@ -69,6 +71,7 @@ class StreamContext:
     unfused_rows: int = 0
     active: bool = True
     identity_scale: Tensor | None = None
+    regions: RegionRows | None = None
 
     @property
     def lora_scale(self) -> float | Tensor:
@@ -186,7 +189,11 @@ class StreamAttnProcessor:
             if rows is not None:
                 own = KeyValue(own.key[rows], own.value[rows])
                 mask = None if mask is None else mask[rows]
-            seen = _attend(rest, own.key, own.value, attn.heads, mask)
+            regions = streams.regions
+            asking = rest if regions is None else rest[regions.rows]
+            seen = _attend(asking, own.key, own.value, attn.heads, mask)
+            if regions is not None:
+                seen = regions.joined(seen, rest)
             seen = seen * (streams.fusion.identity_scale if scale is None else scale)
             out = seen if out is None else out + seen
         parts.append(torch.zeros_like(rest) if out is None else out)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from infinite_id.attention.fusion import KeyValue
 from infinite_id.attention.lora import AttentionLora
 from infinite_id.attention.processors import cross_attention_layers
+from infinite_id.attention.regions import GroupTokens
 from infinite_id.config import AdapterConfig
 from infinite_id.identity.mappers import IdentityProjector, interpolate, stack
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
@@ -142,11 +143,13 @@ def request_tokens(
     adapter: StreamAdapter,
     requests: Sequence[GenerationRequest],
     identities: Mapping[str, Identity],
-) -> list[Tensor]:
-    """Identity tokens of each request, (T, D), mixes made; each person is projected once.
+) -> list[Tensor | GroupTokens]:
+    """Identity tokens of each request, (T, D), mixes made, or of its group; each person is
+    projected once.
 
     Raises:
-        ValueError: a person is missing or has a bad embedding, or a mix does not fit.
+        ValueError: a person is missing or has a bad embedding, a mix does not fit, or a group has
+            no regions yet.
     """
     known: dict[str, Tensor] = {}
 
@@ -159,8 +162,17 @@ def request_tokens(
             known[key] = adapter.tokens(identities[key].embedding)
         return known[key]
 
-    tokens = []
+    tokens: list[Tensor | GroupTokens] = []
     for request in requests:
+        if request.group is not None:
+            people, regions = request.group.people, request.group.regions
+            if regions is None or not people:
+                raise ValueError(
+                    f"group {request.identity_id!r} has {len(people)} people and the regions "
+                    f"{regions}, allowed here: a region for each of one person or more"
+                )
+            tokens.append(GroupTokens(tuple(person(key) for key in people), regions))
+            continue
         if request.mix is None:
             tokens.append(person(request.identity_id))
             continue

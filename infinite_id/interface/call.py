@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from infinite_id.config import Preset
-from infinite_id.interface.people import MixedIdentity, People
+from infinite_id.interface.people import GroupIdentity, MixedIdentity, People
 from infinite_id.prompts import Style, fill_prompt, shipped_styles
-from infinite_id.types import GenerationRequest, Identity, IdentityMix
+from infinite_id.regions import Region
+from infinite_id.types import GenerationRequest, Identity, IdentityGroup, IdentityMix
 
 __all__ = ["Call", "one_each"]
 
 Row = Mapping[str, Any]
+Shown = Identity | MixedIdentity | GroupIdentity
 _TOP = 2**63 - 1
 
 
@@ -45,7 +47,7 @@ class Call:
     """Requests of one call with the people whom they show.
 
     Args:
-        rows: of `one_each`: prompt, identity, negative_prompt, style, guidance_scale,
+        rows: of `one_each`: prompt, identity, regions, negative_prompt, style, guidance_scale,
             identity_scale, seed.
         images: pictures of each row.
         shared: values of all requests.
@@ -72,7 +74,7 @@ class Call:
         if type(images) is not int or images < 1:
             raise ValueError(f"num_images_per_prompt is {images!r}, allowed: 1 or more")
         self.requests: list[GenerationRequest] = []
-        self.identities: list[Identity | MixedIdentity | None] = []
+        self.identities: list[Shown | None] = []
         self.words: list[str] = []
         self.known: dict[str, Identity] = {}
         self._shared: dict[str, Any] = {"height": family.height, "width": family.width}
@@ -83,30 +85,41 @@ class Call:
                 self._add(row, somebody)
         self._sow(rows, images, generator)
 
-    def _somebodies(
-        self, rows: Sequence[Row], people: People
-    ) -> list[Identity | MixedIdentity | None]:
+    def _somebodies(self, rows: Sequence[Row], people: People) -> list[Shown | None]:
         """Who is in the picture of each row; who is given several times is made once."""
-        made: dict[Any, Identity | MixedIdentity] = {}
-        found: list[Identity | MixedIdentity | None] = []
+        made: dict[Any, Shown] = {}
+        found: list[Shown | None] = []
         for row in rows:
             given = row["identity"]
             if given is None:
                 found.append(None)
                 continue
-            key = str(given) if isinstance(given, str | Path) else id(given)
+            key: Any = str(given) if isinstance(given, str | Path) else id(given)
+            regions = row["regions"]
+            if regions is not None:
+                key = (key, regions if isinstance(regions, str) else id(regions))
             if key not in made:
-                made[key] = people.somebody(given)
+                made[key] = people.somebody(given, regions)
             found.append(made[key])
         return found
 
-    def _add(self, row: Row, somebody: Identity | MixedIdentity | None) -> None:
+    def _add(self, row: Row, somebody: Shown | None) -> None:
         style = _style(row["style"])
         prompt = _text("prompt", row["prompt"])
         negative = row["negative_prompt"]
         negative = style.negative_prompt if negative is None else _text("negative_prompt", negative)
         word = "person" if somebody is None else somebody.class_word
-        key, mix = self._keyed(somebody)
+        key = "" if somebody is None else somebody.identity_id
+        mix: IdentityMix | None = None
+        group: IdentityGroup | None = None
+        if isinstance(somebody, Identity):
+            key = self._key(somebody)
+        elif somebody is not None:
+            people = tuple(self._key(one) for one in somebody.people)
+            if isinstance(somebody, GroupIdentity):
+                group = IdentityGroup(people, somebody.regions)
+            else:
+                mix = somebody.parts(people)
         self.identities.append(somebody)
         self.words.append(style.words)
         self.requests.append(
@@ -120,16 +133,10 @@ class Call:
                 guidance_scale=_number("guidance_scale", row["guidance_scale"]),
                 identity_scale=_number("identity_scale", row["identity_scale"]),
                 mix=mix,
+                group=group,
                 **self._shared,
             )
         )
-
-    def _keyed(self, somebody: Identity | MixedIdentity | None) -> tuple[str, IdentityMix | None]:
-        if somebody is None:
-            return "", None
-        if isinstance(somebody, Identity):
-            return self._key(somebody), None
-        return somebody.identity_id, somebody.parts([self._key(one) for one in somebody.people])
 
     def _key(self, person: Identity) -> str:
         """The person's own name, unless somebody else in this call has it."""
@@ -137,6 +144,17 @@ class Call:
         while self.known.setdefault(name, person) is not person:
             name, number = f"{person.identity_id} ({number})", number + 1
         return name
+
+    def place(self, numbers: Sequence[int], requests: Sequence[GenerationRequest]) -> None:
+        """Keeps the regions of `requests`, which are those of `numbers`."""
+        for number, request in zip(numbers, requests, strict=True):
+            own = self.requests[number]
+            self.requests[number] = replace(own, group=request.group)
+
+    @property
+    def regions(self) -> list[tuple[Region, ...] | None]:
+        """Of the people of each picture; None: no group."""
+        return [None if one.group is None else one.group.regions for one in self.requests]
 
     def _sow(
         self,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infinite_id.interface.people import MixedIdentity
+from infinite_id.interface.people import GroupIdentity, MixedIdentity
+from infinite_id.regions import Region
 from infinite_id.types import Identity
 
 __all__ = ["JUDGES", "InfiniteIDOutput"]
@@ -34,13 +35,15 @@ class InfiniteIDOutput:
         seeds: of the initial noise of each picture.
         prompts: of each picture, as the model read them.
         styles: words of the style of each picture, empty for none.
+        regions: of the people of each group, as given or found; None: no group.
     """
 
     images: Any
-    identities: list[Identity | MixedIdentity | None]
+    identities: list[Identity | MixedIdentity | GroupIdentity | None]
     seeds: list[int]
     prompts: list[str]
     styles: list[str]
+    regions: list[tuple[Region, ...] | None]
     _preset: str = field(repr=False)
     _pixels: Sequence[NDArray[np.uint8]] | None = field(repr=False)
 

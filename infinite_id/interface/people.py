@@ -13,12 +13,14 @@ from PIL import Image
 
 from infinite_id.faces.detection import FaceError, FaceSelection, find_faces
 from infinite_id.faces.photos import PhotoError, decode_photo, photo_pixels
+from infinite_id.prompts import group_word
+from infinite_id.regions import Region, check_regions
 from infinite_id.types import FaceRecord, Identity, IdentityMix
 
 if TYPE_CHECKING:
     from infinite_id.identity.encoders import IdentityEncoder
 
-__all__ = ["MixedIdentity", "People", "Photo", "Somebody"]
+__all__ = ["GroupIdentity", "MixedIdentity", "People", "Photo", "Regions", "Somebody", "grouped"]
 
 Photo = str | Path | bytes | Image.Image | NDArray[np.uint8] | FaceRecord
 """A file's path or bytes, a picture, uint8 (H, W, 3) RGB, or a face that was found in one."""
@@ -62,8 +64,75 @@ class MixedIdentity:
         return IdentityMix(tuple(zip(keys, self.weights, strict=True)), self.mode)
 
 
-Somebody = Photo | Sequence[Photo] | Identity | MixedIdentity
-"""Who is in a picture: a person, a mix, one photo, or several photos of one person."""
+@dataclass(frozen=True, slots=True)
+class GroupIdentity:
+    """Several people in one picture.
+
+    Attributes:
+        people: in the order of their regions.
+        regions: one a person, see `infinite_id.regions`; None: the generator finds them.
+    """
+
+    people: tuple[Identity, ...]
+    regions: tuple[Region, ...] | None
+
+    @property
+    def identity_id(self) -> str:
+        """The people's."""
+        return " & ".join(one.identity_id for one in self.people)
+
+    @property
+    def class_word(self) -> str:
+        """ "man and a woman": the people's, one after another."""
+        return group_word([one.class_word for one in self.people])
+
+    @property
+    def images(self) -> tuple[NDArray[np.uint8], ...]:
+        """All people's aligned faces."""
+        return tuple(image for one in self.people for image in one.images)
+
+
+Somebody = Photo | Sequence[Photo] | Identity | MixedIdentity | GroupIdentity
+"""Who is in a picture: a person, a mix, a group, one photo, or several photos of one person."""
+
+Regions = Literal["auto"] | Sequence[Region | Image.Image]
+"""Of a group: a box or a mask a person, or "auto"."""
+
+
+def grouped(people: Sequence[Identity], regions: Regions) -> GroupIdentity:
+    """The people as a group.
+
+    Raises:
+        ValueError: nobody, or regions that do not fit; a mask's size is checked with the picture's.
+    """
+    if not people:
+        raise ValueError("group has 0 people, allowed: one or more")
+    if isinstance(regions, str):
+        if regions != "auto":
+            raise ValueError(f"regions is {regions!r}, allowed: 'auto', or a region a person")
+        return GroupIdentity(tuple(people), None)
+    if not isinstance(regions, list | tuple):
+        raise ValueError(f"regions is {regions!r}, allowed: 'auto', or a region a person")
+    given = tuple(_region(one) for one in regions)
+    check_regions(given, len(people))
+    return GroupIdentity(tuple(people), given)
+
+
+def _region(value: Any) -> Region:
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("L"))
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        box = tuple(float(side) for side in value)
+    except (TypeError, ValueError):
+        box = ()
+    if len(box) != 4:
+        raise ValueError(
+            f"region is {value!r}, allowed: x0, y0, x1, y1 in fractions of the picture, or a mask "
+            "of its size"
+        )
+    return box[0], box[1], box[2], box[3]
 
 
 class People:
@@ -123,6 +192,8 @@ class People:
         """One person: see `InfiniteIDPipeline.identity`."""
         if isinstance(photos, MixedIdentity):
             raise ValueError(f"identity is the mix {photos.identity_id}, allowed: one person")
+        if isinstance(photos, GroupIdentity):
+            raise ValueError(f"identity is the group {photos.identity_id}, allowed: one person")
         if isinstance(photos, Identity):
             return self._checked(photos)
         if isinstance(photos, str | Path) and Path(photos).suffix == ".safetensors":
@@ -142,9 +213,28 @@ class People:
         own = first.identity_id if isinstance(first, FaceRecord) else _name_of(first)
         return Identity(name or own or "person", crops, self.encoder.embed(crops), class_word)
 
-    def somebody(self, value: Somebody) -> Identity | MixedIdentity:
-        """A person, or a mix, of all that stands for one."""
-        if isinstance(value, MixedIdentity):
+    def somebody(
+        self, value: Somebody, regions: Regions | None = None
+    ) -> Identity | MixedIdentity | GroupIdentity:
+        """A person, a mix or a group, of all that stands for one.
+
+        Args:
+            value: with `regions` a list of people, each in a form of its own.
+            regions: of a group; None: no group.
+        """
+        if regions is not None:
+            if not isinstance(value, list | tuple):
+                raise ValueError(
+                    f"regions is {regions!r} for an identity of one, allowed: for a list of "
+                    "people within the list of identity"
+                )
+            return grouped([self.identity(one) for one in value], regions)
+        if isinstance(value, list | tuple) and any(isinstance(one, Identity) for one in value):
+            raise ValueError(
+                f"identity holds a list of {len(value)} people without regions, allowed: regions "
+                "of a box a person or 'auto', pipe.group(...), or pipe.stack(...)"
+            )
+        if isinstance(value, MixedIdentity | GroupIdentity):
             for one in value.people:
                 self._checked(one)
             return value

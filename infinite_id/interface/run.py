@@ -74,8 +74,12 @@ def latents_of(
             on_latents=None if callback is None else on_latents,
             is_enough=is_enough,
         )
-        # Copies, because tensors of inference mode cannot be used with gradients.
-        parts = [made_by.latents(group, call.known, hooks).clone() for _, group in groups]
+        parts = []
+        for numbers, group in groups:
+            ready = made_by.placed(group, hooks)
+            call.place(numbers, ready)
+            # Copies, because tensors of inference mode cannot be used with gradients.
+            parts.append(made_by.latents(ready, call.known, hooks).clone())
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 

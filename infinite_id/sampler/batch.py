@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infinite_id.attention.regions import GroupTokens
 from infinite_id.base import BaseModel
+from infinite_id.regions import check_regions
 
 __all__ = ["DenoisedBatch", "StreamBatch", "check_batch", "check_size"]
 
@@ -20,8 +22,8 @@ class StreamBatch:
     Attributes:
         prompts, negative_prompts, seeds: N of each.
         guidance_scales: N; guidance is on where any is above 1.
-        tokens: identity tokens of each request, N tensors (T, D), T may differ; None for the
-            plain text-to-image model.
+        tokens: identity tokens of each request, N tensors (T, D), T may differ, or those of a
+            group; None for the plain text-to-image model.
         null_tokens: identity tokens of nobody, (T, D); None with `tokens` None.
         height, width: pixels.
         identity_scales: N, in place of `FusionConfig.identity_scale`; None for that one.
@@ -33,7 +35,7 @@ class StreamBatch:
     guidance_scales: Sequence[float]
     height: int
     width: int
-    tokens: Sequence[Tensor] | None = None
+    tokens: Sequence[Tensor | GroupTokens] | None = None
     null_tokens: Tensor | None = None
     identity_scales: Sequence[float] | None = None
 
@@ -65,9 +67,15 @@ def check_batch(base: BaseModel, batch: StreamBatch) -> None:
     if batch.null_tokens is None:
         raise ValueError("null_tokens is None, allowed with tokens: identity tokens of nobody")
     width = base.unet.config.cross_attention_dim
-    for number, tokens in enumerate(batch.tokens):
-        name = f"identity tokens of request {number}"
-        if tokens.ndim != 2 or tokens.shape[1] != width or tokens.shape[0] == 0:
-            raise ValueError(f"{name} have the shape {tuple(tokens.shape)}, allowed: (T, {width})")
-        if not bool(torch.isfinite(tokens).all()):
-            raise ValueError(f"{name} hold NaN or infinity, allowed: finite numbers")
+    for number, one in enumerate(batch.tokens):
+        if isinstance(one, GroupTokens):
+            check_regions(one.regions, len(one.tokens), (batch.height, batch.width))
+        for tokens in one.tokens if isinstance(one, GroupTokens) else (one,):
+            _check_tokens(f"identity tokens of request {number}", tokens, width)
+
+
+def _check_tokens(name: str, tokens: Tensor, width: int) -> None:
+    if tokens.ndim != 2 or tokens.shape[1] != width or tokens.shape[0] == 0:
+        raise ValueError(f"{name} have the shape {tuple(tokens.shape)}, allowed: (T, {width})")
+    if not bool(torch.isfinite(tokens).all()):
+        raise ValueError(f"{name} hold NaN or infinity, allowed: finite numbers")

@@ -14,6 +14,7 @@ from infinite_id.attention.fusion import KeyValue, normalise
 from infinite_id.attention.layout import StreamLayout, group_texts
 from infinite_id.attention.lora import AttentionLora
 from infinite_id.attention.processors import StreamContext, cross_attention_layers
+from infinite_id.attention.regions import GroupTokens, RegionRows, group_maps, region_rows
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import FusionConfig
 from infinite_id.identity.adapter import StreamAdapter
@@ -153,7 +154,9 @@ class Conditioning:
             source=layout.source,
             text=with_text(context.text),
             identity_text=with_text(context.identity_text),
+            # The half without text shows nobody, so each of its rows sees one: `_shown`.
             identity_source=None if source is None else source[people:],
+            regions=None if context.regions is None else context.regions.without(people),
             identity_scale=None if scale is None else scale[people:],
             unfused_rows=0,
         )
@@ -194,11 +197,10 @@ class Conditioning:
                 first = [layout.source.tolist().index(row) for row in range(len(keys[0].key))]
                 of_texts = of_texts[self._tensor(first)]
             keys = _text_keys(base, self._text.hidden, adapter.lora, of_texts)
-        tokens = list(batch.tokens or ())
-        if layout.guidance and batch.null_tokens is not None:
-            tokens = [batch.null_tokens] * len(tokens) + tokens
+        tokens, rows_of, regions = _shown(base, batch, layout)
         normed = fusion.text_cross_attention and fusion.cross_norm != "none"
-        texts_of = layout.source.tolist() if normed else [0] * len(tokens)
+        texts = layout.source.tolist()
+        texts_of = [texts[row] if normed else 0 for row in rows_of]
         pairs, numbers = group_texts(list(zip(map(id, tokens), texts_of, strict=True)))
         by_id = {id(token): token for token in tokens}
         longest = max(token.shape[0] for token in tokens)
@@ -233,7 +235,39 @@ class Conditioning:
             identity_source=self._tensor([place[n] for n in numbers]),
             identity_mask=None if len(parts) == 1 else mask[:, None, None, :],
             identity_text=keys if adapter.lora is not None else None,
+            regions=regions,
         )
+
+
+def _shown(
+    base: BaseModel, batch: StreamBatch, layout: StreamLayout
+) -> tuple[list[Tensor], list[int], RegionRows | None]:
+    """Whom identity rows show: tokens and row of each pair of a row and a person, by row, and
+    where; None where each row shows one person in the whole picture."""
+    given = list(batch.tokens or ())
+    maps = [
+        group_maps(one.regions, batch.height, batch.width) if isinstance(one, GroupTokens) else None
+        for one in given
+    ]
+    tokens: list[Tensor] = []
+    rows: list[int] = []
+    places: list[Tensor | None] = []
+    if layout.guidance and batch.null_tokens is not None:
+        # Nobody is nobody in each region alike: one pair stands for all of a group's.
+        tokens += [batch.null_tokens] * len(given)
+        rows += range(len(given))
+        places += [None if one is None else one.sum(dim=0) for one in maps]
+    for row, (one, own) in enumerate(zip(given, maps, strict=True), start=len(rows)):
+        parts = one.tokens if isinstance(one, GroupTokens) else (one,)
+        tokens += parts
+        rows += [row] * len(parts)
+        places += [None] if own is None else list(own)
+    if all(one is None for one in places):
+        return tokens, rows, None
+    height, width = batch.height // base.vae_factor, batch.width // base.vae_factor
+    levels = range(len(base.unet.config.block_out_channels))
+    sizes = [(height >> level, width >> level) for level in levels]
+    return tokens, rows, region_rows(rows, places, sizes, base.device)
 
 
 def _scale_of_rows(

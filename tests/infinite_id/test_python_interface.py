@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "pipelines" / "data" / "samples"
 PHOTOS = ROOT / "tests" / "assets"
 ADA, BOB = SAMPLES / "person-1.png", SAMPLES / "person-2.png"
+HALVES = [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]
 FEW: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np", "seed": 3}
 
 
@@ -297,6 +298,21 @@ def test_slices_offload_and_compilation_change_no_picture(ada: Identity) -> None
     assert apart(half, plain) > 0
 
 
+def test_groups_in_both_forms_beside_a_person(pipe: InfiniteIDPipeline, ada: Identity) -> None:
+    bob = pipe.identity(BOB, name="bob", class_word="man")
+    listed = pipe("a {subject}", [[ada, bob], ada], regions=[HALVES, None], **FEW)
+    named = pipe("a {subject}", [pipe.group(ada, bob, regions=HALVES), ada], **FEW)
+    assert apart(listed.images, named.images) == 0
+    assert listed.prompts == ["a woman and a man", "a woman"]
+    assert listed.regions == [tuple(HALVES), None]
+    assert apart(listed.images[0], listed.images[1]) > 10
+    mask = Image.new("L", (64, 64), 255)
+    whole = pipe("a {subject}", pipe.group(ada, regions=[mask]), **FEW)
+    assert apart(whole.images[0], listed.images[1]) <= 2
+    with pytest.raises(ValueError, match=r"list of 2 people without regions, allowed: regions of"):
+        pipe("a {subject}", [[ada, bob]], **FEW)
+
+
 PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_path)
 
 
@@ -327,6 +343,14 @@ PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_pa
         ({"height": 65}, "height is 65, allowed: a multiple of 16"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0, allowed: 1 or more"),
         ({"output_type": "gif"}, "output_type is 'gif', allowed: pil, np, pt, latent"),
+        ({"identity": [[ADA, BOB]], "regions": "left"}, "regions is 'left', allowed: 'auto', or a"),
+        ({"regions": "auto"}, "regions is 'auto' for an identity of one, allowed: for a list of"),
+        ({"identity": [[ADA, BOB]], "regions": [[3, 4]]}, "region is 3, allowed: x0, y0, x1, y1"),
+        ({"identity": [[ADA, BOB]], "regions": [[HALVES[0]]]}, "regions are 1, allowed: 2, one a"),
+        (
+            {"identity": [[ADA, BOB]], "regions": [HALVES], "method": "photomaker"},
+            "identity 'person-1 & person-2' is a group, allowed with this method: one person",
+        ),
         ({"method": "timed", "output_type": "latent"}, "method is 'timed', which has no latents"),
     ],
 )

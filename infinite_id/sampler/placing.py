@@ -1,0 +1,91 @@
+"""Regions of groups that name none: the faces that the text alone puts into the picture.
+
+The text stream is denoised first, in few steps, from the very noise that the picture begins with;
+with few steps the same text and noise give nearly the same composition. Faces are found in what it
+shows, and given out left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from infinite_id.base import BaseModel
+from infinite_id.config import FusionConfig, SamplerConfig
+from infinite_id.faces.detection import FaceBackend, FaceError, find_faces
+from infinite_id.regions import Box, regions_of_faces
+from infinite_id.sampler.batch import StreamBatch
+from infinite_id.sampler.denoise import denoise
+from infinite_id.types import GenerationRequest
+
+__all__ = ["PLACING_STEPS", "placed"]
+
+PLACING_STEPS = 10
+"""Most steps of the text stream that looks for places."""
+_MIN_FACE = 1 / 16
+"""Of the picture's shorter side: smaller faces are nobody's."""
+
+
+def placed(
+    base: BaseModel,
+    requests: Sequence[GenerationRequest],
+    sampler: SamplerConfig,
+    faces: Callable[[], FaceBackend],
+    should_stop: Callable[[], bool] | None = None,
+) -> list[GenerationRequest]:
+    """The requests with regions for groups that had none; all others as they were.
+
+    Args:
+        base: the text-to-image model.
+        requests: settled ones of one size, with guidance or without.
+        sampler: of the picture.
+        faces: the detector; called where a request needs one.
+        should_stop: asked before each step.
+
+    Raises:
+        ValueError: the text shows fewer faces than the group has people.
+        CancelledError: `should_stop` answered True.
+    """
+    open_ones = [
+        number
+        for number, request in enumerate(requests)
+        if request.group is not None and request.group.regions is None
+    ]
+    if not open_ones:
+        return list(requests)
+    asked = [requests[number] for number in open_ones]
+    height, width = asked[0].height, asked[0].width
+    steps = min(PLACING_STEPS, sampler.num_inference_steps)
+    batch = StreamBatch(
+        prompts=[request.prompt for request in asked],
+        negative_prompts=[request.negative_prompt for request in asked],
+        seeds=[request.seed for request in asked],
+        guidance_scales=[request.guidance_scale or 0.0 for request in asked],
+        height=height,
+        width=width,
+    )
+    few = replace(sampler, num_inference_steps=steps)
+    shown = base.decode(
+        denoise(base, None, batch, FusionConfig(), few, should_stop=should_stop).latents
+    )
+    detector, found = faces(), list(requests)
+    for number, request, picture in zip(open_ones, asked, shown, strict=True):
+        if request.group is None:
+            continue
+        try:
+            smallest = min(height, width) * _MIN_FACE
+            every = find_faces(picture, detector, select="all", min_face=smallest)
+        except FaceError:
+            every = []
+        people = len(request.group.people)
+        if len(every) < people:
+            raise ValueError(
+                f"group {request.identity_id!r} has {people} people and no regions, and with seed "
+                f"{request.seed} its prompt shows {len(every)} faces, allowed: {people} or more; "
+                "ask for as many people in the prompt, take another seed, or give regions"
+            )
+        largest = sorted(every, key=lambda one: -one[0].size)[:people]
+        boxes = sorted((one.bbox.tolist() for one, _ in largest), key=lambda b: b[0] + b[2])
+        regions: tuple[Box, ...] = regions_of_faces(boxes, height, width)
+        found[number] = replace(request, group=replace(request.group, regions=regions))
+    return found
