@@ -145,7 +145,7 @@ def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
     if row["mix_parts"]:
         parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
         mix = IdentityMix(parts, row["mix_mode"])
-    names = set(GenerationRequest.__dataclass_fields__) - {"mix", "identity_scale"}
+    names = set(GenerationRequest.__dataclass_fields__) - {"mix", "identity_scale", "group"}
     return GenerationRequest(**{name: row[name] for name in names}, mix=mix)
 
 
