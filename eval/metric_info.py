@@ -19,10 +19,11 @@ class MetricInfo:
         title: for tables and figures.
         higher_is_better: None where neither direction is better as such.
         bounds: smallest and largest possible value; the latter may be infinite.
-        unit: "cosine", "share" (0 to 1, printed as per cent) or "faces".
+        unit: "cosine", "share" (0 or 1, its mean printed as per cent), "probability", "faces".
         network: the network that judges, in words; empty where none does.
         revision: of that network.
         note: what a reader has to know to read the number; may be empty.
+        left_out: why the column holds no number, in a sentence; empty where it does.
     """
 
     name: str
@@ -33,6 +34,7 @@ class MetricInfo:
     network: str
     revision: str
     note: str = ""
+    left_out: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: an infinite bound becomes None."""
@@ -45,6 +47,7 @@ class MetricInfo:
             "network": self.network,
             "revision": self.revision,
             "note": self.note,
+            "left_out": self.left_out,
         }
 
     @classmethod
@@ -60,4 +63,5 @@ class MetricInfo:
             network=str(values.get("network") or ""),
             revision=str(values.get("revision") or ""),
             note=str(values.get("note") or ""),
+            left_out=str(values.get("left_out") or ""),
         )

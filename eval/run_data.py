@@ -110,7 +110,8 @@ class RunData:
             "has_image" and "has_scores", and "picture": equal numbers where requests of several
             people were answered by one and the same picture (see `distinct_pictures`); "person":
             the identity, or the person whose coarser photo it is.
-        scores: metric name -> float64 (N,); NaN where unscorable or not scored.
+        scores: metric name -> float64 (N,); NaN where unscorable or not scored. Metrics that were
+            left out are in `missing`.
         metrics: of the scores table, in its order.
         rejects: rows as dicts.
         face_count: rows of the faces table.
@@ -230,13 +231,16 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     names = [] if scored is None else [n for n in scored.column_names if n not in KEYS]
     # A run that broke off may have written its metrics but not its run.json.
     known = (run or {}).get("metrics") or folder.read_json("metrics.json") or {}
+    infos = {name: MetricInfo.from_dict(name, known.get(name) or {}) for name in names}
+    missing += [info.left_out for info in infos.values() if info.left_out]
+    names = [name for name in names if not infos[name].left_out]
     faces = folder.dataset("faces")
     data = RunData(
         folder=folder,
         run=run or {},
         samples=samples,
         scores={} if scored is None else _aligned_scores(ids, scored, names),
-        metrics={name: MetricInfo.from_dict(name, known.get(name) or {}) for name in names},
+        metrics={name: infos[name] for name in names},
         rejects=[] if rejects is None else rejects.to_pylist(),
         face_count=0 if faces is None else faces.count_rows(),
         model_revisions=_revisions(images),

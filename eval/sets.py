@@ -28,7 +28,7 @@ from eval.dataset_metrics import (
 )
 from eval.identity import identity_of_methods
 from eval.judges.networks import Need, Networks
-from eval.metrics import PictureBatch
+from eval.picture_batch import PictureBatch
 from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, mean_of_pairs, summarise

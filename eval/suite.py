@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from eval.judges.image_text import ImageTextModel
 from eval.judges.networks import Networks
 from eval.metric_info import MetricInfo
-from eval.metrics import DEFAULT_METRICS, METRICS, PictureBatch
+from eval.metrics import DEFAULT_METRICS, METRICS
+from eval.picture_batch import PictureBatch, style_words
 from infinite_id.faces.detection import check_image
 
 __all__ = ["ScoringSuite", "load_suite"]
@@ -23,9 +24,12 @@ class ScoringSuite:
         metrics: name -> description, in the order of the columns.
     """
 
-    def __init__(self, metrics: Mapping[str, MetricInfo], networks: Networks) -> None:
+    def __init__(
+        self, metrics: Mapping[str, MetricInfo], networks: Networks, styles: Sequence[str]
+    ) -> None:
         self.metrics = dict(metrics)
         self._networks = networks
+        self._styles = list(styles)
 
     def score(
         self,
@@ -33,6 +37,7 @@ class ScoringSuite:
         prompts: Sequence[str],
         references: Sequence[Sequence[NDArray[np.uint8]]],
         styles: Sequence[str] | None = None,
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """One float32 (N,) a metric; NaN where a picture cannot be scored.
 
@@ -42,12 +47,14 @@ class ScoringSuite:
             references: N lists of the person's aligned faces, uint8 (112, 112, 3); for a mix,
                 those of all its people; empty: the metrics that read them are NaN.
             styles: N texts, the words that the style added to the prompt; None: `style_score`
-                is NaN.
+                and `style_first` are NaN.
+            weights: N lists of the references' shares, as the parts of a mix have them; None: all
+                count alike.
 
         Raises:
             ValueError: lengths differ, or a picture or reference is not uint8 of its shape.
         """
-        return self.measure(self.batch(images, prompts, references, styles))
+        return self.measure(self.batch(images, prompts, references, styles, weights))
 
     def batch(
         self,
@@ -55,6 +62,7 @@ class ScoringSuite:
         prompts: Sequence[str],
         references: Sequence[Sequence[NDArray[np.uint8]]],
         styles: Sequence[str] | None = None,
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> PictureBatch:
         """Checked arguments of `score`, for callers that look at faces or features themselves."""
         words = [""] * len(images) if styles is None else styles
@@ -64,6 +72,8 @@ class ScoringSuite:
             "references": len(references),
             "styles": len(words),
         }
+        if weights is not None:
+            lengths["weights"] = len(weights)
         if len(set(lengths.values())) > 1:
             given = ", ".join(f"{count} {name}" for name, count in lengths.items())
             raise ValueError(f"got {given}, allowed: equally many of each")
@@ -74,7 +84,15 @@ class ScoringSuite:
                 raise ValueError(
                     f"reference is {crop.dtype} {crop.shape}, allowed: uint8 (112, 112, 3)"
                 )
-        return PictureBatch(self._networks, images, prompts, references, words)
+        for crops, shares in zip(references, weights or (), strict=False):
+            if len(crops) != len(shares):
+                raise ValueError(
+                    f"a picture has {len(crops)} references and {len(shares)} weights, allowed: "
+                    "equally many"
+                )
+        return PictureBatch(
+            self._networks, images, prompts, references, words, weights, self._styles
+        )
 
     def measure(self, batch: PictureBatch) -> dict[str, NDArray[np.float32]]:
         """The metrics of a batch, as `score` gives them."""
@@ -91,6 +109,7 @@ def load_suite(
     image_text: ImageTextModel | None = None,
     device: str = "cpu",
     scorer: str | None = None,
+    styles: Sequence[str] = (),
 ) -> ScoringSuite:
     """Loads the networks that the named metrics need.
 
@@ -101,6 +120,7 @@ def load_suite(
         image_text: an image-text model of the caller's, e.g. `OpenClip("local-dir:FOLDER")`.
         device: of torch, for OpenCLIP.
         scorer: folder of an OpenCLIP model in place of the preset's.
+        styles: words of a run's styles; a picture's is told apart from these and the shipped ones.
 
     Raises:
         ValueError: unknown metric or preset, a name twice, or none.
@@ -114,5 +134,6 @@ def load_suite(
         raise ValueError(f"metrics are {list(chosen)}, allowed: each at most once, at least one")
     needs = {need for name in chosen for need in METRICS[name].needs}
     networks = Networks(needs, preset_name, threads, image_text, device=device, scorer=scorer)
-    infos = {name: METRICS[name].info(name, networks, preset_name) for name in chosen}
-    return ScoringSuite(infos, networks)
+    words = style_words(styles)
+    infos = {name: METRICS[name].info(name, networks, preset_name, len(words)) for name in chosen}
+    return ScoringSuite(infos, networks, words)

@@ -21,7 +21,7 @@ _SHORT = {
     "identity_facenet": "FaceNet",
     "text_score": "text",
     "image_score": "image",
-    "style_score": "styled",
+    "style_first": "styled",
 }
 
 

@@ -66,6 +66,7 @@ def run_benchmark(
     *,
     command: str = "",
     progress: Progress = lambda phase, done, total: None,
+    judged_by: Mapping[str, str] | None = None,
 ) -> RunSummary:
     """Runs the main job.
 
@@ -73,6 +74,7 @@ def run_benchmark(
         config: what to do.
         command: the command line, for the record.
         progress: told after each unit.
+        judged_by: person -> the person of the run whose photos judge instead.
 
     Raises:
         ValueError: wrong input; one sentence. StorageError (a ValueError): a place that cannot be
@@ -92,7 +94,7 @@ def run_benchmark(
         check_stages(people, ["unit"], limits)
         check_stages(pictures(None, store, cluster=cluster, limits=limits), ["unit"], limits)
 
-    pictures = partial(picture_stages, config, family, metrics=config.metrics)
+    pictures = partial(picture_stages, config, family, metrics=config.metrics, judged_by=judged_by)
     with open_run(
         config,
         family,

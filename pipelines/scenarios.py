@@ -51,6 +51,7 @@ class Scenario(BaseModel):
     variants: list[int] | None = None
     mix: Literal["stack", "interpolate"] | None = None
     steps: int = Field(11, ge=2)
+    pairs: int = Field(6, ge=1)
     dreambooth: list[float] | None = None
     fit_steps: int = Field(200, ge=1)
     prompts: list[dict[str, Any]] | None = None
@@ -137,7 +138,9 @@ def run_scenario(
     config = config.model_copy(update=changes)
     if fits:
         config = _fitted(config, scenario, progress)
-    summary = run_benchmark(config, command=command, progress=progress)
+    # The photo as it is judges what was made from coarser ones.
+    judged_by = {key: one["of"] for key, one in variants.items() if one["of"] != key}
+    summary = run_benchmark(config, command=command, progress=progress, judged_by=judged_by)
     record = {**scenario.model_dump(), "name": name, "variants": variants}
     Store(config.output, config.storage_options).write_bytes(
         "scenario.json", json.dumps(record, indent=2).encode()
@@ -158,7 +161,15 @@ def _fitted(config: BenchmarkConfig, scenario: Scenario, progress: Progress) -> 
 def _variants(
     identities: pa.Table, factors: list[int], config: BenchmarkConfig
 ) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
-    """Each person once a factor; what each one is a variant of."""
+    """Each person once a factor; what each one is a variant of.
+
+    Raises:
+        ValueError: without the factor 1, the photo as it is, which judges.
+    """
+    if 1 not in factors:
+        raise ValueError(
+            f"variants are {factors}, allowed: with 1, the photo as it is, which judges"
+        )
     rows, known = [], {}
     for person in identities.to_pylist():
         key = person["identity_id"]
@@ -186,7 +197,7 @@ def _coarse(photo: bytes, factor: int) -> bytes:
 
 
 def _mixes(identities: pa.Table, scenario: Scenario) -> pa.Table:
-    """Mixes of the people taken in pairs: first and second, third and fourth ...
+    """Mixes of the people taken in pairs.
 
     Raises:
         ValueError: fewer than two people.
@@ -197,14 +208,17 @@ def _mixes(identities: pa.Table, scenario: Scenario) -> pa.Table:
             f"scenario {scenario.title!r} has {len(people)} people, allowed: 2 or more"
         )
     rows = []
-    for a, b in zip(people[::2], people[1::2], strict=False):
-        if scenario.mix == "stack":
+    if scenario.mix == "stack":
+        for a, b in zip(people[::2], people[1::2], strict=False):
             rows.append(_mix(f"{a}+{b}", a, 1.0, b, 1.0, "stack"))
             rows.append(_mix(f"{a}~{b}", a, 0.5, b, 0.5, "interpolate"))
-            continue
-        for step in range(scenario.steps):
-            weight = step / (scenario.steps - 1)
-            rows.append(_mix(f"{a}~{b}@{weight:.2f}", a, 1 - weight, b, weight, "interpolate"))
+    else:
+        # Everybody is once A and once B; of two people the way back is the same way.
+        ends = people[1:] + people[:1] if len(people) > 2 else people[1:]
+        for a, b in list(zip(people, ends, strict=False))[: scenario.pairs]:
+            for step in range(scenario.steps):
+                weight = step / (scenario.steps - 1)
+                rows.append(_mix(f"{a}~{b}@{weight:.2f}", a, 1 - weight, b, weight, "interpolate"))
     return pa.Table.from_pylist(rows, schema=MIXES)
 
 

@@ -6,13 +6,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.judges.control import control_auc
 from eval.judges.facenet import FaceNet
 from eval.judges.image_text import ImageTextModel, load_image_text
+from eval.judges.nsfw import NsfwJudge
 from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 from infinite_id.faces.detection import (
     Detection,
@@ -24,7 +27,7 @@ from infinite_id.faces.loading import load_face_backend
 
 __all__ = ["FeatureCache", "Need", "Networks"]
 
-Need = Literal["faces", "facenet", "image_text"]
+Need = Literal["faces", "facenet", "image_text", "nsfw"]
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ class Networks:
     Attributes:
         pool: of those threads.
         faces: YuNet + SFace, whatever the preset conditions on.
-        facenet, image_text: None where not needed.
+        image_text: None where not needed.
     """
 
     faces: FaceBackend
@@ -108,12 +111,21 @@ class Networks:
         if "facenet" in needed:
             self.facenet = FaceNet(threads=threads)
             self.facenet_reference = FeatureCache(self._facenet_aligned, _digest)
+        if "nsfw" in needed:
+            self.nsfw = NsfwJudge(threads)
         if "image_text" in needed:
             self.image_text = image_text or load_image_text(
                 preset_name, device=device, folder=scorer
             )
             self.image_reference = FeatureCache(self.image_text.embed_images, _digest)
             self.text = FeatureCache(self.image_text.embed_texts, str)
+
+    @cached_property
+    def image_control(self) -> float:
+        """How well the image-text model tells the people of the control apart: an AUC."""
+        if self.image_text is None:
+            raise RuntimeError("the networks were loaded without an image-text model")
+        return control_auc(self.image_text.embed_images)
 
     def _sface_aligned(self, crops: list[Picture]) -> NDArray[np.float32]:
         return self.faces.embed(np.stack(crops))

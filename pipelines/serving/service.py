@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.metrics import DEFAULT_METRICS
 from eval.suite import load_suite
 from infinite_id.faces.photos import PhotoLimits
 from infinite_id.methods import METHODS
@@ -77,7 +78,9 @@ class Service:
         scorer = config.scorer
         if scorer is not None:
             scorer = local_weights(scorer, config.storage_options)
-        self._suite = load_suite(None, config.preset, scorer=scorer)
+        # The safety check has seen a picture before it is scored.
+        metrics = [name for name in DEFAULT_METRICS if name != "nsfw"]
+        self._suite = load_suite(metrics, config.preset, scorer=scorer)
         self.worker = Worker(config.max_face_queue)
 
     def close(self) -> None:

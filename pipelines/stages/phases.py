@@ -149,6 +149,7 @@ def picture_stages(
     metrics: Sequence[str] | None,
     cluster: Mapping[str, float],
     limits: Mapping[str, float] | None = None,
+    judged_by: Mapping[str, str] | None = None,
 ) -> list[Stage]:
     """The generation and scoring stages.
 
@@ -160,6 +161,7 @@ def picture_stages(
         metrics: names, see `eval.suite`; None for the default ones.
         cluster: resources as `ray.cluster_resources()` gives them.
         limits: what it can grow to, see `cluster_limits`; None: no further.
+        judged_by: see `ScoringActor`.
     """
     resources = config.resources
     return [
@@ -174,6 +176,7 @@ def picture_stages(
                 "preset_name": family.name,
                 "device": torch_device(resources.scoring_gpus),
                 "scorer": config.scorer,
+                "judged_by": judged_by,
             },
             needs={"unit": "number of the unit", "image": "the encoded picture"},
             gives=("unit", "pictures", "generate_seconds", "score_seconds"),

@@ -21,7 +21,7 @@ from pipelines.tables.schemas import SAMPLE_KEYS, scores_schema
 from pipelines.tables.storage import Store
 
 if TYPE_CHECKING:
-    from eval.metrics import PictureBatch
+    from eval.picture_batch import PictureBatch
 
 __all__ = [
     "ScoringActor",
@@ -45,6 +45,8 @@ class ScoringActor:
         threads: that find and embed faces.
         device: of torch, see `pipelines.stages.device.torch_device`.
         scorer: address of an OpenCLIP folder in place of the preset's scorer.
+        judged_by: person -> the person whose photos judge instead: of a photo that was made
+            coarser, the one with the original.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ScoringActor:
         threads: int = 1,
         device: str = "cpu",
         scorer: str | None = None,
+        judged_by: Mapping[str, str] | None = None,
     ) -> None:
         self._store = store
         self._attempts = Attempts(store, "scores")
@@ -65,10 +68,11 @@ class ScoringActor:
         self._loaded = False
         self._people = IdentityStore(store)
         self._parts = {
-            subject.identity_id: [part["identity_id"] for part in subject.mix_parts]
+            subject.identity_id: {part["identity_id"]: part["weight"] for part in subject.mix_parts}
             for subject in plan.subjects
             if subject.mix_parts
         }
+        self._judged_by = judged_by or {}
         # The words that a style adds, which a style score reads; the prompt holds them too. A style
         # without words has no score: its name is no part of the prompt.
         self._style_words = {text.style: text.suffix for text in plan.texts}
@@ -82,7 +86,12 @@ class ScoringActor:
         scorer = self._scorer
         folder = None if scorer is None else local_weights(scorer, self._store.options)
         self._suite = load_suite(
-            metrics, preset_name, threads=threads, device=self._device, scorer=folder
+            metrics,
+            preset_name,
+            threads=threads,
+            device=self._device,
+            scorer=folder,
+            styles=sorted(set(self._style_words.values())),
         )
         self._schema = scores_schema(list(self._suite.metrics))
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
@@ -107,8 +116,10 @@ class ScoringActor:
             }
         )
 
-    def _people_in(self, row: Mapping[str, Any]) -> list[str]:
-        return self._parts.get(row["identity_id"], [row["identity_id"]])
+    def _people_in(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """The people in a picture, each with a weight: a mix is what its weights make it."""
+        person = row["identity_id"]
+        return self._parts.get(person) or {self._judged_by.get(person, person): 1.0}
 
     def _measure(
         self, rows: list[dict[str, Any]], attempt: Attempt
@@ -133,16 +144,18 @@ class ScoringActor:
         return pa.Table.from_pylist([{**values, **keys}], schema=self._schema)
 
     def _batch(self, rows: list[dict[str, Any]]) -> PictureBatch:
-        references = []
+        references, weights = [], []
         for row in rows:
-            keys = self._people_in(row)
-            people = self._people.get(keys)
-            references.append([image for key in keys for image in people[key].images])
+            parts = self._people_in(row)
+            photos = {key: one.images for key, one in self._people.get(parts).items()}
+            references.append([photo for key in parts for photo in photos[key]])
+            weights.append([w / len(photos[key]) for key, w in parts.items() for _ in photos[key]])
         return self._suite.batch(
             [decode_image(row["image"]) for row in rows],
             [row["prompt"] for row in rows],
             references,
             [self._style_words[row["style"]] for row in rows],
+            weights,
         )
 
     def _score(self, rows: list[dict[str, Any]]) -> pa.Table:

@@ -15,6 +15,7 @@ class Gates(Strict):
     """What a picture has to pass; None (or False) switches a gate off.
 
     Attributes:
+        nsfw: probability (open_nsfw) of an indecent picture that is too high.
         one_face: exactly one face.
         identity: least cosine (FaceNet) to the person asked for.
         text: least cosine of picture and prompt; its scale depends on the preset's scorer.
@@ -23,6 +24,7 @@ class Gates(Strict):
             near-duplicate of an accepted one of the same person.
     """
 
+    nsfw: float | None = Field(0.8, gt=0, le=1)
     one_face: bool = True
     identity: float | None = Field(0.5, ge=-1, le=1)
     text: float | None = Field(None, ge=-1, le=1)
@@ -33,6 +35,7 @@ class Gates(Strict):
     def metrics(self) -> list[str]:
         """The metrics that the gates read, in a fixed order."""
         wanted = {
+            "nsfw": self.nsfw is not None,
             "face_count": self.one_face or self.other_identity is not None,
             "identity_facenet": self.identity is not None,
             "text_score": self.text is not None,

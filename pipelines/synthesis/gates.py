@@ -15,6 +15,7 @@ __all__ = ["REASONS", "Accepted", "refusal"]
 
 REASONS = (
     "not_made",
+    "nsfw",
     "no_face",
     "several_faces",
     "other_person",
@@ -59,6 +60,10 @@ def refusal(
     """
     if measured is None:
         return "not_made", "the request was rejected, see stage images"
+    if gates.nsfw is not None and not measured["nsfw"] < gates.nsfw:
+        value = measured["nsfw"]
+        said = "not measurable" if math.isnan(value) else f"{value:.3f}"
+        return "nsfw", f"nsfw is {said}, allowed: below {gates.nsfw:g}"
     if gates.one_face and measured["face_count"] != 1:
         count = measured["face_count"]
         reason = "no_face" if count < 1 else "several_faces"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,13 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
+from eval.judges.control import control_auc, control_people
 from eval.judges.networks import FeatureCache
-from eval.metrics import DEFAULT_METRICS
+from eval.metrics import DEFAULT_METRICS, METRICS
+from eval.run_data import read_run
 from eval.suite import load_suite
 from infinite_id.faces.detection import find_faces
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.identity.encoders import CLIP_MEAN, CLIP_STD
 from infinite_id.pocket.image_text import load_scorer
+from infinite_id.prompts import shipped_styles
+from pipelines.tables import schemas
+from tests.eval.runs import write_run, write_table
 
 PROMPTS = ["a woman on the beach", "a man in the snow, anime"]
 
@@ -68,10 +74,10 @@ def test_every_person_is_found_once(own):
 def test_a_person_is_nearer_to_the_own_reference_than_to_any_other(suite, people, own, metric):
     pictures = [picture for picture, _ in people]
     crops = [crop for _, crop in people]
-    others = [
-        suite.score(pictures, PROMPTS * 3, [[crop]] * 6)[metric][[n for n in range(6) if n != k]]
-        for k, crop in enumerate(crops)
-    ]
+    batch, others = suite.batch(pictures, PROMPTS * 3, [[crop] for crop in crops]), []
+    for k, crop in enumerate(crops):
+        batch.references = [[crop]] * 6  # the faces are found once
+        others.append(METRICS[metric].compute(batch)[[n for n in range(6) if n != k]])
     assert own[metric].min() > np.max(others)
     # Two people reach 0.36 with SFace and 0.53 with FaceNet.
     assert own[metric].mean() > 0.6
@@ -90,10 +96,9 @@ def test_a_picture_without_a_face_is_unscorable_and_the_rest_is_not(suite, peopl
     picture, crop = people[0]
     found = suite.score([noise, picture], PROMPTS, [[crop], [crop]])
     assert found["face_found"].tolist() == [0.0, 1.0]
-    for metric in ("identity_facenet", "identity_sface"):
+    for metric in ("identity_facenet", "identity_sface", "image_score"):
         assert np.isnan(found[metric]).tolist() == [True, False]
-    for metric in ("text_score", "image_score"):
-        assert np.isfinite(found[metric]).all()
+    assert np.isfinite(found["text_score"]).all()
 
 
 @pytest.mark.parametrize("metric", ["identity_facenet", "identity_sface", "image_score"])
@@ -115,10 +120,87 @@ def test_text_score_is_the_models_own_cosine(own, people):
     assert own["text_score"] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_style_score_reads_the_styles_words_alone(suite, own, people):
+def test_a_style_is_told_apart_from_the_shipped_ones(suite, own, people):
     assert np.isnan(own["style_score"]).tolist() == [False] * 5 + [True]
-    anime = suite.score([people[0][0]], ["anime"], [[]])["text_score"]
-    assert own["style_score"][0] == pytest.approx(anime[0], abs=1e-6)
+    assert np.isnan(own["style_first"]).tolist() == [False] * 5 + [True]
+    words = ["anime", *(style.words for style in shipped_styles().values())]
+    cosines = [suite.score([people[0][0]], [text], [[]])["text_score"][0] for text in words]
+    assert own["style_score"][0] == pytest.approx(cosines[0] - np.mean(cosines[1:]), abs=1e-5)
+    assert own["style_first"][0] == (cosines[0] > max(cosines[1:]))
+    first = int(np.argmax(cosines[1:])) + 1
+    for k in {1, first}:  # once the right answer, once a wrong one, unless the first is the right
+        found = suite.score([people[0][0]], ["x"], [[]], [words[k]])["style_first"][0]
+        assert found == (k == first)
+    assert "8 styles; chance is 1 in 8" in suite.metrics["style_first"].note
+
+
+def test_the_styles_of_a_run_are_told_apart_too():
+    suite = load_suite(["style_first"], styles=["in crayon", "raw photo", ""])
+    assert "9 styles" in suite.metrics["style_first"].note
+
+
+def test_a_mix_is_what_its_weights_make_it(suite, people):
+    (picture, first), (_, second) = people[:2]
+    crops = [[first, second]] * 3
+    found = suite.score([picture] * 3, ["x"] * 3, crops, weights=[[1, 0], [0.5, 0.5], [0, 1]])
+    alone = suite.score([picture] * 2, ["x"] * 2, [[first], [second]])
+    even = suite.score([picture], ["x"], [[first, second]])
+    for metric in ("identity_facenet", "identity_sface", "image_score"):
+        assert found[metric][0] == pytest.approx(alone[metric][0], abs=1e-6)
+        assert found[metric][2] == pytest.approx(alone[metric][1], abs=1e-6)
+        assert found[metric][1] == pytest.approx(even[metric][0], abs=1e-6)
+    with pytest.raises(ValueError, match="has 1 references and 2 weights"):
+        suite.score([picture], ["x"], [[first]], weights=[[1, 0]])
+
+
+class Blind:
+    """An image-text model to which all pictures look alike but for noise."""
+
+    name, revision, note = "blind", "r", ""
+
+    def embed_images(self, images):
+        return np.random.default_rng(0).normal(size=(len(images), 64)).astype(np.float32)
+
+    embed_texts = embed_images
+
+
+def test_an_image_score_that_sees_no_people_is_left_out(people, tmp_path):
+    suite = load_suite(["image_score", "text_score"], image_text=Blind())
+    (picture, crop), *_ = people
+    found = suite.score([picture], ["x"], [[crop]])
+    assert np.isnan(found["image_score"][0])
+    sentence = suite.metrics["image_score"].left_out
+    assert sentence.startswith("image_score is left out: its network tells the people of the contr")
+    samples = write_run(tmp_path / "run", people=2)
+    write_table(
+        tmp_path / "run", "scores",
+        [sample | {"image_score": np.nan} for sample in samples],
+        schemas.scores_schema(["text_score", "image_score"]),
+    )  # fmt: skip
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    run["metrics"] = {name: info.as_dict() for name, info in suite.metrics.items()}
+    (tmp_path / "run/run.json").write_text(json.dumps(run))
+    data = read_run(tmp_path / "run")
+    assert list(data.metrics) == list(data.scores) == ["text_score"]
+    assert sentence in data.missing
+
+
+def test_the_control_people_are_the_synthetic_ones(suite):
+    folder = Path(__file__).parents[1] / "assets"
+    for person, portraits in enumerate(control_people()):
+        for number, crop in enumerate(portraits):
+            photo = np.asarray(Image.open(folder / f"person{person}_{number}.png").convert("RGB"))
+            ((_, aligned),) = find_faces(photo, suite._networks.faces, sizes=(256,))
+            assert np.abs(aligned.astype(int) - crop).mean() < 4
+    assert control_auc(suite._networks.facenet_reference) > 0.95
+    assert control_auc(lambda crops: np.ones((len(crops), 2), np.float32)) == 0.5
+    # Against all pairs, one by one.
+    features = np.random.default_rng(0).normal(size=(18, 4))
+    pairs = [(i, j) for i in range(18) for j in range(i)]
+    same = [features[i] @ features[j] for i, j in pairs if i // 3 == j // 3]
+    other = [features[i] @ features[j] for i, j in pairs if i // 3 != j // 3]
+    expected = np.mean([float(a > b) for a in same for b in other])
+    assert control_auc(lambda crops: features) == pytest.approx(expected)
 
 
 def test_a_score_does_not_depend_on_the_batch(suite, people, own):

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from eval.judges.facenet import crop_face
-from eval.metrics import SMALL_SIZES, TURN_GAP
+from eval.picture_batch import SMALL_SIZES, TURN_GAP
 from infinite_id.faces.detection import FaceError, align_face, find_faces
 from infinite_id.faces.photos import decode_photo
 from infinite_id.faces.upright import check_eyes, find_upright_faces

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 # The timed generator draws no faces; near-duplicates alone are refused, and drawn again.
 OPTIONS = [
     *("--method", "timed", "--per-person", "4", "--redraws", "1", "--batch-size", "2"),
-    *("--gates", "one_face=false,identity=none,other_identity=none,duplicate_bits=32"),
+    *("--gates", "nsfw=none,one_face=false,identity=none,other_identity=none,duplicate_bits=32"),
 ]
 
 

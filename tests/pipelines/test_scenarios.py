@@ -75,6 +75,16 @@ def test_interpolation_walks_from_one_to_the_other():
     assert {part["identity_id"] for row in rows for part in row["parts"]} == {"p0", "p1"}
 
 
+def test_a_walk_has_six_pairs_in_which_everybody_is_once_a_and_once_b():
+    scenario, _ = load_scenario(CONFIGS, "interpolation")
+    rows = _mixes(people(scenario.people), scenario).to_pylist()
+    pairs = {tuple(part["identity_id"] for part in row["parts"]) for row in rows}
+    assert len(rows) == 66
+    assert len(pairs) == 6
+    for end in range(2):
+        assert sorted(pair[end] for pair in pairs) == [f"p{n}" for n in range(6)]
+
+
 def test_mixing_stacks_and_averages_each_pair():
     rows = _mixes(people(5), Scenario(title="t", mix="stack")).to_pylist()
     assert [(row["mix_id"], row["mode"]) for row in rows] == [
@@ -85,6 +95,11 @@ def test_mixing_stacks_and_averages_each_pair():
 def test_mixing_needs_two_people():
     with pytest.raises(ValueError, match="has 1 people, allowed: 2 or more"):
         _mixes(people(1), Scenario(title="t", mix="stack"))
+
+
+def test_the_photo_as_it_is_has_to_be_among_the_variants():
+    with pytest.raises(ValueError, match=r"variants are \[2, 4\], allowed: with 1, the photo as"):
+        _variants(people(1), [2, 4], BenchmarkConfig())
 
 
 def test_variants_keep_the_size_and_lose_detail():

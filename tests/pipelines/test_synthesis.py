@@ -25,8 +25,11 @@ from pipelines.tables.schemas import IMAGES, REJECTS, VERDICTS
 from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table
 
-ONLY_DUPLICATES = Gates(one_face=False, identity=None, other_identity=None, duplicate_bits=26)
+ONLY_DUPLICATES = Gates(
+    nsfw=None, one_face=False, identity=None, other_identity=None, duplicate_bits=26
+)
 GOOD = {
+    "nsfw": 0.1,
     "face_count": 1.0,
     "identity_facenet": 0.7,
     "text_score": 0.3,
@@ -105,6 +108,8 @@ def test_no_text_is_drawn_twice_with_one_seed():
     ("change", "reason"),
     [
         ({}, None),
+        ({"nsfw": 0.8}, "nsfw"),
+        ({"nsfw": math.nan, "face_count": 0.0}, "nsfw"),
         ({"face_count": 0.0}, "no_face"),
         ({"face_count": 2.0}, "several_faces"),
         ({"other_identity": 0.6}, "other_person"),
@@ -124,6 +129,27 @@ def test_gates(change, reason):
     found = refusal({**GOOD, "fingerprint": 0xFFFF, **change}, 0, Gates(text=0.2), accepted)
     assert (found and found[0]) == reason
     assert refusal(None, 0, Gates(), accepted)[0] == "not_made"
+
+
+def test_an_indecent_picture_is_refused_unless_the_gate_is_off():
+    shown = {**GOOD, "nsfw": 0.91}
+    assert refusal(shown, 0, Gates(), Accepted()) == ("nsfw", "nsfw is 0.910, allowed: below 0.8")
+    assert refusal(shown, 0, Gates(nsfw=None), Accepted()) is None
+    blind = {**GOOD, "nsfw": math.nan}
+    assert refusal(blind, 0, Gates(), Accepted())[1] == "nsfw is not measurable, allowed: below 0.8"
+    assert Gates().metrics[0] == "nsfw"
+    assert "nsfw" not in Gates(nsfw=None).metrics
+
+
+def test_pictures_are_judged_before_the_verdict(tmp_path):
+    """With the real network, on pictures of the timed generator."""
+    store = Store(tmp_path / "run")
+    store.write_table("embeddings/part-000000000.parquet", embeddings_table(2))
+    gates = Gates(nsfw=1e-6, one_face=False, identity=None, other_identity=None)
+    run_rounds(store, slot_plan(people=2, per_person=1, rounds=1), gates)
+    refused = store.read_folder("rejects", REJECTS).to_pylist()
+    assert [row["reason"] for row in refused] == ["nsfw"] * 2
+    assert all(row["message"].endswith("allowed: below 1e-06") for row in refused)
 
 
 def test_someone_else_is_found_in_any_face_of_a_picture():

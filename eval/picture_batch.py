@@ -1,0 +1,167 @@
+"""Pictures to score, with all that several metrics read from them: found once and shared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.judges.networks import Networks
+from infinite_id.faces.detection import Detection, FaceError, align_face
+from infinite_id.faces.upright import find_upright_faces
+from infinite_id.prompts import shipped_styles
+
+__all__ = ["PictureBatch", "cosine", "style_words"]
+
+Picture = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+# Shorter side of a face's box, as a part of the picture's: below it nobody is recognised.
+MIN_FACE = 0.08
+# Long sides at which faces are looked for: 64 px pictures do best at 256, scenes need 640.
+SMALL_PICTURE = 128
+SMALL_SIZES = (256, 512)
+LARGE_SIZES = (640, 1280)
+# A generated face is turned for the judge only where it is plain that it lies (docs/faces.md).
+TURN_GAP = 0.04
+
+
+class PictureBatch:
+    """Pictures to score, with all that several metrics read from them.
+
+    Args:
+        networks: loaded for the suite.
+        images: N pictures uint8 (H, W, 3) RGB.
+        prompts: N texts.
+        references: N lists of aligned faces uint8 (112, 112, 3).
+        styles: N texts, the words of the style alone; empty where there are none.
+        weights: N lists of the references' shares; None: all count alike.
+        candidates: words of the styles that a picture's own is told apart from.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        images: Sequence[Picture],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[Picture]],
+        styles: Sequence[str],
+        weights: Sequence[Sequence[float]] | None = None,
+        candidates: Sequence[str] = (),
+    ) -> None:
+        self.networks = networks
+        self.images = images
+        self.prompts = prompts
+        self.references = references
+        self.styles = styles
+        self.weights = weights
+        self.candidates = candidates
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def faces(self) -> list[list[Detection]]:
+        """Faces of each picture, the largest first."""
+        return list(self.networks.pool.map(self._find, self.images))
+
+    def _find(self, image: Picture) -> list[Detection]:
+        height, width = image.shape[:2]
+        sizes = SMALL_SIZES if max(height, width) <= SMALL_PICTURE else LARGE_SIZES
+        try:
+            found = find_upright_faces(
+                image,
+                self.networks.faces,
+                select="all",
+                min_face=MIN_FACE * min(height, width),
+                sizes=sizes,
+                gap=TURN_GAP,
+                level=False,  # FaceNet's crop levels the eyes itself
+            )
+        except FaceError:
+            return []
+        return sorted((face for face, _ in found), key=lambda face: -face.size)
+
+    @cached_property
+    def with_face(self) -> list[int]:
+        """Numbers of the pictures that show a face and have a reference."""
+        return [n for n in range(len(self)) if self.faces[n] and len(self.references[n])]
+
+    @cached_property
+    def facenet_features(self) -> list[NDArray[np.float32]]:
+        """FaceNet embeddings, unit norm, of the faces of each picture, (faces, 512)."""
+        counts = [len(found) for found in self.faces]
+        flat = [face for found in self.faces for face in found]
+        images = [image for image, n in zip(self.images, counts, strict=True) for _ in range(n)]
+        features = self.networks.facenet.embed(images, flat)
+        return np.split(features, np.cumsum(counts)[:-1])
+
+    @cached_property
+    def image_features(self) -> NDArray[np.float32]:
+        """float32 (N, width), unit norm, of the image-text model."""
+        if self.networks.image_text is None:
+            raise RuntimeError("the suite was loaded without an image-text model")
+        return self.networks.image_text.embed_images(self.images)
+
+    @cached_property
+    def crops(self) -> list[Picture]:
+        """uint8 (112, 112, 3), the aligned largest face of each picture of `with_face`."""
+        return [
+            align_face(self.images[row], self.faces[row][0].landmarks) for row in self.with_face
+        ]
+
+    def similarity_to_references(
+        self,
+        rows: Sequence[int],
+        features: NDArray[np.float32],
+        embed: Callable[[list[Picture]], list[NDArray[np.float32]]],
+    ) -> Scores:
+        """(N,) cosine of `features` of the pictures `rows` to their mean reference; else NaN."""
+        scores = np.full(len(self), np.nan, dtype=np.float32)
+        flat = [crop for row in rows for crop in self.references[row]]
+        known = iter(embed(flat)) if flat else iter(())
+        for row, feature in zip(rows, features, strict=True):
+            own = [next(known) for _ in self.references[row]]
+            share = None if self.weights is None else self.weights[row]
+            scores[row] = cosine(feature, np.average(own, axis=0, weights=share))
+        return scores
+
+    def similarity_to_texts(self, texts: Sequence[str]) -> Scores:
+        """(N,) cosine of picture and text; NaN where the text is empty."""
+        scores = np.full(len(self), np.nan, dtype=np.float32)
+        rows = [n for n in range(len(self)) if texts[n].strip()]
+        if rows:
+            features = self.networks.text([texts[n] for n in rows])
+            for row, feature in zip(rows, features, strict=True):
+                scores[row] = cosine(self.image_features[row], feature)
+        return scores
+
+    @cached_property
+    def style_cosines(self) -> tuple[Scores, list[Scores]]:
+        """Cosine of each picture to its own style, (N,), and to each other candidate, N arrays.
+
+        NaN and empty for a style without words.
+        """
+        own = self.similarity_to_texts(self.styles)
+        others = []
+        for row, words in enumerate(self.styles):
+            texts = [text for text in self.candidates if text != words] if words.strip() else []
+            features = self.networks.text(texts) if texts else []
+            found = [cosine(self.image_features[row], feature) for feature in features]
+            others.append(np.array(found, dtype=np.float32))
+        return own, others
+
+
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Of two vectors (width,); NaN where one is 0."""
+    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(np.dot(a, b)) / norms if norms > 0 else math.nan
+
+
+def style_words(own: Sequence[str] = ()) -> list[str]:
+    """Words of the styles that a picture's is told apart from: the shipped ones and a run's own."""
+    shipped = [style.words for style in shipped_styles().values()]
+    return list(dict.fromkeys(words for words in [*shipped, *own] if words.strip()))
