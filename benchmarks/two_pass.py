@@ -7,7 +7,6 @@ shared between pictures and nothing is computed ahead: 4 N rows a step with guid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,7 +79,7 @@ def two_pass(
     base: BaseModel, adapter: IdentityAdapter, batch: StreamBatch, sampler: SamplerConfig
 ) -> Tensor:
     """Latents (N, C, h, w): Infinite-ID's defaults on every request of `batch`, guidance on."""
-    tokens: Sequence[Tensor] = batch.tokens or ()
+    tokens = [one for one in batch.tokens or () if isinstance(one, Tensor)]  # no groups
     assert batch.null_tokens is not None  # noqa: S101 -- narrows the type
     count = len(tokens)
     store = _Store(torch.stack([batch.null_tokens] * count + list(tokens)), adapter)

@@ -123,7 +123,9 @@ class _Bench:
         """
         tokens = batch.tokens
         assert tokens is not None  # noqa: S101 -- narrows the type
-        pair = torch.stack([torch.zeros_like(tokens[0]), tokens[0]])[:, None]
+        first = tokens[0]
+        assert isinstance(first, Tensor)  # noqa: S101 -- narrows the type
+        pair = torch.stack([torch.zeros_like(first), first])[:, None]
         with self._ip_adapter_on():
             return self._diffusers(batch, ip_adapter_image_embeds=[pair])
 

@@ -95,8 +95,8 @@ def test_each_draw_has_a_picture_and_its_measures(finished):
     drawn = {row["sample_id"] for row in verdicts(folder)}
     for table in ("images", "scores"):
         assert set(pq.read_table(folder / table)["sample_id"].to_pylist()) == drawn
-    references = pq.read_table(folder / "references")
-    assert references["identity_id"].to_pylist() == ["person0", "person1", "person2"]
+    # No gate asks how the judge sees the people.
+    assert not (folder / "references").exists()
 
 
 @pytest.mark.slow

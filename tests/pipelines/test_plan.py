@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import (
+    RequestPlan,
+    Settings,
+    Subject,
+    Text,
+    request_from_row,
+    request_row,
+)
 
 SETTINGS = Settings(64, 64, 30, 5.0)
 
@@ -78,6 +85,20 @@ def test_the_sample_id_depends_on_the_settings(change):
 def test_the_sample_id_does_not_depend_on_the_cut():
     same = {make_plan(unit_size=n).row(0, 5)["sample_id"] for n in (1, 4, 8)}
     assert len(same) == 1
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_every_row_becomes_the_request_that_it_names(mixed: bool):
+    plan = make_plan()
+    subject = plan.subjects[0]
+    if mixed:
+        parts = [{"identity_id": "a", "weight": 0.3}, {"identity_id": "b", "weight": 0.7}]
+        subject = replace(subject, mix_parts=tuple(parts), mix_mode="interpolate")
+    row = request_row(plan.methods[0], subject, plan.texts[0], 7, plan.settings)
+    request = request_from_row(row)
+    assert (request.sample_id, request.seed, request.prompt) == (row["sample_id"], 7, row["prompt"])
+    assert request.group is None
+    assert (request.mix is not None) == mixed
 
 
 def test_the_digest_names_the_plan():
