@@ -106,3 +106,7 @@ _add(manifest, "check", manifest_check, "manifest ")
 def main() -> None:
     """Entry point of `infinite-id`."""
     app()
+
+
+if __name__ == "__main__":
+    main()

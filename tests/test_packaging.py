@@ -44,6 +44,12 @@ def test_light_modules_load_neither_torch_nor_ray(module):
     assert done.stdout.strip() == "[]"
 
 
+def test_the_module_of_the_command_is_the_command():
+    command = [sys.executable, "-m", "jobs.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert done.stdout.startswith("infinite-id ")
+
+
 def test_every_entry_point_exists():
     scripts = [
         entry
