@@ -38,4 +38,5 @@ def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path, monk
     wrong = ("rows_lost", "rows_doubled", "rows_refused", "files_torn", "hangs")
     assert {name: found[name] for name in wrong} == dict.fromkeys(wrong, 0)
     assert found["runs_unlike_the_undisturbed_one"] == 0
-    assert found["generation_batches_lost"] <= found["generation_actors_killed"]
+    # As the scenario requires it: an actor holds one batch and has the next one waiting.
+    assert found["generation_batches_lost"] <= 2 * found["generation_actors_killed"]
