@@ -107,27 +107,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     stages = list(STAGES) if options.stage == "all" else options.stage.split(",")
     if not 0 <= options.identity_loss < float("inf"):
-        logger.error("identity-loss is %s, allowed: 0 or more", options.identity_loss)
-        return 2
+        return _refused(f"identity-loss is {options.identity_loss}, allowed: 0 or more")
     if options.workers < 1 or options.budget < 0:
         name, value, least = ("workers", options.workers, 1)
         if options.workers >= 1:
             name, value, least = ("budget", options.budget, 0)
-        logger.error("%s is %d, allowed: %d or more", name, value, least)
-        return 2
+        return _refused(f"{name} is {value}, allowed: {least} or more")
     unknown = [stage for stage in stages if stage and stage not in STAGES]
     if unknown:
-        logger.error("stage is %r, allowed: all, %s", unknown[0], ", ".join(STAGES))
-        return 2
+        return _refused(f"stage is {unknown[0]!r}, allowed: all, {', '.join(STAGES)}")
     try:
         _run(options, [stage for stage in stages if stage], arguments)
     except (ValueError, FileNotFoundError, CheckpointError, PackageFileError) as error:
-        logger.error("%s", error)
-        return 2
+        return _refused(error)
     except (OSError, SafetensorError, FloatingPointError) as error:
-        logger.error("failed: %s; checkpoints and weights written before are intact", error)
+        sys.stderr.write(f"failed: {error}; checkpoints and weights written before are intact\n")
         return 1
     return 0
+
+
+def _refused(reason: object) -> int:
+    sys.stderr.write(f"error: {reason}\n")
+    return 2
 
 
 def _run(options: argparse.Namespace, stages: list[str], arguments: Sequence[str] | None) -> None:

@@ -133,7 +133,7 @@ def test_manifests_hold_no_seeds(capsys, monkeypatch, tmp_path):
     [
         ("synthesize", ["--method", "magic"], "method is 'magic': unknown method 'magic', allowed"),
         ("synthesize", ["--per-person", "0"], "per_person is 0: input should be greater"),
-        ("synthesize", ["--gates", "beauty=1"], "unknown key 'gates.beauty', allowed: one_face"),
+        ("synthesize", ["--gates", "beauty=1"], "unknown key 'gates.beauty', allowed: nsfw"),
         ("synthesize", ["--gates", "identity"], "gates are 'identity', allowed: NAME=VALUE"),
         ("synthesize", ["--gates", "identity=["], "gate identity is '[', allowed: a value in YAML"),
         (

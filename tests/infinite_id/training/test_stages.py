@@ -206,10 +206,10 @@ def test_a_budget_of_pictures_ends_a_stage_with_its_rate_decayed(state: Path, tm
 
 @pytest.mark.parametrize(("option", "value", "least"), [("workers", "0", 1), ("budget", "-1", 0)])
 def test_a_number_out_of_range_is_named(
-    option: str, value: str, least: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    option: str, value: str, least: int, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     assert main([f"--{option}", value, "--state", str(tmp_path)]) == 2
-    assert f"{option} is {value}, allowed: {least} or more" in caplog.text
+    assert f"{option} is {value}, allowed: {least} or more" in capsys.readouterr().err
 
 
 def test_other_pictures_have_other_latents(state: Path):
@@ -281,10 +281,10 @@ def test_weights_of_another_model_are_named(state: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_named(
-    device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     assert main(["--device", device, "--state", str(tmp_path / "state")]) == 2
-    assert f"device is '{device}', allowed: auto, cpu, cuda" in caplog.text
+    assert f"device is '{device}', allowed: auto, cpu, cuda" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
 
 
@@ -318,11 +318,11 @@ def test_a_pack_holds_what_training_reads(tmp_path: Path):
     assert np.array_equal(scorer.person, given[2].person)
 
 
-def test_a_pack_of_another_size_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_pack_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
     write_pack(tmp_path / "pack.npz", faces(4), pictures(6, 4), pictures(3, 4))
     arguments = ["--data", str(tmp_path / "pack.npz"), "--size", "96", "--stage", "vae"]
     assert main([*arguments, "--state", str(tmp_path), "--device", "cpu"]) == 2
-    assert "data pack has pictures of 64 px, allowed: 96" in caplog.text
+    assert "data pack has pictures of 64 px, allowed: 96" in capsys.readouterr().err
 
 
 def test_a_pack_is_enough_where_opencv_and_onnx_are_missing(state: Path, tmp_path: Path):
