@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 # Before torch is imported: threads of small tensors wait for each other more than they compute,
 # and beside another busy process that takes twenty times as long. Jobs set their own number.
@@ -31,6 +32,15 @@ def _loggers_speak() -> None:
             known, logging.Logger
         ):
             known.disabled, known.propagate = False, True
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """A test that gives torch more threads gives them to none after it."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != int(os.environ["OMP_NUM_THREADS"]):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture

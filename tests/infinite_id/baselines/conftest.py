@@ -16,7 +16,6 @@ from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
 @pytest.fixture(scope="session")
 def base():
     """The pocket base with a UNet of two small blocks: rows and LoRAs do not depend on size."""
-    torch.set_num_threads(2)
     loaded = load_pipeline()
     blocks = {"down_block_types": UNET["down_block_types"][:2]}
     blocks |= {"up_block_types": UNET["up_block_types"][:2]}
