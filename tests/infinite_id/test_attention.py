@@ -154,10 +154,7 @@ def test_two_processor_sets_do_not_share_state(base: BaseModel, adapter: Identit
     torch.testing.assert_close(turns[2], alone[0], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "fusion",
-    ["mixed", *(pytest.param(other, marks=pytest.mark.slow) for other in ("mutual", "none"))],
-)
+@pytest.mark.parametrize("fusion", ["mixed", "mutual", "none"])
 def test_compiles_without_graph_breaks(adapter: IdentityAdapter, fusion: Any) -> None:
     unet = tiny_unet().eval()
     given = context(unet, adapter, fusion=FusionConfig(fusion=fusion))

@@ -65,7 +65,7 @@ def test_a_step_costs_the_rows_that_it_needs(
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "euler", "lcm"])
-@pytest.mark.parametrize("fusion", ["mixed", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fusion", ["mixed", "none"])
 @pytest.mark.parametrize("steps", [(0.4, 1.0), (0.0, 0.6), (0.2, 0.8)])
 def test_a_picture_does_not_depend_on_its_batch_with_an_interval(
     base: BaseModel, adapter: IdentityAdapter, scheduler: Any, fusion: Any, steps: Any
