@@ -105,7 +105,7 @@ def _held(model: AdapterTraining) -> int:
 
 @pytest.mark.parametrize(
     ("strategy", "text_active"),
-    [("ddp", False), pytest.param("fsdp", False, marks=pytest.mark.slow), ("fsdp", True)],
+    [("ddp", False), ("fsdp", False), ("fsdp", True)],
 )
 @pytest.mark.timeout(120)
 def test_two_workers_average_the_gradients_of_their_batches(
