@@ -81,7 +81,10 @@ def build_base(context: Context) -> Stage:
         return diffusion_loss(predicted, target, weights, region)
 
     config = LoopConfig(
-        learning_rate=1e-3,
+        # 1e-3 with a second moment of 0.999 lost all after 280,000 pictures, within twenty steps.
+        learning_rate=7e-4,
+        second_moment=0.99,
+        clip_over_mean=2.0,
         warmup_steps=200,
         total_steps=context.total_steps(size),
         ema_decay=0.999,

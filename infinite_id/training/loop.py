@@ -101,6 +101,10 @@ class LoopConfig:
         muon_rate: of Muon, which then moves the inner matrices and convolutions instead of AdamW;
             it rises and falls as the rate does. 0: AdamW alone.
         gradient_clip: largest norm of all gradients together.
+        clip_over_mean: the same as a multiple of the norm's running mean, so that one bad batch
+            does not hold AdamW up; 0: `gradient_clip` alone.
+        second_moment: AdamW's second beta, 0 to below 1; 0.99 forgets an old scale of the gradients
+            in a hundred steps, which a rate of 1e-3 held for long needs.
         accumulation: parts (micro-batches) a step.
         ema_decay: of the averaged weights, 0 for none; lower in the first steps.
         precision: "bfloat16" runs the forward pass in autocast, weights stay float32.
@@ -116,6 +120,8 @@ class LoopConfig:
     final_rate: float = 0.02
     muon_rate: float = 0.0
     gradient_clip: float = 1.0
+    clip_over_mean: float = 0.0
+    second_moment: float = 0.999
     accumulation: int = 1
     ema_decay: float = 0.0
     precision: Precision = "float32"
@@ -132,6 +138,10 @@ class LoopConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 0 to 1")
         if not (self.muon_rate >= 0 and math.isfinite(self.muon_rate)):
             raise ValueError(f"muon_rate is {self.muon_rate}, allowed: 0 or more, finite")
+        if not (self.clip_over_mean >= 0 and math.isfinite(self.clip_over_mean)):
+            raise ValueError(f"clip_over_mean is {self.clip_over_mean}, allowed: 0 or more, finite")
+        if not 0 <= self.second_moment < 1:
+            raise ValueError(f"second_moment is {self.second_moment}, allowed: 0 or more, below 1")
         if self.accumulation < 1:
             raise ValueError(f"accumulation is {self.accumulation}, allowed: 1 or more")
         if not 0 <= self.ema_decay < 1:
@@ -211,11 +221,13 @@ class TrainingLoop:
         self.optimizer = torch.optim.AdamW(
             [p for n, p in self.trainable.items() if n not in inner],
             lr=config.learning_rate,
+            betas=(0.9, config.second_moment),
             weight_decay=config.weight_decay,
             fused=True,
         )
         self.muon = Muon(inner.values(), config.muon_rate) if inner else None
         self.ema = {n: p.detach().clone() for n, p in self.trainable.items()}
+        self.norm_mean: float | None = None
         self.step = self.warm_from = 0
 
     def resume(self) -> bool:
@@ -246,6 +258,7 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.muon is not None:
             self.muon.load_state_dict(state["muon"])
+        self.norm_mean = state.get("norm_mean")
         self.step = int(state["step"])
         return True
 
@@ -274,6 +287,7 @@ class TrainingLoop:
             "ema": self.ema,
             "optimizer": self.optimizer.state_dict(),
             "muon": None if self.muon is None else self.muon.state_dict(),
+            "norm_mean": self.norm_mean,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -358,7 +372,7 @@ class TrainingLoop:
             total += loss.detach()
         if self.workers is not None:
             self.workers.average([p.grad for p in self.trainable.values() if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.trainable.values(), config.gradient_clip)
+        norm = self._clip()
         self.optimizer.step()
         if self.muon is not None:
             self.muon.step(config.muon_rate * share)
@@ -371,6 +385,18 @@ class TrainingLoop:
                     list(self.ema.values()), list(self.trainable.values()), 1 - decay
                 )
         return total, norm
+
+    def _clip(self) -> Tensor:
+        """Scales the gradients down to the largest norm allowed; the norm before."""
+        limit, multiple = self.config.gradient_clip, self.config.clip_over_mean
+        if multiple and self.norm_mean is not None:
+            limit = min(limit, multiple * self.norm_mean)
+        norm = nn.utils.clip_grad_norm_(self.trainable.values(), limit)
+        if multiple:
+            # Of a bad batch as much counts as it may do: else a few of them lift the mean.
+            own = min(float(norm), limit)
+            self.norm_mean = own if self.norm_mean is None else 0.98 * self.norm_mean + 0.02 * own
+        return norm
 
     def _log(self, losses: list[Tensor], rate: float, norm: Tensor) -> None:
         mean = self._check(losses, norm)
