@@ -17,6 +17,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
 )
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +38,7 @@ _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "euler": (EulerDiscreteScheduler, {}),
     "euler_trailing": (EulerDiscreteScheduler, _TRAILING),
     "lcm": (LCMScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
 }
 # SDXL's own noise, where a base's configuration is silent: the classes' defaults are other models'.
 _SDXL_NOISE = {

@@ -29,7 +29,7 @@ __all__ = [
 FusionKind = Literal["mixed", "mutual", "none"]
 NormKind = Literal["adain_mean", "adain", "none"]
 SchedulerKind = Literal[
-    "ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm", "own"
+    "ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm", "own", "unipc"
 ]
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -104,12 +104,15 @@ class SamplerConfig:
         num_inference_steps, guidance_scale: of requests that do not say.
         guidance_steps: (first, last) fraction of the steps, in [0, 1], with guidance; the others
             cost half as much.
+        reuse_steps: each so many-th step is computed whole, the ones between keep the features of
+            the UNet's inner blocks (`infinite_id.sampler.reuse`); 1: all steps are whole.
     """
 
     scheduler: SchedulerKind = "ddim"
     num_inference_steps: int = 30
     guidance_scale: float = 5.0
     guidance_steps: tuple[float, float] = (0.0, 1.0)
+    reuse_steps: int = 1
 
     def __post_init__(self) -> None:
         check_choice("scheduler", self.scheduler, SchedulerKind)
@@ -119,6 +122,8 @@ class SamplerConfig:
             )
         if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}, allowed: finite, >= 0")
+        if self.reuse_steps < 1:
+            raise ValueError(f"reuse_steps is {self.reuse_steps}, allowed: 1 or more")
         _check_fractions("guidance_steps", self.guidance_steps)
 
 

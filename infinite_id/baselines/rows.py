@@ -194,6 +194,8 @@ class RowGenerator(LatentGenerator):
             raise ValueError(
                 f"guidance_steps is {sampler.guidance_steps}, allowed with this method: (0.0, 1.0)"
             )
+        if sampler.reuse_steps != 1:
+            raise ValueError(f"reuse_steps is {sampler.reuse_steps}, allowed with this method: 1")
         guided = self.guidance_scales(requests)[0] > 1
         with self._personalised(requests, 2 if guided else 1):
             return denoise_rows(

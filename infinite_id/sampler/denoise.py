@@ -27,6 +27,7 @@ from infinite_id.identity.adapter import StreamAdapter
 from infinite_id.sampler.batch import DenoisedBatch, StreamBatch, check_batch
 from infinite_id.sampler.conditioning import Conditioning, Phase, PhaseKind, TextKey
 from infinite_id.sampler.previews import clean_latents
+from infinite_id.sampler.reuse import Reuse
 from infinite_id.types import CancelledError
 
 __all__ = ["denoise"]
@@ -156,6 +157,7 @@ class _Steps:
         self._scales = torch.tensor(scales, device=base.device).view(-1, 1, 1, 1)
         self._time_ids = base.time_ids(batch.height, batch.width)
         self._moved: tuple[Tensor, ...] = ()
+        self._unet = Reuse(base.unet, sampler.reuse_steps)
         self._arguments: dict[str, Any] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:
             # Schedulers that add noise draw it from each request's own generator too.
@@ -167,7 +169,8 @@ class _Steps:
         """One step of all latents."""
         scaled = self._scheduler.scale_model_input(self._latents, timestep).to(self._base.dtype)
         rows = torch.cat([scaled[block] for block in phase.blocks for _ in range(phase.halves)])
-        predicted = self._base.unet(
+        predicted = self._unet(
+            (id(phase), active),
             rows,
             timestep,
             encoder_hidden_states=phase.hidden,
@@ -176,8 +179,7 @@ class _Steps:
                 "time_ids": self._time_ids.expand(len(rows), -1),
             },
             cross_attention_kwargs={"streams": replace(phase.context, active=active)},
-            return_dict=False,
-        )[0].float()
+        ).float()
         sizes = [phase.halves * len(block) for block in phase.blocks]
         noise = torch.cat(
             [

@@ -82,7 +82,7 @@ def diffusers_latents(base: BaseModel, batch: StreamBatch, sampler: SamplerConfi
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 16)])
-@pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "euler", "euler_trailing"])
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "euler", "euler_trailing", "unipc"])
 @pytest.mark.parametrize(("guidance", "negative"), [(5.0, "blurry"), (5.0, ""), (1.0, "")])
 def test_identity_off_equals_the_plain_pipeline(
     base: BaseModel,
