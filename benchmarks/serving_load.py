@@ -29,7 +29,9 @@ import httpx
 import psutil
 import yaml
 
-__all__ = ["PROMPTS", "run"]
+__all__ = ["ENDPOINTS", "PROMPTS", "run"]
+
+ENDPOINTS = ("/v1/generate", "/v1/images/edits")
 
 PROMPTS = (
     "a {subject} on the beach",
@@ -47,8 +49,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Loads the service and its bare generator in turn.
 
     Args:
-        arguments: seconds (of load, in all), rounds, users, people, prompts (counts), steps,
-            max_batch, threads.
+        arguments: endpoint (of ENDPOINTS: of a person that is kept, or of a photo that comes with
+            each request), seconds (of load, in all), rounds, users, people, prompts (counts),
+            steps, max_batch, threads.
 
     Returns:
         start_seconds (command to ready); images_per_s and bare_images_per_s (medians of the
@@ -58,7 +61,11 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         RuntimeError: the service, its generator or locust did not start.
+        ValueError: another endpoint.
     """
+    endpoint = arguments["endpoint"]
+    if endpoint not in ENDPOINTS:
+        raise ValueError(f"endpoint is {endpoint!r}, allowed: {', '.join(ENDPOINTS)}")
     seconds = arguments["seconds"] / arguments["rounds"]
     answers: Counter[int] = Counter()
     figures: Counter[str] = Counter()
@@ -74,7 +81,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
             ratios.append(speed / statistics.mean(loops[-2:]))
             for row in stats:
                 figures.update({"errors": row["num_failures"]})
-                if row["name"] == "/v1/generate":
+                if row["name"] == endpoint:
                     figures.update({"requests": row["num_requests"]})
                     times = {int(ms): count for ms, count in row["response_times"].items()}
                     answers.update(times)
@@ -115,7 +122,7 @@ class _Service:
 
     def load(self, arguments: Mapping[str, Any], seconds: float) -> tuple[float, list[dict]]:
         """(images/s between the first and the last finished batch, locust's statistics)."""
-        keys = ("people", "prompts", "steps")
+        keys = ("endpoint", "people", "prompts", "steps")
         environment = {**os.environ, "LOAD": json.dumps({key: arguments[key] for key in keys})}
         users, span = str(arguments["users"]), f"{seconds:.0f}s"
         command = [sys.executable, "-m", "locust", "-f", str(_LOCUST), "--host", self._url]

@@ -23,7 +23,14 @@ __all__ = [
 ]
 
 # Packages of the extra, by what they are imported as.
-_EXTRA = ("fastapi", "uvicorn", "httpx", "python_multipart", "prometheus_client")
+_EXTRA = (
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "python_multipart",
+    "prometheus_client",
+    "confusable_homoglyphs",
+)
 
 
 @user_errors()

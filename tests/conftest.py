@@ -43,7 +43,7 @@ def _threads_as_before() -> Iterator[None]:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need() -> Callable[[str, bool, str], None]:
     """`need(name, available, how)`: skips where something is missing, fails where it may not be.
 

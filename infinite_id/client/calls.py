@@ -45,6 +45,7 @@ class GenerateOptions(TypedDict, total=False):
     width: int
     steps: int
     guidance_scale: float
+    identity_scale: float
     format: Literal["png", "webp", "jpeg"]
     scores: bool
     previews: int
@@ -107,7 +108,7 @@ def score_form(image: Photo, prompt: str, identity: Who | None) -> dict[str, Any
 def generate_body(
     prompt: str,
     identity: Who | None,
-    mix: Mapping[Who, float] | None,
+    mix: Mapping[Who, float] | Sequence[Who] | None,
     photos: Sequence[Photo] | None,
     options: GenerateOptions,
 ) -> dict[str, Any]:
@@ -115,10 +116,12 @@ def generate_body(
     body: dict[str, Any] = {"prompt": prompt, **options}
     if identity is not None:
         body["identity_id"] = who_id(identity)
-    if mix is not None:
+    if isinstance(mix, Mapping):
         body["mix"] = [
             {"identity_id": who_id(who), "weight": weight} for who, weight in mix.items()
         ]
+    elif mix is not None:
+        body["mix"] = [{"identity_id": who_id(who)} for who in mix]
     if photos is not None:
         body["photos"] = [base64.b64encode(_photo_bytes(photo)).decode() for photo in photos]
     return body

@@ -111,7 +111,8 @@ class Generation(_Result):
         """An answer of /v1/generate to a request with that body."""
         request = {key: value for key, value in body.items() if key not in (*_WHO, "stream")}
         if body.get("mix") is not None:
-            request["mix_weights"] = [part["weight"] for part in body["mix"]]
+            # Those of a stack have none.
+            request["mix_weights"] = [part.get("weight") for part in body["mix"]]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return cls.model_validate(
             {**answer, "request": request, "server": server, "created": created}

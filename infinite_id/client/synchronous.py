@@ -121,7 +121,7 @@ class Client:
         prompt: str,
         *,
         identity: Who | None = None,
-        mix: Mapping[Who, float] | None = None,
+        mix: Mapping[Who, float] | Sequence[Who] | None = None,
         photos: Sequence[Photo] | None = None,
         on_event: Callable[[Event], None] | None = None,
         **options: Unpack[GenerateOptions],
@@ -131,7 +131,7 @@ class Client:
         Args:
             prompt: may hold {subject}.
             identity: a person; exactly one of identity, mix and photos says who.
-            mix: people and their weights, which sum to 1.
+            mix: people and their weights, which sum to 1; with `mix_mode="stack"` the people alone.
             photos: of a person that is not to be kept.
             on_event: called with each event of `stream`.
             options: see `GenerateOptions`.
@@ -151,7 +151,7 @@ class Client:
         prompt: str,
         *,
         identity: Who | None = None,
-        mix: Mapping[Who, float] | None = None,
+        mix: Mapping[Who, float] | Sequence[Who] | None = None,
         photos: Sequence[Photo] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Event]:

@@ -1,15 +1,23 @@
-"""What routes ask for: the service, the caller's name, the time left."""
+"""What routes ask for: the service, the caller's name, the time left, the kind of body."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.params import Form
+from fastapi.routing import APIRoute
+from starlette.responses import Response
 
+from pipelines.serving.errors import ServiceError
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 
-__all__ = ["Owner", "Served", "Until"]
+__all__ = ["Owner", "Route", "Served", "Until"]
+
+_JSON = ("application/json",)
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 def _service(request: Request) -> Service:
@@ -32,3 +40,26 @@ Until = Annotated[Deadline, Depends(_deadline)]
 
 Owner = Annotated[str, Depends(_owner)]
 """The name of the caller's key, which is let in and has not used up its rate."""
+
+
+class Route(APIRoute):
+    """A route whose body is of the kind that it reads; another kind is 415 and not guessed at."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See FastAPI."""
+        handle, field = super().get_route_handler(), self.body_field
+        if field is None:
+            return handle
+        allowed = _FORMS if isinstance(field.field_info, Form) else _JSON
+
+        async def handle_kind(request: Request) -> Response:
+            stated = request.headers.get("content-type")
+            kind = (stated or "").partition(";")[0].strip().lower()
+            empty = stated is None and request.headers.get("content-length", "0") == "0"
+            if kind not in allowed and not (empty and "transfer-encoding" not in request.headers):
+                what = "missing" if stated is None else repr(kind[:100])
+                message = f"Content-Type is {what}, allowed: {' or '.join(allowed)}."
+                raise ServiceError(415, "wrong_content_type", message)
+            return await handle(request)
+
+        return handle_kind

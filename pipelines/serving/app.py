@@ -30,6 +30,15 @@ from pipelines.serving.worker import Deadline
 
 __all__ = ["create_app"]
 
+# Starlette says only "Not Found".
+_OWN_WORDS = {
+    404: ("unknown_path", "There is no such path: /openapi.json lists those there are."),
+    405: (
+        "wrong_method",
+        "The path does not take this method: the header Allow has those it takes.",
+    ),
+}
+
 
 def create_app(
     config: ServiceConfig, make_service: Callable[[], Service], measures: Measures | None = None
@@ -115,7 +124,10 @@ async def _validation_error(request: Request, error: Any) -> Response:
 
 
 async def _http_error(request: Request, error: Any) -> Response:
-    told = ServiceError(error.status_code, f"http_{error.status_code}", f"{error.detail}.")
+    code, message = _OWN_WORDS.get(
+        error.status_code, ("invalid_request", f"{str(error.detail).rstrip('.')}.")
+    )
+    told = ServiceError(error.status_code, code, message)
     answer = error_answer(told, request.url.path)
     answer.headers.update(error.headers or {})
     return answer

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from unicodedata import category
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Finite", "GenerateBody", "Part", "Prompt", "TokensBody"]
+__all__ = ["Clean", "Finite", "GenerateBody", "Part", "Prompt", "Readable", "TokensBody"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _readable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("the text holds the character NUL")
-    if not text.strip():
-        raise ValueError("the text is blank")
-    return text
 
 
 def _without_nul(text: str) -> str:
@@ -25,8 +18,17 @@ def _without_nul(text: str) -> str:
     return text
 
 
-Prompt = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
-Negative = Annotated[str, AfterValidator(_without_nul)]
+def _readable(text: str) -> str:
+    # Characters of no width are no text either.
+    if all(c.isspace() or category(c) == "Cf" for c in _without_nul(text)):
+        raise ValueError("the text is blank")
+    return text
+
+
+Clean, Readable = AfterValidator(_without_nul), AfterValidator(_readable)
+"""Of texts: without the character NUL; and with something to read."""
+
+Prompt = Annotated[str, Field(min_length=1), Readable]
 
 
 class Part(BaseModel):
@@ -48,12 +50,14 @@ class GenerateBody(BaseModel):
     prompt: Prompt = Field(description="may hold {subject}")
     identity_id: str | None = None
     mix: list[Part] | None = Field(None, min_length=2, max_length=8)
-    mix_mode: Literal["interpolate", "stack"] = "interpolate"
+    mix_mode: Literal["interpolate", "stack"] = Field("interpolate", description="with mix")
     photos: list[str] | None = Field(None, min_length=1, description="base64 of image files")
-    face: int | Literal["single", "largest"] = "single"
+    face: int | Literal["single", "largest"] = Field("single", description="with photos")
     method: str | None = None
     style: str | None = None
-    negative_prompt: Negative | None = Field(None, description="replaces the style's own")
+    negative_prompt: Annotated[str, Clean] | None = Field(
+        None, description="replaces the style's own"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="picture number i has seed + i")
     n: int = Field(1, ge=1)
     height: int | None = None
@@ -70,6 +74,20 @@ class GenerateBody(BaseModel):
         False, description="server-sent events: queued, step, preview, result or error"
     )
     previews: int = Field(0, ge=0, description="unfinished pictures of each, with stream")
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> GenerateBody:
+        for name, default, needs, there in (
+            ("mix_mode", "interpolate", "mix", self.mix is not None),
+            ("face", "single", "photos", self.photos is not None),
+            ("previews", 0, "stream", self.stream),
+        ):
+            value = getattr(self, name)
+            if value != default and not there:
+                raise ValueError(f"{name} is {value} without {needs}, allowed: with {needs}")
+        if self.response == "image" and (self.n > 1 or self.stream or self.scores):
+            raise ValueError("response is image, allowed: one picture without stream and scores")
+        return self
 
 
 class TokensBody(BaseModel):

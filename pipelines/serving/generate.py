@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from infinite_id.types import GeneratedImage
-from pipelines.serving.access import Owner, Served, Until
+from pipelines.serving.access import Owner, Route, Served, Until
 from pipelines.serving.answers import error_body
 from pipelines.serving.batcher import Event
 from pipelines.serving.bodies import GenerateBody
@@ -28,7 +28,7 @@ __all__ = ["Job", "Made", "router", "unless_gone"]
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.2
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=Route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,6 @@ async def generate(
     request: Request, service: Served, owner: Owner, deadline: Until, body: GenerateBody
 ) -> Response | dict[str, Any]:
     """Pictures of a person or a mix, as JSON, as one image file, or as server-sent events."""
-    if body.response == "image" and (body.n > 1 or body.stream):
-        message = "response image allows one picture without stream."
-        raise ServiceError(422, "invalid_request", message)
     photos = None if body.photos is None else service.photos(body.photos)
     job = await unless_gone(request, Job.begin(service, body, owner, deadline, photos))
     if body.stream:

@@ -13,18 +13,19 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from pipelines.serving.access import Owner, Served, Until
-from pipelines.serving.bodies import Finite, GenerateBody, Prompt
+from pipelines.serving.access import Owner, Route, Served, Until
+from pipelines.serving.bodies import Clean, Finite, GenerateBody, Prompt
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.generate import Job, unless_gone
-from pipelines.serving.openapi import ERRORS
+from pipelines.serving.openapi import ERRORS, Images, Model, Models
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 
 __all__ = ["EditForm", "GenerationsBody", "router"]
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=Route)
 # Our names of their fields.
 _PARAMS = {"method": "model", "height": "size", "width": "size", "photos": "image"}
 
@@ -43,7 +44,7 @@ class _Common(BaseModel):
     moderation: Literal["auto"] | None = None
     user: str | None = Field(None, max_length=1000, description="not read and not kept")
     style: str | None = Field(None, description="extension: of /v1/styles")
-    negative_prompt: str | None = Field(None, description="extension")
+    negative_prompt: Annotated[str, Clean] | None = Field(None, description="extension")
     seed: int = Field(0, ge=0, lt=2**63, description="extension: picture number i has seed + i")
     steps: int | None = Field(None, ge=1, description="extension")
     guidance_scale: Annotated[Finite | None, Field(ge=0, description="extension")] = None
@@ -59,23 +60,24 @@ class EditForm(_Common):
     """Form of `POST /v1/images/edits`; one photo is named `image`, several `image[]`."""
 
     image: list[UploadFile] = Field(default_factory=list, description="photos of one person")
-    images: list[UploadFile] = Field(default_factory=list, alias="image[]")
+    # What OpenAI's clients call several; in a schema it would be a second name of one thing.
+    images: SkipJsonSchema[list[UploadFile]] = Field(default_factory=list, alias="image[]")
     face: int | Literal["single", "largest"] = Field("single", description="extension")
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model=Models)
 async def models(service: Served, owner: Owner) -> dict[str, Any]:
     """The methods, as OpenAI lists models."""
     return {"object": "list", "data": [_model(name) for name in service.config.methods]}
 
 
-@router.get("/v1/models/{name}")
+@router.get("/v1/models/{name}", response_model=Model)
 async def model(service: Served, owner: Owner, name: str) -> dict[str, Any]:
     """One method, as OpenAI describes a model."""
     return _model(_offered(service, name))
 
 
-@router.post("/v1/images/generations")
+@router.post("/v1/images/generations", response_model=Images)
 async def generations(
     request: Request, service: Served, owner: Owner, deadline: Until, body: GenerationsBody
 ) -> dict[str, Any]:
@@ -86,13 +88,13 @@ async def generations(
     return await _make(request, service, owner, deadline, body, None)
 
 
-@router.post("/v1/images/edits")
+@router.post("/v1/images/edits", response_model=Images)
 async def edits(
     request: Request,
     service: Served,
     owner: Owner,
     deadline: Until,
-    form: Annotated[EditForm, Form()],
+    form: Annotated[EditForm, Form(media_type="multipart/form-data")],
 ) -> dict[str, Any]:
     """New pictures of the person in the uploaded photos, who is not kept."""
     photos = [await photo.read() for photo in (*form.image, *form.images)]
@@ -145,11 +147,13 @@ def _translated(service: Service, asked: GenerationsBody | EditForm) -> Generate
     width, height = None, None
     if asked.size not in (None, "auto"):
         width, height = map(int, str(asked.size).split("x"))
+    if isinstance(asked, EditForm):
+        who: dict[str, Any] = {"photos": ["form"], "face": asked.face}
+    else:
+        who = {"identity_id": asked.identity_id}
     return GenerateBody(
+        **who,
         prompt=asked.prompt,
-        identity_id=getattr(asked, "identity_id", None),
-        photos=["form"] if isinstance(asked, EditForm) else None,
-        face=asked.face if isinstance(asked, EditForm) else "single",
         method=asked.model,
         style=asked.style,
         negative_prompt=asked.negative_prompt,

@@ -6,27 +6,95 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
-__all__ = ["ERRORS", "PICTURES", "describe"]
+from pipelines.serving.answers import is_openais
+
+__all__ = [
+    "BINARY",
+    "ERRORS",
+    "PICTURES",
+    "Images",
+    "Model",
+    "Models",
+    "Person",
+    "TokenCount",
+    "describe",
+]
+
+BINARY = {"type": "string", "format": "binary"}
+
+
+class Face(BaseModel):
+    """A face that was found in a photo."""
+
+    bbox: list[float] = Field(description="xyxy in pixels of the upright photo")
+    score: float
+    crop_png: str = Field(description="base64, 112 x 112 px")
 
 
 class ErrorDetail(BaseModel):
     """What went wrong: `code` is stable, `message` is a sentence."""
 
-    # `faces` and `photo` of a photo with several faces.
-    model_config = ConfigDict(extra="allow")
-
     code: str
     message: str
-    type: str | None = None
-    param: str | None = None
+    type: str | None = Field(None, description="on OpenAI's paths")
+    param: str | None = Field(None, description="on OpenAI's paths: the field that is wrong")
+    photo: int | None = Field(None, description="of several: the one with several faces")
+    faces: list[Face] | None = Field(None, description="those of that photo, for face")
 
 
 class ErrorBody(BaseModel):
     """The body of every answer that is no success."""
 
     error: ErrorDetail
+
+
+class Person(BaseModel):
+    """Someone embedded."""
+
+    identity_id: str = Field(description="works like a password for this person")
+    expires_in_seconds: float
+    photos_kept: int
+    faces: list[Face] = Field(description="one a photo")
+
+
+class TokenCount(BaseModel):
+    """null: this service does not know the tokenizer, and only the generator counts."""
+
+    tokens: int | None
+    max_tokens: int | None
+
+
+class Model(BaseModel):
+    """A method, as OpenAI describes a model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    """The methods, as OpenAI lists models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Image(BaseModel):
+    """A picture, as OpenAI delivers it."""
+
+    b64_json: str
+
+
+class Images(BaseModel):
+    """Pictures, as OpenAI delivers them."""
+
+    created: int
+    data: list[Image]
+    output_format: Literal["png", "webp", "jpeg"]
+    size: str
 
 
 _WHAT = {
@@ -36,14 +104,27 @@ _WHAT = {
     404: "There is no such person, photo or model.",
     408: "The request did not arrive in time.",
     413: "The request is too large.",
+    415: "The body is of a kind that the path does not read.",
     422: "A value is out of range, unknown, or refused.",
     429: "The rate of the key, or of failures, is used up; see Retry-After.",
     500: "The service has failed.",
     503: "The service is full or loses a part; see Retry-After.",
     504: "The time is over.",
 }
+_NUMBER, _TEXT = {"schema": {"type": "integer"}}, {"schema": {"type": "string"}}
+# Of answers that tell something in their headers.
+_HEADERS = {
+    200: {
+        "X-Sample-Id": {"description": "of an image file", **_TEXT},
+        "X-Blurred": {"description": "true where the safety check blurred it", **_TEXT},
+    },
+    401: {"WWW-Authenticate": {"description": "Bearer", **_TEXT}},
+    429: {"Retry-After": {"description": "seconds", **_NUMBER}},
+    503: {"Retry-After": {"description": "seconds", **_NUMBER}},
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, "model": ErrorBody} for status, what in _WHAT.items()
+    status: {"description": what, "model": ErrorBody, "headers": _HEADERS.get(status, {})}
+    for status, what in _WHAT.items()
 }
 """Answers that every route with a key may give."""
 
@@ -59,7 +140,7 @@ class Picture(BaseModel):
     method: str
     seconds: float
     format: Literal["png", "webp", "jpeg"]
-    data: str
+    data: str = Field(description="base64")
     scores: dict[str, float | None]
     blurred: bool
 
@@ -67,7 +148,7 @@ class Picture(BaseModel):
 class Pictures(BaseModel):
     """The answer of `/v1/generate` as JSON."""
 
-    untrained: bool
+    untrained: bool = Field(description="nobody trained the weights: pictures are noise")
     images: list[Picture]
 
 
@@ -75,12 +156,10 @@ PICTURES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "JSON; one file with `response: image`; events with `stream`.",
         "model": Pictures,
+        "headers": _HEADERS[200],
         "content": {
             "text/event-stream": {"schema": {"type": "string"}},
-            **{
-                f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("png", "webp", "jpeg")
-            },
+            **{f"image/{kind}": {"schema": BINARY} for kind in ("png", "webp", "jpeg")},
         },
     }
 }
@@ -113,8 +192,23 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             # Without keys none is asked for.
             operation["security"] = [{"key": []}, {}] if path.startswith("/v1/") else []
+            if "requestBody" not in operation:
+                operation["responses"].pop("415", None)
+            if is_openais(path):
+                operation["responses"].pop("422", None)
             for status, answer in operation["responses"].items():
                 # FastAPI writes a model under the media type of the route's own answer.
                 if status >= "400":
                     answer["content"] = {"application/json": {"schema": _ERROR}}
+    _name_files(document["components"]["schemas"])
     return document
+
+
+def _name_files(schema: Any) -> None:
+    """Says of each uploaded file that it is one in the older way too, which generators read."""
+    values = schema.values() if isinstance(schema, dict) else schema
+    if isinstance(schema, dict) and schema.get("contentMediaType") == "application/octet-stream":
+        schema["format"] = "binary"
+    for value in values:
+        if isinstance(value, dict | list):
+            _name_files(value)

@@ -40,8 +40,8 @@ class People:
     """Persons by id, each for a while.
 
     Where there are too many, the oldest person of the owner with the most people goes first; where
-    they are too large, that of the owner with the most bytes: a key that uploads without end, or
-    uploads large photos, pushes out its own.
+    they are too large, that of the owner with the most bytes; of equals, the one who uploads. So a
+    key that uploads without end, or uploads large photos, pushes out its own.
 
     Args:
         ttl: seconds that a person is kept.
@@ -82,7 +82,7 @@ class People:
             self._people[key] = (self._clock(), person)
             self._count(person, 1)
             while len(self._people) > self._most or self._held > self._most_bytes:
-                self._drop_one()
+                self._drop_one(person.owner)
             if key not in self._people:
                 message = "The person is larger than the memory that is left for this key."
                 raise ServiceError(413, "person_too_large", message)
@@ -98,9 +98,9 @@ class People:
     def _drop(self, key: str) -> None:
         self._count(self._people.pop(key)[1], -1)
 
-    def _drop_one(self) -> None:
+    def _drop_one(self, uploading: str) -> None:
         crowd = self._counts if len(self._people) > self._most else self._bytes
-        greedy = crowd.most_common(1)[0][0]
+        greedy = max(crowd, key=lambda owner: (crowd[owner], owner == uploading))
         self._drop(next(k for k, (_, one) in self._people.items() if one.owner == greedy))
 
     def get(self, identity_id: str, owner: str) -> Person:

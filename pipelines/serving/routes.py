@@ -12,16 +12,17 @@ from fastapi.responses import PlainTextResponse, Response
 from numpy.typing import NDArray
 
 from infinite_id.faces.photos import PhotoError, decode_photo
-from pipelines.serving.access import Owner, Served, Until
-from pipelines.serving.bodies import TokensBody
+from pipelines.serving.about import Method, Sample, Settings, Style, methods_of
+from pipelines.serving.access import Owner, Route, Served, Until
+from pipelines.serving.bodies import Clean, Readable, TokensBody
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import described
-from pipelines.serving.openapi import ERRORS
+from pipelines.serving.openapi import BINARY, ERRORS, Person, TokenCount
 from pipelines.serving.page import sample_names, sample_photo
 
 __all__ = ["probes", "router"]
 
-router = APIRouter(responses=ERRORS)
+router = APIRouter(responses=ERRORS, route_class=Route)
 probes = APIRouter(responses={code: ERRORS[code] for code in (400, 413, 503)})
 
 
@@ -37,7 +38,7 @@ def _data(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
-@router.post("/v1/identities", status_code=201)
+@router.post("/v1/identities", status_code=201, response_model=Person)
 async def add_identity(
     service: Served,
     owner: Owner,
@@ -45,7 +46,7 @@ async def add_identity(
     photos: Annotated[list[UploadFile] | None, File(description="of one person")] = None,
     sample: Annotated[str | None, Form(description="instead of photos: of /v1/samples")] = None,
     face: Annotated[str, Form(description="single, largest, or a number from the left")] = "single",
-    class_word: Annotated[str, Form(min_length=1, max_length=40)] = "person",
+    class_word: Annotated[str, Form(min_length=1, max_length=40), Readable] = "person",
     keep_photos: Annotated[bool, Form(description="as long as the embedding")] = False,
 ) -> dict[str, Any]:
     """Embeds a person from photos and keeps the embedding for a while, not the photos.
@@ -72,7 +73,7 @@ async def add_identity(
 @router.get(
     "/v1/identities/{identity_id}/photos/{number}",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"image/jpeg": {"schema": BINARY}}}},
 )
 async def kept_photo(
     service: Served,
@@ -92,34 +93,34 @@ async def remove_identity(service: Served, owner: Owner, deadline: Until, identi
     await service.state.remove(deadline, identity_id, owner)
 
 
-@router.post("/v1/tokens")
+@router.post("/v1/tokens", response_model=TokenCount)
 async def tokens(service: Served, owner: Owner, body: TokensBody) -> dict[str, int | None]:
     """How many tokens a prompt has with its style, and how many there may be; uses up no rate."""
     return service.count_tokens(body)
 
 
-@router.get("/v1/styles")
+@router.get("/v1/styles", response_model=list[Style])
 async def styles(service: Served, owner: Owner) -> list[dict[str, Any]]:
     """The style sheet."""
     return list(service.styles.values())
 
 
-@router.get("/v1/samples")
+@router.get("/v1/samples", response_model=list[Sample])
 async def samples(owner: Owner) -> list[dict[str, str]]:
     """People who do not exist, each a name for `sample` of /v1/identities and a base64 PNG."""
     return [{"name": name, "png": _data(sample_photo(name))} for name in sample_names()]
 
 
-@router.get("/v1/methods")
+@router.get("/v1/methods", response_model=list[Method])
 async def methods(service: Served, owner: Owner) -> list[dict[str, Any]]:
     """The methods offered; the first is the default."""
-    return service.describe_methods()
+    return methods_of(service.revisions, service.config.methods)
 
 
-@router.get("/v1/settings")
+@router.get("/v1/settings", response_model=Settings)
 async def settings(service: Served, owner: Owner) -> dict[str, Any]:
     """Defaults and limits of requests, and what the scores mean."""
-    return service.describe_settings()
+    return service.about()
 
 
 @router.post("/v1/score")
@@ -128,7 +129,7 @@ async def score(
     owner: Owner,
     deadline: Until,
     image: Annotated[UploadFile, File()],
-    prompt: Annotated[str, Form(max_length=10_000)] = "",
+    prompt: Annotated[str, Form(max_length=10_000), Clean] = "",
     identity_id: Annotated[str | None, Form()] = None,
 ) -> dict[str, float | None]:
     """Scores of a picture against a prompt and, where given, a person."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from eval.metrics import DEFAULT_METRICS
 from eval.suite import load_suite
 from infinite_id.faces.photos import PhotoLimits
-from infinite_id.methods import METHODS
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
 from pipelines.plan.requests import Subject, Text, sample_id
 from pipelines.plan.weights import local_preset, local_weights, run_weights
+from pipelines.serving.about import MAX_SEED, SIDE_STEP, settings_of
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
 from pipelines.serving.bodies import GenerateBody, Part, TokensBody
@@ -37,8 +37,6 @@ from pipelines.tables.manifest import default_styles
 from pipelines.tables.pictures import decode_image, encode_image
 
 __all__ = ["Order", "Service"]
-
-_VAE_FACTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,9 @@ class Service:
         subject, people = await self._subject(deadline, body, owner, inline)
         # With the class word in place: that comes from the caller too.
         prompt = text.prompt(subject.class_word)
-        self.check_tokens("prompt", prompt)
+        style = body.style or ""
+        self.check_tokens("prompt", prompt, style)
+        # The style's own fits: what is too long is the caller's.
         self.check_tokens("negative_prompt", text.negative_prompt)
         if self._blocked.finds(prompt):
             raise ServiceError(422, "blocked_prompt", "The prompt is not allowed here.")
@@ -178,7 +178,7 @@ class Service:
         scaled = "" if body.identity_scale is None else f"*{body.identity_scale:g}"
         requests = []
         for seed in range(body.seed, body.seed + body.n):
-            if seed >= 2**63:
+            if seed > MAX_SEED:
                 raise _wrong("seed", str(seed), "0 to 2**63 - 1")
             row["seed"] = seed
             name = sample_id(row, self.revisions[method], subject.digest + scaled)
@@ -193,12 +193,13 @@ class Service:
         prompt = Text("api", "", body.prompt, suffix or "", "").prompt("person")
         return {"tokens": self._tokens.count(prompt), "max_tokens": self._tokens.most}
 
-    def check_tokens(self, name: str, text: str) -> None:
+    def check_tokens(self, name: str, text: str, style: str = "") -> None:
         """Raises a ServiceError, 422, where a text is longer than the networks read."""
         count, most = self._tokens.count(text), self._tokens.most
         if count is not None and most is not None and count > most:
             allowed = f"at most {most} with begin and end"
-            raise _wrong(name, f"{count} tokens long with its style", allowed)
+            what = f"{count} tokens long{' with its style' if style else ''}"
+            raise _wrong(name, what, allowed)
 
     def _text(self, body: GenerateBody) -> tuple[Text, str]:
         for name, value in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
@@ -220,6 +221,8 @@ class Service:
             person = inline or await self.state.get(deadline, str(body.identity_id), owner)
             one = person.identity
             return Subject(one.identity_id, one.class_word, person.digest), {one.identity_id: one}
+        if len({part.identity_id for part in body.mix}) < len(body.mix):
+            raise _wrong("mix", "of one person several times", "each person once")
         weights = _weights(body.mix, body.mix_mode)
         persons = await asyncio.gather(
             *(self.state.get(deadline, part.identity_id, owner) for part in body.mix)
@@ -245,8 +248,8 @@ class Service:
     def _side(self, name: str, value: int | None, default: int) -> int:
         most = self.config.max_side or 2 * default
         side = default if value is None else value
-        if not 4 * _VAE_FACTOR <= side <= most or side % _VAE_FACTOR:
-            allowed = f"{4 * _VAE_FACTOR} to {most}, divisible by {_VAE_FACTOR}"
+        if not 4 * SIDE_STEP <= side <= most or side % SIDE_STEP:
+            allowed = f"{4 * SIDE_STEP} to {most}, divisible by {SIDE_STEP}"
             raise _wrong(name, str(side), allowed)
         return side
 
@@ -268,9 +271,9 @@ class Service:
                 raise ServiceError(422, "unsafe_picture", message)
         scores: list[dict[str, float | None]] = [{} for _ in images]
         if body.scores:
-            references = [face for person in order.people.values() for face in person.images]
+            references, weights = _shares(order)
             prompts = [request.prompt for request in order.requests]
-            scores = self.score(images, prompts, references, order.style_words)
+            scores = self.score(images, prompts, references, order.style_words, weights)
         shown = [blurred(i) if bad else i for i, bad in zip(images, unsafe, strict=True)]
         files = [encode_image(image, body.format) for image in shown]
         self.audit.add(owner, order.requests, files)
@@ -282,60 +285,53 @@ class Service:
         prompts: Sequence[str],
         references: Sequence[NDArray[np.uint8]],
         style_words: str = "",
+        weights: Sequence[float] | None = None,
     ) -> list[dict[str, float | None]]:
-        """The suite's scores by name, None where a picture cannot be scored; runs on `worker`."""
+        """The suite's scores by name, None where a picture cannot be scored; runs on `worker`.
+
+        Args:
+            images: pictures, uint8 (H, W, 3) RGB.
+            prompts: one a picture.
+            references: aligned faces of whom all of them show.
+            style_words: of all of them.
+            weights: shares of the references; None: all count alike.
+        """
         count = len(images)
         columns = self._suite.score(
-            images, prompts, [list(references)] * count, [style_words] * count
+            images,
+            prompts,
+            [list(references)] * count,
+            [style_words] * count,
+            None if weights is None else [weights] * count,
         )
         return [
             {n: float(v[i]) if np.isfinite(v[i]) else None for n, v in columns.items()}
             for i in range(count)
         ]
 
-    def describe_methods(self) -> list[dict[str, Any]]:
-        """Names, titles and revisions of the methods offered, and whether they show a person."""
-        return [
-            {
-                "name": m,
-                "title": METHODS[m].title,
-                "revision": self.revisions[m],
-                "personal": m != "text_only",
-            }
-            for m in self.config.methods
-        ]
+    def about(self) -> dict[str, Any]:
+        """Defaults and limits of requests, and what the scores mean (`about.Settings`)."""
+        return settings_of(
+            self.config,
+            self.preset,
+            untrained=self.untrained,
+            max_prompt_tokens=self._tokens.most,
+            scores=self._suite.metrics,
+        )
 
-    def describe_settings(self) -> dict[str, Any]:
-        """Defaults and limits of requests, and what the scores mean."""
-        own, config = self.preset, self.config
-        return {
-            "preset": config.preset,
-            "untrained": self.untrained,
-            "height": own.height,
-            "width": own.width,
-            "max_side": config.max_side or 2 * max(own.height, own.width),
-            "steps": own.sampler.num_inference_steps,
-            "max_steps": config.max_steps,
-            "guidance_scale": own.sampler.guidance_scale,
-            "max_guidance": config.max_guidance,
-            "max_images": config.max_images,
-            "max_previews": config.max_previews,
-            "max_photos": config.max_photos,
-            "max_prompt_chars": config.max_prompt_chars,
-            "max_prompt_tokens": self._tokens.most,
-            "max_seed": 2**63 - 1,
-            "min_side": 4 * _VAE_FACTOR,
-            "side_step": _VAE_FACTOR,
-            "min_face": config.min_face,
-            "min_photo_side": config.min_photo_side,
-            "max_photo_pixels": config.max_photo_pixels,
-            "max_body_bytes": config.max_body_bytes,
-            "identity_scale": own.fusion.identity_scale,
-            "max_identity_scale": config.max_identity_scale,
-            "requests_per_minute": config.requests_per_minute,
-            "identity_ttl_seconds": config.identity_ttl_seconds,
-            "scores": [info.as_dict() for info in self._suite.metrics.values()],
-        }
+
+def _shares(order: Order) -> tuple[list[NDArray[np.uint8]], list[float]]:
+    """The faces of whom the pictures show, and each one's share: a mix is judged by its weights, as
+    in a report (`pipelines.stages.scoring`)."""
+    mix = order.requests[0].mix
+    parts = [(name, 1.0) for name in order.people] if mix is None else mix.parts
+    faces: list[NDArray[np.uint8]] = []
+    shares: list[float] = []
+    for name, weight in parts:
+        images = order.people[name].images
+        faces += images
+        shares += [weight / len(images)] * len(images)
+    return faces, shares
 
 
 def _weights(mix: Sequence[Part], mode: str) -> list[float]:

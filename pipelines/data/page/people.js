@@ -5,6 +5,7 @@ import { el, fileUrl, tell } from "./dom.js";
 
 // Named, so that a phone converts its own format when it hands a photo over.
 const TYPES = "image/jpeg,image/png,image/webp";
+const PHOTO_REM = { width: 7, height: 5.5 };
 
 let pickers = 0;
 
@@ -99,10 +100,13 @@ export class PersonPicker {
       await this.show(urls);
     } catch (error) {
       if (mine !== this.source) return;
-      tell(this.error, error.message);
       // Which face of which photo: with several photos the others would be asked the same.
-      if (error.faces && urls.length === 1) await this.offer(urls[0], error.faces);
-      else urls.forEach((url) => URL.revokeObjectURL(url));
+      if (error.faces && urls.length === 1) {
+        await this.offer(urls[0], error.faces);
+      } else {
+        tell(this.error, error.message);
+        urls.forEach((url) => URL.revokeObjectURL(url));
+      }
     } finally {
       if (mine === this.source) this.root.removeAttribute("aria-busy");
     }
@@ -125,7 +129,6 @@ export class PersonPicker {
     const source = this.source;
     const image = el("img", { src: url, alt: "The photo with its faces" });
     const shown = await image.decode().then(() => true, () => false);
-    tell(this.error, `The photo shows ${faces.length} people. Click the one you mean.`);
     const pick = (n) => {
       URL.revokeObjectURL(url);
       this.choose({ ...source, face: String(n) });
@@ -142,6 +145,7 @@ export class PersonPicker {
       return box;
     }) : [];
     this.which.replaceChildren(
+      el("p", { role: "alert" }, `The photo shows ${faces.length} people. Click the one you mean.`),
       el("div", { className: "boxed", hidden: !shown }, image, ...boxes),
       el("div", { className: "strip" }, ...faces.map(({ crop_png }, n) =>
         button(n, el("img", { src: `data:image/png;base64,${crop_png}`, alt: "", width: 56, height: 56 })))));
@@ -155,6 +159,7 @@ export class PersonPicker {
     const shown = await image.decode().then(() => true, () => false);
     const box = el("span", { className: "box" });
     place(box, found.bbox, image);
+    fit(image);
     this.crop = `data:image/png;base64,${found.crop_png}`;
     const change = el("button", { type: "button", "aria-label": "Choose someone else" }, "Change");
     change.addEventListener("click", () => {
@@ -171,8 +176,7 @@ export class PersonPicker {
       el("figure", { hidden: !shown || many }, el("div", { className: "boxed" }, image, box), el("figcaption", {}, "Photo")),
       el("figure", {}, el("div", { className: "crops" }, ...crops), el("figcaption", {}, many ? `Faces of ${urls.length} photos` : "Face")),
       el("div", { className: "found" },
-        el("p", { role: "status" }, many ? "Faces found" : "Face found"),
-        el("p", { className: "soft small" }, `detector ${found.score.toFixed(2)}`), change));
+        el("p", { role: "status", title: `Detector's score: ${found.score.toFixed(2)}` }, many ? "Faces found" : "Face found"), change));
     urls.slice(1).forEach((url) => URL.revokeObjectURL(url));
     this.card.hidden = false;
     this.drop.hidden = true;
@@ -191,6 +195,13 @@ export class PersonPicker {
     this.which.hidden = true;
     this.drop.hidden = false;
   }
+}
+
+/** As large as the card lets it be, its sides in proportion. */
+function fit(image) {
+  const scale = Math.min(PHOTO_REM.width / image.naturalWidth, PHOTO_REM.height / image.naturalHeight);
+  image.style.width = `${scale * image.naturalWidth}rem`;
+  image.style.height = `${scale * image.naturalHeight}rem`;
 }
 
 /** Lays a box, xyxy in pixels of the picture, over it. */

@@ -79,20 +79,20 @@ export class Cell {
     this.frame.append(open);
     const rows = Object.entries(SHOWN).map(([key, short]) => this.score(key, short, picture.scores[key]));
     const others = this.infos.filter((info) => !(info.name in SHOWN));
-    const more = el("button", { type: "button" }, "More like this");
+    const more = el("button", { type: "button", className: "quiet" }, "More like this");
     more.addEventListener("click", () => this.actions.more());
     this.below.replaceChildren(
       picture.blurred ? el("p", { className: "small soft" }, "Blurred by the safety check") : "",
       el("dl", { className: "scores" }, ...rows.flat()),
-      el("details", {}, el("summary", {}, "More"),
+      el("div", { className: "line" },
+        el("a", { href: this.url, download: name, className: "button quiet", "aria-label": `Save ${this.label}` }, "Save"),
+        this.actions.more ? more : ""),
+      el("details", {}, el("summary", {}, "All scores"),
         el("dl", { className: "others" }, ...others.flatMap((info) => [
           el("dt", { title: info.note }, info.title),
           el("dd", {}, number(picture.scores[info.name], info.unit)),
         ])),
-        el("p", { className: "small soft" }, `${picture.seconds.toFixed(1)} s with its batch`),
-        el("div", { className: "line" },
-          el("a", { href: this.url, download: name, className: "button" }, "Save picture"),
-          this.actions.more ? more : "")));
+        el("p", { className: "small soft" }, `${picture.seconds.toFixed(1)} s with its batch`)));
   }
 
   score(name, short, value) {
@@ -150,6 +150,7 @@ export class Run {
     ].join(" · ");
     this.groups = el("div", { className: `groups ${order.mode}` });
     const all = variants(order);
+    this.groups.style.setProperty("--cells", all.length);
     for (const method of order.methods) {
       const name = methods.find((one) => one.name === method)?.title ?? method;
       const cells = el("div", { className: "cells" });
@@ -213,7 +214,7 @@ export class Run {
   open(entry) {
     const made = this.cells.filter(({ cell }) => cell.picture);
     view(made.map(({ cell, variant }) => ({
-      url: cell.url, alt: cell.image.alt,
+      url: cell.url, alt: cell.image.alt, name: cell.name,
       caption: cell.label.includes(variant.label) ? cell.label : `${cell.label}, ${variant.label}`,
     })), made.indexOf(entry));
   }

@@ -4,6 +4,7 @@ import { el } from "./dom.js";
 
 const image = el("img", { alt: "" });
 const words = el("p", { "aria-live": "polite" });
+const save = el("a", { className: "button" }, "Save");
 const step = (by, name, sign) => {
   const button = el("button", { type: "button", "aria-label": name }, sign);
   button.addEventListener("click", () => go(by));
@@ -13,7 +14,8 @@ const before = step(-1, "Previous picture", "‹");
 const after = step(1, "Next picture", "›");
 const close = el("button", { type: "button", "aria-label": "Close" }, "×");
 const dialog = el("dialog", { className: "viewer", "aria-label": "Picture" },
-  el("div", { className: "stage" }, before, image, after), words, close);
+  el("div", { className: "stage" }, before, image, after),
+  el("div", { className: "line" }, words, save), close);
 let shown = [];
 let place = 0;
 
@@ -29,13 +31,14 @@ dialog.addEventListener("keydown", (event) => {
 
 function go(by) {
   place = (place + by + shown.length) % shown.length;
-  const { url, alt, caption } = shown[place];
+  const { url, alt, caption, name } = shown[place];
   Object.assign(image, { src: url, alt });
+  Object.assign(save, { href: url, download: name });
   words.textContent = shown.length > 1 ? `${caption} · ${place + 1} of ${shown.length}` : caption;
   before.hidden = after.hidden = shown.length < 2;
 }
 
-/** Shows picture number `first` of [{url, alt, caption}]. */
+/** Shows picture number `first` of [{url, alt, caption, name}]; `name` of its file. */
 export function view(pictures, first) {
   if (!dialog.isConnected) document.body.append(dialog);
   shown = pictures;

@@ -169,10 +169,10 @@ def test_pages_of_other_hosts_are_let_in_only_where_they_are_listed(client):
     assert "access-control-allow-origin" not in stranger.headers
 
 
-def person(name: str, owner: str = "a") -> Person:
+def person(name: str, owner: str = "a", photos: tuple[bytes, ...] = ()) -> Person:
     crop = np.zeros((112, 112, 3), np.uint8)
     embedding = IdentityEmbedding(np.zeros(128, np.float32), np.zeros((4, 8), np.float16), "x")
-    return Person(Identity(name, (crop,), embedding), (), "", owner)
+    return Person(Identity(name, (crop,), embedding), (), "", owner, photos)
 
 
 def kept(people: People, *names: tuple[str, str]) -> list[str]:
@@ -202,6 +202,26 @@ def test_a_key_that_uploads_without_end_pushes_out_its_own():
         "loud18",
         "loud19",
     ]
+
+
+def test_large_uploads_of_one_key_cost_no_other_key_a_person():
+    size = person("x").nbytes
+    people = People(60, 100, 10 * size)
+    quiet = [(f"quiet{n}", "b") for n in range(3)]
+    for name, owner in quiet:
+        people.add(person(name, owner))
+    for number in range(20):
+        people.add(person(f"large{number}", photos=(bytes(2 * size),)))
+    with pytest.raises(ServiceError, match="larger than the memory"):
+        people.add(person("huge", photos=(bytes(9 * size),)))
+    assert kept(people, *quiet) == [name for name, _ in quiet]
+
+
+def test_of_two_keys_with_as_much_the_one_that_uploads_loses():
+    people = People(60, 3)
+    for name, owner in (("b0", "b"), ("b1", "b"), ("a0", "a"), ("a1", "a")):
+        people.add(person(name, owner))
+    assert kept(people, ("b0", "b"), ("b1", "b"), ("a0", "a"), ("a1", "a")) == ["b0", "b1", "a1"]
 
 
 def test_gps_and_rotation_of_a_photo(client):

@@ -182,3 +182,15 @@ def test_small_answers(client, path):
 def test_large_bodies_are_refused_before_they_are_parsed(client):
     answer = client.post("/v1/generate", content=b"x" * (33 << 20))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_a_mix_is_judged_by_its_weights(client):
+    """All of one person and nothing of the other is judged as the one alone is."""
+    ids = [upload(client, person) for person in (0, 1)]
+    mix = [{"identity_id": key, "weight": weight} for key, weight in zip(ids, (1, 0), strict=True)]
+    asked = {"prompt": "a {subject}", "mix": mix, "scores": True, "steps": 20}
+    made = client.post("/v1/generate", json=asked).json()["images"][0]
+    files = {"image": ("made.png", base64.b64decode(made["data"]))}
+    alone = client.post("/v1/score", files=files, data={"identity_id": ids[0]}).json()
+    for name in ("identity_facenet", "image_score"):
+        assert made["scores"][name] == pytest.approx(alone[name], abs=1e-6), name

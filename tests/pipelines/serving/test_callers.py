@@ -205,13 +205,21 @@ def test_large_uploads_of_one_key_push_out_their_own():
         "na-ked",
         "nákèd",
         "under a red_light",
+        "a n\u0430ked man",
+        "n_\u0430_k_\u0435_d",
+        "\u039d\u0391\u039a\u0395D",
+        "red l\u0456ght",
+        "RED L\u0406GHT",
+        "r\u01ddd light",
+        "n\u1d00ked",
+        "\U0001f17d\U0001f170\U0001f17a\U0001f174\U0001f173",
     ],
 )
 def test_words_of_the_blocklist_are_found_however_they_are_written(prompt):
     assert Blocklist(["naked", "red light"]).finds(prompt)
 
 
-@pytest.mark.parametrize("prompt", ["a snake", "nakedness", "red lights", "a man"])
+@pytest.mark.parametrize("prompt", ["a snake", "nakedness", "red lights", "a man", "p\u043e\u0442"])
 def test_other_words_pass(prompt):
     assert not Blocklist(["naked", "red light"]).finds(prompt)
 

@@ -89,6 +89,14 @@ def test_events_of_a_mix_end_with_the_pictures(api):
     assert made.request["mix_weights"] == [0.25, 0.75]
 
 
+def test_people_of_a_stack_have_no_weights(api):
+    people = [api.add_identity(sample=f"person-{n}") for n in (1, 2)]
+    made = api.generate("a person", mix=people, mix_mode="stack", identity_scale=0.5, steps=2)
+    assert made.request["mix_weights"] == [None, None]
+    with pytest.raises(ServiceError, match="a stack with weights"):
+        api.generate("a person", mix=dict.fromkeys(people, 0.5), mix_mode="stack", steps=2)
+
+
 def test_asyncio_makes_the_same_picture(api, live_url):
     async def alone() -> Generation:
         async with AsyncClient(live_url) as other:

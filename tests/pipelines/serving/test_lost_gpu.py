@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -122,3 +128,37 @@ def test_one_bad_request_costs_its_batch_mates_nothing():
     assert kinds == ["images", "images", "images", "error", "images"]
     assert done.answers[3][1].code == "refused"
     assert done.alive
+
+
+def test_infinite_id_serve_answers_what_came_and_ends_with_code_1():
+    """The real command in a process of its own, started in the repository as a user starts it."""
+    command = [sys.executable, "-m", "tests.pipelines.serving.broken_gpu", "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--set", "methods=[broken_gpu]"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        address = re.fullmatch(r"ready on (http://\S+) \(pocket, 1 method\)", lines[-1].strip())
+        assert address, (lines, process.poll() and process.stderr.read())
+        with httpx.Client(base_url=address[1], timeout=60) as http:
+            person = http.post("/v1/identities", data={"sample": "person-1"}).json()
+
+            def ask(prompt: str) -> httpx.Response:
+                body = {"identity_id": person["identity_id"], "prompt": prompt}
+                return http.post("/v1/generate", json=body)
+
+            with ThreadPoolExecutor() as pool:
+                before = pool.submit(ask, "a {subject}")
+                time.sleep(0.25)
+                lost = pool.submit(ask, "break a {subject}").result()
+                assert before.result().status_code == 200
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "generator_lost")
+        assert lost.headers["retry-after"] == "5"
+        told = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert told.splitlines()[-1] == ("error: the service has lost the generators, AcceleratorError")

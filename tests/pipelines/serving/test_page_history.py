@@ -83,6 +83,9 @@ def test_pictures_are_enlarged_and_arrow_keys_go_on(opened):
     page.keyboard.press("ArrowRight")
     expect(words).to_have_text("Infinite-ID, Seed 0 · 1 of 3")
     assert viewer.locator("img").bounding_box()["height"] > 400
+    with page.expect_download() as saved:
+        viewer.get_by_text("Save").click()
+    assert saved.value.suggested_filename == "infinite_id-no_style-0.png"
     assert Axe().run(page).response["violations"] == []
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
@@ -114,8 +117,7 @@ def test_more_like_this_makes_other_seeds(opened):
     choose(page, "person-1")
     page.locator("#style").select_option("anime")
     make(page, 1)
-    page.locator(".run .cell summary").first.click()
-    page.get_by_text("More like this").first.click()
+    page.locator(".run").get_by_text("More like this").first.click()
     expect(page.locator("#status")).to_have_text("Done: 4 of 4.", timeout=MILLISECONDS)
     newest = page.locator(".run").first
     assert newest.locator(".open").count() == 4
