@@ -1,7 +1,8 @@
 """The service under attack: what an honest client notices of each, and what memory remembers.
 
 `infinite-id serve` runs with one key, as a user starts it. An honest client asks for one picture
-after the other; beside it one attack after the other runs in a process of its own.
+after the other; beside it one attack after the other runs in a process of its own. Before and after
+each attack it is undisturbed, so that a machine whose load changes does so for both.
 """
 
 from __future__ import annotations
@@ -33,17 +34,19 @@ _START_SECONDS = 300
 
 
 def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads the service, once alone and once under each attack.
+    """Loads the service, in turn alone and under each attack.
 
     Args:
-        arguments: seconds (of each attack, and of the undisturbed time), steps, connections (of an
-            attack), attacks (names of `ATTACKS`).
+        arguments: seconds (of each attack; before and after it half of that undisturbed), steps,
+            connections (of an attack), attacks (names of `ATTACKS`).
 
     Returns:
-        undisturbed_p50_ms, undisturbed_p99_ms; for each attack ATTACK_p50_ms, ATTACK_p99_ms and
-        ATTACK_p99_ratio to the undisturbed p99, ATTACK_healthz_ms (the slowest answer of
-        /healthz); failed (honest requests that were not answered with a picture);
-        memory_growth_mb since the undisturbed time; worst_p99_ratio.
+        undisturbed_p50_ms, undisturbed_p99_ms of all that time; for each attack ATTACK_p50_ms,
+        ATTACK_p99_ms, ATTACK_p99_ratio to the undisturbed p99 before and after it,
+        ATTACK_cpu_ratio (CPU of the service a picture, to that of the same undisturbed time) and
+        ATTACK_healthz_ms (the slowest answer of /healthz); failed (honest requests that were not
+        answered with a picture); memory_growth_mb since the first undisturbed time;
+        worst_p99_ratio.
 
     Raises:
         RuntimeError: the service did not start.
@@ -61,33 +64,47 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 "response": "image",
             }
             honest.post("/v1/generate", json=body)
-            calm = _honest(honest, body, arguments["seconds"], figures)
+
+            def ask(seconds: float) -> tuple[list[float], float]:
+                return _honest(honest, body, seconds, figures, psutil.Process(process.pid))
+
+            half = arguments["seconds"] / 2
+            calm = [ask(half)]
             before = _memory_mb(process.pid)
-            figures |= {f"undisturbed_p{s}_ms": _percentile(calm, s) for s in (50, 99)}
             ratios = []
             for name in arguments["attacks"]:
                 with _attack(name, url, key, arguments["connections"]) as health:
-                    times = _honest(honest, body, arguments["seconds"], figures)
+                    times, cpu = ask(arguments["seconds"])
+                calm.append(ask(half))
+                around = [ms for part, _ in calm[-2:] for ms in part]
+                ratios.append(_percentile(times, 99) / _percentile(around, 99))
                 figures |= {f"{name}_p{s}_ms": _percentile(times, s) for s in (50, 99)}
-                ratios.append(figures[f"{name}_p99_ms"] / figures["undisturbed_p99_ms"])
                 figures[f"{name}_p99_ratio"] = ratios[-1]
+                figures[f"{name}_cpu_ratio"] = cpu / statistics.mean(one for _, one in calm[-2:])
                 figures[f"{name}_healthz_ms"] = max(health, default=float("inf"))
+            all_calm = [ms for part, _ in calm for ms in part]
+            figures |= {f"undisturbed_p{s}_ms": _percentile(all_calm, s) for s in (50, 99)}
             figures["memory_growth_mb"] = _memory_mb(process.pid) - before
             figures["worst_p99_ratio"] = max(ratios)
     return figures
 
 
 def _honest(
-    client: httpx.Client, body: dict[str, Any], seconds: float, figures: dict[str, Any]
-) -> list[float]:
-    """Milliseconds of each picture."""
-    times, end = [], time.monotonic() + seconds
+    client: httpx.Client,
+    body: dict[str, Any],
+    seconds: float,
+    figures: dict[str, Any],
+    process: psutil.Process,
+) -> tuple[list[float], float]:
+    """(milliseconds of each picture, the service's CPU seconds a picture)."""
+    times, end, used = [], time.monotonic() + seconds, process.cpu_times()
     while time.monotonic() < end:
         begin = time.monotonic()
         answer = client.post("/v1/generate", json=body)
         times.append(1000 * (time.monotonic() - begin))
         figures["failed"] += not answer.is_success
-    return times
+    now = process.cpu_times()
+    return times, (now.user + now.system - used.user - used.system) / len(times)
 
 
 def _percentile(times: list[float], share: int) -> float:

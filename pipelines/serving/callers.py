@@ -12,7 +12,10 @@ from starlette.datastructures import Headers
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.keys import KeyRing, RateLimit
 
-__all__ = ["LOOPBACK", "Callers", "is_loopback", "network"]
+__all__ = ["LOOPBACK", "TOO_MANY_FAILURES", "Callers", "is_loopback", "network"]
+
+TOO_MANY_FAILURES = "too_many_failures"
+"""Code of the answer to an address that tries keys."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HEALTH = ("/healthz", "/readyz")
@@ -32,8 +35,9 @@ class Callers:
     Args:
         keys: of the service.
         origins: pages on other hosts that may call.
-        failures_per_minute: wrong keys of one network that are answered with 401; more with 429.
-            A right key is let in all the same: it costs no more to check.
+        failures_per_minute: requests of one network without a key, or with a wrong one, that are
+            answered with 401; more with 429. A right key is let in all the same: it costs no more
+            to check.
     """
 
     def __init__(self, keys: KeyRing, origins: Sequence[str], failures_per_minute: int) -> None:
@@ -56,9 +60,8 @@ class Callers:
             return None
         try:
             return self.keys.owner(headers.get("authorization"))
-        except ServiceError as error:
-            if error.code == "wrong_key":
-                self._failures.take(network((scope.get("client") or ("unknown",))[0]))
+        except ServiceError:
+            self._failures.take(network((scope.get("client") or ("unknown",))[0]))
             raise
 
     def _check_page(self, headers: Headers) -> None:
@@ -95,5 +98,5 @@ def network(address: str) -> str:
 
 
 def _too_many(wait: int) -> ServiceError:
-    message = "Too many wrong keys came from this address: try again later."
-    return ServiceError(429, "too_many_failures", message, wait)
+    message = "Too many requests without a right key came from this address: try again later."
+    return ServiceError(429, TOO_MANY_FAILURES, message, wait)

@@ -47,7 +47,8 @@ class ServiceConfig(ModelConfig):
         key_hashes: of API keys (`infinite-id serve --new-key` makes both).
         key_file: text file with more of them, one a line; it is read at the start. Without any hash
             the service is open, and refuses to be reached but over a loopback address.
-        failures_per_minute: wrong keys of one address that are answered with 401; more with 429.
+        failures_per_minute: requests of one address without a right key that are answered with
+            401; more with 429, and after a second each.
         requests_per_minute: of one key, or of all callers together without keys, over all ingress
             replicas; None: any.
         blocked_words: prompts that hold one of them as a whole word, however it is written

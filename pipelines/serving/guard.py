@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serving.answers import error_answer
-from pipelines.serving.callers import Callers
+from pipelines.serving.callers import TOO_MANY_FAILURES, Callers
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError, overloaded
 from pipelines.serving.measures import Measures
@@ -21,6 +21,8 @@ __all__ = ["Guard", "unexpected"]
 
 _LOG = logging.getLogger(__name__)
 _MOST_DIGITS = 18
+# Each connection of somebody who tries keys then costs one answer in that time.
+_SLOW_SECONDS = 1.0
 _ALWAYS = ("/healthz", "/readyz", "/metrics")
 # Asked while somebody types.
 _FREE = ("/v1/tokens",)
@@ -30,7 +32,9 @@ Take = Callable[[Deadline, str], Awaitable[None]]
 class Guard:
     """ASGI middleware around the routes.
 
-    - Who calls, and whether the rate of the key allows it, is settled from the headers alone.
+    - Who calls, and whether the rate of the key allows it, is settled from the headers alone. An
+      address that tries keys waits for each answer, in a quarter of the places that there are; so
+      it costs little, and takes no place of others.
     - A body is refused with 413 once it has more than `max_body_bytes`, announced or not; with 503
       while the bodies of all requests have more than `max_inflight_bytes`, counted as they come;
       with 408 where nothing of it comes for `upload_idle_seconds`, or not all in time. Nothing is
@@ -64,6 +68,7 @@ class Guard:
         """Bytes of bodies whose requests are not answered yet."""
         self.active = 0
         """Requests that are not answered yet."""
+        self._slowed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,6 +91,18 @@ class Guard:
             }
             self.measures.record("requests_total", 1, **told)
             self.measures.record("request_seconds", time.monotonic() - begin, route=route)
+
+    async def slow_down(self) -> None:
+        """Lets somebody wait who tries keys; not where too many do."""
+        if self._slowed >= self.config.max_connections // 4:
+            return
+        self._slowed += 1
+        self.active -= 1
+        try:
+            await asyncio.sleep(_SLOW_SECONDS)
+        finally:
+            self._slowed -= 1
+            self.active += 1
 
 
 class _Exchange:
@@ -126,7 +143,12 @@ class _Exchange:
         guard = self._guard
         if guard.active > guard.config.max_connections and self._scope["path"] not in _ALWAYS:
             raise overloaded("requests")
-        owner = self._scope["owner"] = guard.callers.owner(self._scope)
+        try:
+            owner = self._scope["owner"] = guard.callers.owner(self._scope)
+        except ServiceError as error:
+            if error.code == TOO_MANY_FAILURES:
+                await guard.slow_down()
+            raise
         if owner is not None and self._scope["path"] not in _FREE:
             await guard.take(self._deadline, owner)
         self._check_size(self._announced())

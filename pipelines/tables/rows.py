@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import yaml
 
 from pipelines.tables.storage import Store
@@ -82,6 +81,9 @@ def parquet_folder(store: Store, where: str) -> pa.Table | None:
     if not files:
         return None
     try:
+        # Here: it imports pandas, which every command would wait for.
+        import pyarrow.dataset as ds
+
         found = ds.dataset(
             files,
             filesystem=store.fs,

@@ -116,6 +116,42 @@ def test_wrong_keys_of_one_address_are_limited_and_right_ones_pass():
     assert wrong == ["wrong_key"] * 3 + ["too_many_failures"] * 2
     assert code(callers, authorization=f"Bearer {KEY}") == f"key-{KEY[4:12]}"
     assert code(callers, client="192.0.2.2", authorization="Bearer x") == "wrong_key"
+    assert code(callers, client="192.0.2.2") == "no_key"
+    assert [code(callers, client="192.0.2.2") for _ in range(2)] == ["no_key", "too_many_failures"]
+
+
+def test_who_tries_keys_waits_for_each_answer_and_takes_no_place_of_others():
+    guard = guarded(max_connections=8)
+    wrong, right = (scope(authorization=f"Bearer {key}") for key in ("x", KEY))
+    for _ in range(5):
+        assert ask(guard, dict(wrong), [])[0] == 401
+
+    async def one(asked: dict, done: list) -> None:
+        async def receive() -> dict:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                done.append((message["status"], time.monotonic() - begin))
+
+        await guard(dict(asked), receive, send)
+
+    async def crowd() -> None:
+        trying = [asyncio.create_task(one(wrong, refused)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        await asyncio.gather(*(one(right, served) for _ in range(8)))
+        await asyncio.gather(*trying)
+
+    refused: list[tuple[int, float]] = []
+    served: list[tuple[int, float]] = []
+    begin = time.monotonic()
+    asyncio.run(crowd())
+    assert {status for status, _ in refused} == {429}
+    assert {status for status, _ in served} == {200}
+    # A quarter of the places wait; more are told at once.
+    assert sum(seconds >= 1 for _, seconds in refused) == 2
+    assert max(seconds for _, seconds in served) < 1
+    assert guard.active == 0
 
 
 @pytest.mark.parametrize(
