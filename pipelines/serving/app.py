@@ -30,6 +30,7 @@ from pipelines.serving.worker import Deadline
 
 __all__ = ["create_app"]
 
+_MOST_PARTS = 64
 # Starlette says only "Not Found".
 _OWN_WORDS = {
     404: ("unknown_path", "There is no such path: /openapi.json lists those there are."),
@@ -61,7 +62,13 @@ def create_app(
         await asyncio.to_thread(app.state.service.close)
 
     app = FastAPI(
-        title="Infinite-ID", version="1", lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Infinite-ID",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A thousand empty files would cost half a second in which nobody else is answered.
+        form_limits={"max_files": _MOST_PARTS, "max_fields": _MOST_PARTS},
     )
     app.state.measures = measures or Measures()
     hashes = config.key_hashes + (read_hashes(config.key_file) if config.key_file else ())

@@ -7,8 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
@@ -145,20 +143,20 @@ def test_infinite_id_serve_answers_what_came_and_ends_with_code_1():
         assert address, (lines, process.poll() and process.stderr.read())
         with httpx.Client(base_url=address[1], timeout=60) as http:
             person = http.post("/v1/identities", data={"sample": "person-1"}).json()
-
-            def ask(prompt: str) -> httpx.Response:
-                body = {"identity_id": person["identity_id"], "prompt": prompt}
-                return http.post("/v1/generate", json=body)
-
-            with ThreadPoolExecutor() as pool:
-                before = pool.submit(ask, "a {subject}")
-                time.sleep(0.25)
-                lost = pool.submit(ask, "break a {subject}").result()
-                assert before.result().status_code == 200
+            body = {"identity_id": person["identity_id"], "prompt": "a {subject}"}
+            with http.stream("POST", "/v1/generate", json={**body, "stream": True}) as before:
+                events = before.iter_lines()
+                assert next(events) == "event: queued"
+                # With other steps it is of another batch, after that.
+                broken = {**body, "prompt": "break a {subject}", "steps": 3}
+                lost = http.post("/v1/generate", json=broken)
+                assert "event: result" in list(events)
         assert (lost.status_code, lost.json()["error"]["code"]) == (503, "generator_lost")
         assert lost.headers["retry-after"] == "5"
         told = process.communicate(timeout=60)[1]
     finally:
         process.kill()
     assert process.returncode == 1
-    assert told.splitlines()[-1] == ("error: the service has lost the generators, AcceleratorError")
+    assert told.splitlines()[-1] == (
+        "failed: the service has lost the generators, AcceleratorError"
+    )
