@@ -312,8 +312,10 @@ def test_blends_and_style_sheets_fit_and_can_be_read(opened, width, scheme):
     for summary in page.locator("summary").all():
         if summary.is_visible():
             summary.click()
-    assert page.evaluate(WIDE) == []
-    assert Axe().run(page).response["violations"] == []
+    for other in ("light", "dark"):
+        page.emulate_media(color_scheme=other)
+        assert page.evaluate(WIDE) == []
+        assert Axe().run(page).response["violations"] == []
 
 
 def pixels(data: bytes) -> np.ndarray:
