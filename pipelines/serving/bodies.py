@@ -47,11 +47,13 @@ class GenerateBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt = Field(description="may hold {subject}")
+    prompt: Prompt = Field(description="may hold {subject}; up to max_prompt_tokens with its style")
     identity_id: str | None = None
     mix: list[Part] | None = Field(None, min_length=2, max_length=8)
     mix_mode: Literal["interpolate", "stack"] = Field("interpolate", description="with mix")
-    photos: list[str] | None = Field(None, min_length=1, description="base64 of image files")
+    photos: list[str] | None = Field(
+        None, min_length=1, description="base64 of image files, up to max_photos"
+    )
     face: int | Literal["single", "largest"] = Field("single", description="with photos")
     method: str | None = None
     style: str | None = None
@@ -59,13 +61,15 @@ class GenerateBody(BaseModel):
         None, description="replaces the style's own"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="picture number i has seed + i")
-    n: int = Field(1, ge=1)
-    height: int | None = None
-    width: int | None = None
-    steps: int | None = Field(None, ge=1)
-    guidance_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    n: int = Field(1, ge=1, description="pictures, up to max_images of /v1/settings")
+    height: int | None = Field(None, description="pixels, min_side to max_side of /v1/settings")
+    width: int | None = Field(None, description="as height")
+    steps: int | None = Field(None, ge=1, description="up to max_steps of /v1/settings")
+    guidance_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(
+        None, description="up to max_guidance of /v1/settings"
+    )
     identity_scale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(
-        None, description="strength of the identity; the method's own is in /v1/settings"
+        None, description="up to max_identity_scale of /v1/settings, which has the default too"
     )
     format: Literal["png", "webp", "jpeg"] = "png"
     response: Literal["json", "image"] = "json"
@@ -73,7 +77,9 @@ class GenerateBody(BaseModel):
     stream: bool = Field(
         False, description="server-sent events: queued, step, preview, result or error"
     )
-    previews: int = Field(0, ge=0, description="unfinished pictures of each, with stream")
+    previews: int = Field(
+        0, ge=0, description="unfinished pictures of each, with stream; up to max_previews"
+    )
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> GenerateBody:

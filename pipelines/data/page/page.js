@@ -37,8 +37,10 @@ const chosenPeople = () => people.slice(0, mode() === "blend" ? 2 : 1);
 const form = { mode, chosenMethods, chosenPeople };
 
 async function load() {
-  const [settings, methods, styles, samples] = await Promise.all(
-    ["settings", "methods", "styles", "samples"].map((name) => get(`v1/${name}`)));
+  // Alone: without a key each request counts as a failure of this address.
+  const settings = await get("v1/settings");
+  const [methods, styles, samples] = await Promise.all(
+    ["methods", "styles", "samples"].map((name) => get(`v1/${name}`)));
   service = { settings, methods, styles, samples };
   byId("preset").replaceChildren(settings.preset, el("span", {}, ` · ${settings.width} × ${settings.height} px`));
   tell(byId("banner"), settings.untrained ? "Untrained weights: pictures are noise. Everything else works." : "");
@@ -256,7 +258,8 @@ async function start() {
     byId("order").hidden = false;
   } catch (error) {
     if (!(error instanceof ServiceError)) throw error;
-    const locked = error.status === 401;
+    // A right key is let in however many wrong ones came from here.
+    const locked = error.status === 401 || error.code === "too_many_failures";
     byId("order").hidden = true;
     byId("key-form").hidden = !locked;
     tell(byId(locked ? "key-error" : "banner"), error.code === "no_key" ? "" : error.message);
