@@ -33,7 +33,7 @@ class Guard:
     """ASGI middleware around the routes.
 
     - Who calls, and whether the rate of the key allows it, is settled from the headers alone. An
-      address that tries keys waits for each answer, in a quarter of the places that there are; so
+      address that tries keys waits for each answer, in a tenth of the places that there are; so
       it costs little, and takes no place of others.
     - A body is refused with 413 once it has more than `max_body_bytes`, announced or not; with 503
       while the bodies of all requests have more than `max_inflight_bytes`, counted as they come;
@@ -94,7 +94,7 @@ class Guard:
 
     async def slow_down(self) -> None:
         """Lets somebody wait who tries keys; not where too many do."""
-        if self._slowed >= self.config.max_connections // 4:
+        if self._slowed >= self.config.max_connections // 10:
             return
         self._slowed += 1
         self.active -= 1

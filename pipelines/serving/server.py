@@ -29,6 +29,9 @@ __all__ = ["Connections", "Server", "listen"]
 _SPARE_CONNECTIONS = 32
 _OTHER_FILES = 200
 _MOST_HEADER_BYTES = 64 << 10
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+# An answer that came before the end of the body has that long to be read.
+_LINGER_SECONDS = 1.0
 
 
 class Connections:
@@ -122,6 +125,9 @@ class _Protocol(HttpToolsProtocol):
         self._in_body = True
         self._go_on()
         super().on_headers_complete()
+        if any(name in _BODY_HEADERS for name, _ in self.headers):
+            # Nothing is read of it before somebody asks for it, and for a stranger's nobody does.
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_body = False
@@ -129,17 +135,27 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # An answer may come before the body has: what is left of that is thrown away, for as long.
-        if not self.transport.is_closing() and self.cycle.response_complete:
+        if self.transport.is_closing() or not self.cycle.response_complete:
+            return
+        if self._in_body:
+            self._linger()
+        else:
             self._wait(served=True)
 
-    def _wait(self, served: bool) -> None:
+    def _linger(self) -> None:
+        """The answer came before the body had: the rest of that is not read."""
+        self.cycle.body.clear()
+        self.flow.pause_reading()
+        self.transport.write_eof()
+        self._wait(served=False, seconds=_LINGER_SECONDS)
+
+    def _wait(self, served: bool, seconds: float | None = None) -> None:
         self._go_on()
         self._header_bytes = 0
-        if not served:
-            self._in_body = False
+        self._in_body = False
         self.places.waiting[self] = (time.monotonic(), served)
-        self._timer = self.loop.call_later(self.places.header_seconds, self.transport.abort)
+        patience = self.places.header_seconds if seconds is None else seconds
+        self._timer = self.loop.call_later(patience, self.transport.abort)
 
     def _go_on(self) -> None:
         self.places.waiting.pop(self, None)

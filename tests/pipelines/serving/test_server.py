@@ -91,6 +91,21 @@ def test_silent_connections_make_room_for_a_request():
             one.close()
 
 
+def test_an_answer_before_the_end_of_a_body_is_read_and_the_body_is_not():
+    with running(header_timeout_seconds=60) as (_, port):
+        answer = httpx.post(f"http://127.0.0.1:{port}/", content=b"x" * 30_000_000, timeout=10)
+        assert answer.is_success
+        one = connect(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900000000\r\n\r\n")
+        one.settimeout(10)
+        begin, sent = time.monotonic(), 0
+        with contextlib.suppress(OSError):
+            while sent < 900_000_000:
+                sent += one.send(b"x" * 1_000_000)
+        assert time.monotonic() - begin < 8
+        # What the kernel's buffers hold.
+        assert sent < 100_000_000
+
+
 class _Opened:
     def __init__(self) -> None:
         self.transport, self.aborted = self, False
