@@ -22,8 +22,9 @@ from diffusers import (
 from numpy.typing import NDArray
 from torch import Tensor
 
+from infinite_id.attention.installed import check_attention
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
-from infinite_id.config import Preset, SchedulerKind, check_choice
+from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
 from infinite_id.model_files import BASE_PARTS, base_files, model_digest
 from infinite_id.packages import file_digest
 
@@ -75,6 +76,7 @@ class BaseModel:
             stays on the device.
         adapters_of: base model that files of identity weights must name; None takes those of any,
             if their shapes fit.
+        attention: kernel of self-attention.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class BaseModel:
         decode_slice: int = 8,
         offload: bool = False,
         adapters_of: str | None = None,
+        attention: AttentionKind = "sdpa",
     ) -> None:
         self.pipeline = pipeline
         self.revision = revision
@@ -92,7 +95,8 @@ class BaseModel:
         self.adapters_of = adapters_of
         self.unet = pipeline.unet
         self._offload = False
-        self._processors = stream_processors(self.unet)
+        self._attention: AttentionKind = attention
+        self._processors = stream_processors(self.unet, attention)
         self._lock = threading.Lock()
         # Tokenizers keep padding and truncation on themselves; offloaded parts move.
         self._text_lock, self._decode_lock = threading.Lock(), threading.Lock()
@@ -120,6 +124,7 @@ class BaseModel:
             decode_slice=self.decode_slice,
             offload=self._offload,
             adapters_of=self.adapters_of,
+            attention=self._attention,
         )
         made._text_lock, made._decode_lock = self._text_lock, self._decode_lock
         return made
@@ -290,7 +295,7 @@ def load_base(
     Args:
         preset: names a hub id, a folder, or "pocket".
         device: torch device.
-        dtype: by default the preset's on a GPU, float32 on a CPU.
+        dtype: by default the preset's, `dtype` on a GPU and `cpu_dtype` on a CPU.
         compile, offload, variant: in place of the preset's.
 
     Raises:
@@ -301,7 +306,8 @@ def load_base(
     compile = preset.compile if compile is None else compile
     offload = preset.offload if offload is None else offload
     if dtype is None:
-        dtype = torch.float32 if device == "cpu" else getattr(torch, preset.dtype)
+        dtype = getattr(torch, preset.cpu_dtype if device == "cpu" else preset.dtype)
+    check_attention(preset.attention, device, str(dtype).removeprefix("torch."))
     named: str | None = None
     if preset.base == "pocket":
         from infinite_id.pocket import model as pocket
@@ -340,6 +346,7 @@ def load_base(
         decode_slice=preset.decode_slice,
         offload=offload,
         adapters_of=named,
+        attention=preset.attention,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 __all__ = [
     "PRESETS",
     "AdapterConfig",
+    "AttentionKind",
     "DType",
     "EncoderConfig",
     "FusionConfig",
@@ -32,6 +33,7 @@ SchedulerKind = Literal[
     "ddim", "ddim_trailing", "dpmsolver++", "euler", "euler_trailing", "lcm", "own", "unipc"
 ]
 DType = Literal["float32", "bfloat16", "float16"]
+AttentionKind = Literal["sdpa", "flash", "sage"]
 
 
 def _check_fractions(name: str, fractions: tuple[float, float]) -> None:
@@ -182,6 +184,7 @@ class Preset:
         base: "pocket", or a hub id, folder or `s3://` address of an SDXL-architecture pipeline.
         base_revision: pinned hub revision.
         dtype: "float32", "bfloat16" or "float16" where a GPU is used.
+        cpu_dtype: the same where none is.
         variant: of the base's weight files, e.g. "fp16"; None: half precision where `dtype` is
             and such files are there, else full.
         height, width: default size in pixels.
@@ -195,6 +198,9 @@ class Preset:
             Hyper-SD; None for none.
         weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).
         compile: compiles the UNet on a GPU at its first call of each batch shape.
+        attention: kernel of the streams' self-attention: torch's "sdpa"; "flash" or "sage" of the
+            packages flash-attn and sageattention, on a GPU in half precision. Cross-attention and
+            baselines with attention of their own keep torch's.
         offload: keeps text encoders and VAE on the CPU while they are not needed.
         decode_slice: most pictures that the VAE decodes at once, 1 or more.
         allow_untrained: methods without trained weights take random ones and make noise, which
@@ -216,12 +222,16 @@ class Preset:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     variant: str | None = None
     compile: bool = False
+    attention: AttentionKind = "sdpa"
     offload: bool = False
     decode_slice: int = 8
     allow_untrained: bool = False
+    cpu_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DType)
+        check_choice("cpu_dtype", self.cpu_dtype, DType)
+        check_choice("attention", self.attention, AttentionKind)
         if self.decode_slice < 1:
             raise ValueError(f"decode_slice is {self.decode_slice}, allowed: 1 or more")
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pipelines.run.session import quiet
+from pipelines.run.session import on_this_machine, quiet
 
 quiet()
 
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from infinite_id.attention.installed import check_attention
 from jobs import options
 from jobs.console import console, user_errors
 from pipelines.settings import BenchmarkConfig, ModelConfig, RunConfig, load_settings
@@ -115,12 +117,16 @@ def _check_model(found: _Checks, settings: ModelConfig, photos: int) -> None:
 
     family = settings.family()
     for part in preset_files(family):
-        found.say(part.part, f"{part.address}; {part.size}; licence: {part.licence}")
+        said = ", as its publisher states it" if part.size not in ("-", "unknown") else ""
+        said = "" if part.checked else said
+        found.say(part.part, f"{part.address}; {part.size}; licence: {part.licence}{said}")
     here = found.attempt(lambda: local_preset(family, settings.storage_options))
     if here is None:
         return
     methods = getattr(settings, "methods", None) or getattr(settings, "method_names", None)
     names = list(methods or ["text_only"])
+    if isinstance(settings, RunConfig) and on_this_machine(settings.address):
+        found.attempt(lambda: check_attention(here.attention))
     _check_weights(found, here, names, settings, photos)
     found.attempt(lambda: _check_encoders(found, here))
 
@@ -134,9 +140,9 @@ def _check_weights(
     from pipelines.plan.memory import actor_memory
     from pipelines.plan.weights import find_weights, is_public
 
-    for name in names:
-        # Each by itself, so that all that lack weights are told.
-        found.attempt(lambda name=name: find_weights(here, [name]))  # type: ignore[misc]
+    # Each by itself, so that all that lack weights are told.
+    looked = {name: found.attempt(partial(find_weights, here, [name])) for name in names}
+    fitting = [name for name in names if looked[name] is not None]
     if not any(METHODS[name].needs_base for name in names):
         return
     unet = found.attempt(lambda: base_unet(here))
@@ -145,7 +151,7 @@ def _check_weights(
     parameters = {"unet": sum(p.numel() for p in unet.parameters())}
     if here.base != "pocket":
         parameters |= found.attempt(lambda: _other_parameters(here)) or {}
-    for name in names:
+    for name in fitting:
         spec = METHODS[name]
         if spec.factory.endswith((":infinite_id", ":ip_adapter", ":ip_adapter_face")):
             address = found.attempt(lambda spec=spec: trained_weights(spec, here, is_public))  # type: ignore[misc]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infinite_id.config import (
     PRESETS,
+    AttentionKind,
     DType,
     FusionConfig,
     Preset,
@@ -121,10 +122,14 @@ class ModelConfig(Strict):
         clip_revision: of `clip` on the hub.
         scorer: address of an OpenCLIP folder (open_clip_config.json and weights) that judges text
             and image in place of the preset's; never the tower that conditions.
-        dtype: float32, bfloat16 or float16, on a GPU; a CPU computes in float32.
+        dtype: float32, bfloat16 or float16; None: the preset's on a GPU, float32 on a CPU (the
+            others take half of its memory, and longer).
         scheduler: of `infinite_id.config.SchedulerKind`.
         fusion: fields of `FusionConfig`; what a method sets itself counts more.
         compile: compiles the UNet; in training, the step.
+        attention: kernel of the streams' self-attention: sdpa (torch's), flash or sage (packages
+            flash-attn and sageattention, on a GPU in half precision). Training and baselines with
+            attention of their own keep torch's.
         offload: text encoders and VAE stay on the CPU while they are not needed.
         decode_slice: most pictures that the VAE decodes at once, 1 or more.
         allow_untrained: methods without trained weights run on random ones and make noise.
@@ -150,6 +155,7 @@ class ModelConfig(Strict):
     scheduler: SchedulerKind | None = None
     fusion: dict[str, Any] = Field(default_factory=dict)
     compile: bool = False
+    attention: AttentionKind = "sdpa"
     offload: bool = False
     decode_slice: int = Field(8, ge=1)
     allow_untrained: bool = False
@@ -209,6 +215,7 @@ class ModelConfig(Strict):
             "adapter_path": self.adapter,
             "base_lora": self.base_lora,
             "dtype": self.dtype,
+            "cpu_dtype": self.dtype,
             "height": self.height,
             "width": self.width,
         }
@@ -223,6 +230,7 @@ class ModelConfig(Strict):
             weights=tuple(sorted(self.weights.items())),
             fusion=replace(own.fusion, **_tupled(self.fusion)),
             compile=self.compile,
+            attention=self.attention,
             offload=self.offload,
             decode_slice=self.decode_slice,
             allow_untrained=self.allow_untrained,

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from infinite_id.attention.fusion import KeyValue, fuse
+from infinite_id.attention.kernels import attend
 from infinite_id.attention.lora import AttentionLora
 from infinite_id.attention.regions import RegionRows
-from infinite_id.config import FusionConfig
+from infinite_id.config import AttentionKind, FusionConfig
 
 __all__ = [
     "StreamAttnProcessor",
@@ -108,13 +108,22 @@ class StreamAttnProcessor:
         index: number of the layer among its kind, in the UNet's own order.
         position: of the layer among its kind by depth, in (0, 1).
         cross: whether it is cross-attention.
+        kind: kernel of self-attention.
     """
 
-    def __init__(self, name: str, index: int, position: float, cross: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        position: float,
+        cross: bool,
+        kind: AttentionKind = "sdpa",
+    ) -> None:
         self.name = name
         self.index = index
         self.position = position
         self.cross = cross
+        self.kind: AttentionKind = kind
         self._plain = AttnProcessor2_0()
 
     def __call__(
@@ -155,8 +164,8 @@ class StreamAttnProcessor:
         cut = streams.text_rows + streams.unfused_rows
         alone = not streams.text_rows or hidden.shape[0] == cut
         if alone or streams.fusion.fusion == "none" or not acts:
-            return _attend(query, key, value, attn.heads)
-        text = _attend(query[:cut], key[:cut], value[:cut], attn.heads)
+            return attend(query, key, value, attn.heads, kind=self.kind)
+        text = attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind)
         source = streams.source[streams.unfused_rows :]
         fused = fuse(
             KeyValue(key[source], value[source]),
@@ -164,7 +173,7 @@ class StreamAttnProcessor:
             streams.fusion.fusion,
             streams.fusion.self_norm,
         )
-        identity = _attend(query[cut:], fused.key, fused.value, attn.heads)
+        identity = attend(query[cut:], fused.key, fused.value, attn.heads, kind=self.kind)
         return torch.cat([text, identity])
 
     def _cross(
@@ -174,14 +183,14 @@ class StreamAttnProcessor:
         parts = []
         if cut:
             texts = self._texts(attn, encoded, streams)
-            parts.append(_attend(query[:cut], texts.key[:cut], texts.value[:cut], attn.heads))
+            parts.append(attend(query[:cut], texts.key[:cut], texts.value[:cut], attn.heads))
         rest = query[cut:]
         if rest.shape[0] == 0:
             return parts[0]
         out: Tensor | None = None
         if streams.text is not None and streams.fusion.text_cross_attention:
             texts = (streams.identity_text or streams.text)[self.index]
-            out = _attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
+            out = attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
         scale = streams.identity_scale
         if streams.identity is not None and (scale is not None or streams.fusion.identity_scale):
             own, mask = streams.identity[self.index], streams.identity_mask
@@ -191,7 +200,7 @@ class StreamAttnProcessor:
                 mask = None if mask is None else mask[rows]
             regions = streams.regions
             asking = rest if regions is None else rest[regions.rows]
-            seen = _attend(asking, own.key, own.value, attn.heads, mask)
+            seen = attend(asking, own.key, own.value, attn.heads, mask)
             if regions is not None:
                 seen = regions.joined(seen, rest)
             seen = seen * (streams.fusion.identity_scale if scale is None else scale)
@@ -203,15 +212,6 @@ class StreamAttnProcessor:
         if streams.text is not None:
             return streams.text[self.index]
         return KeyValue(attn.to_k(encoded), attn.to_v(encoded))
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None
-) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V for (B, L, C) inputs."""
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2).flatten(2)
 
 
 @contextlib.contextmanager
@@ -237,8 +237,14 @@ def install(
         unet.set_attn_processor(former)
 
 
-def stream_processors(unet: UNet2DConditionModel) -> dict[str, StreamAttnProcessor]:
+def stream_processors(
+    unet: UNet2DConditionModel, kind: AttentionKind = "sdpa"
+) -> dict[str, StreamAttnProcessor]:
     """A processor for every attention layer, by the names of `unet.attn_processors`.
+
+    Args:
+        unet: the model.
+        kind: kernel of self-attention.
 
     Raises:
         ValueError: a layer is neither self- nor cross-attention of a transformer block.
@@ -256,5 +262,5 @@ def stream_processors(unet: UNet2DConditionModel) -> dict[str, StreamAttnProcess
                 f"attention layer is {layer!r}, allowed: attn1 and attn2 of transformer blocks, "
                 "as in SDXL"
             )
-        processors[f"{layer}.processor"] = StreamAttnProcessor(layer, *numbers[layer])
+        processors[f"{layer}.processor"] = StreamAttnProcessor(layer, *numbers[layer], kind)
     return processors

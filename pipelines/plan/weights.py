@@ -13,7 +13,15 @@ from typing import Any
 
 from infinite_id.config import PRESETS, EncoderConfig, Preset
 from infinite_id.methods import METHODS, trained_weights
-from infinite_id.model_files import BASE_PARTS, base_files, model_digest, tower_files
+from infinite_id.model_files import (
+    BASE_PARTS,
+    ModelFiles,
+    base_files,
+    model_digest,
+    read_header,
+    shapes_of,
+    tower_files,
+)
 from infinite_id.packages import cache_folder, file_digest
 from infinite_id.weights.places import is_public_adapter, local_file, weights_digest
 from pipelines.tables.storage import StorageError, Store
@@ -32,7 +40,7 @@ _OWN = ("hub://",)
 # They decide where weights lie and how they are computed with, not what a picture is.
 _PLACES = (
     "name", "base", "base_revision", "adapter_path", "base_lora", "weights", "variant",
-    "allow_untrained", "compile", "offload", "decode_slice",
+    "allow_untrained", "compile", "offload", "decode_slice", "cpu_dtype",
 )  # fmt: skip
 _ENCODER_PLACES = ("faces", "clip", "clip_revision")
 
@@ -102,7 +110,9 @@ def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None
         if address is not None and "://" not in address and not Path(address).exists():
             raise ValueError(f"weights {address} do not exist")
         if METHODS[name].needs_base and family.base != "pocket":
-            base_files(family)
+            files, _ = base_files(family)
+            if address is not None and Path(address).suffix == ".safetensors":
+                _check_width(address, files)
     if family.base_lora is not None and not Path(family.base_lora).is_file():
         raise ValueError(f"base_lora {family.base_lora} does not exist")
     encoders = family.encoders
@@ -113,8 +123,25 @@ def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None
     return found
 
 
+def _check_width(address: str, base: ModelFiles) -> None:
+    """Refuses a file that is not whole, or a public adapter for texts of another width; other
+    shapes are compared when it is loaded, or by `infinite-id check`."""
+    if "://" in address or not Path(address).is_file():
+        return
+    width = base.json("unet/config.json").get("cross_attention_dim")
+    for name, shape in shapes_of(read_header(address)).items():
+        if name.endswith("_ip.weight") and shape[-1] != width:
+            raise ValueError(
+                f"adapter {address} is for texts {shape[-1]} wide, allowed: {width}, as base "
+                f"{base.address} has them"
+            )
+
+
 def _revision(method: str, family: Preset, base: str, digest: str | None) -> str:
     settings = {name: value for name, value in asdict(family).items() if name not in _PLACES}
+    if family.attention != "sage":
+        # It computes in 8 bits; the others give one picture up to rounding.
+        del settings["attention"]
     settings["encoders"] = {
         name: value for name, value in settings["encoders"].items() if name not in _ENCODER_PLACES
     }

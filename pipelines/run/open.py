@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infinite_id.attention.installed import check_attention
 from infinite_id.config import Preset
 from pipelines.plan.weights import RunWeights
 from pipelines.run.folder import RunFolder, Timings, environment
 from pipelines.run.lease import Lease
-from pipelines.run.session import cluster_limits, ray_session
+from pipelines.run.session import cluster_limits, on_this_machine, ray_session
 from pipelines.settings import RunConfig
 from pipelines.tables.storage import Store
 
@@ -71,6 +72,9 @@ def open_run(
         ValueError: wrong input; StorageError (a ValueError): a place that cannot be used.
         RunFailedError: the place failed under the run, or Ray did not start.
     """
+    if on_this_machine(config.address):
+        # Other machines have packages of their own, which their actors look for.
+        check_attention(family.attention)
     folder = RunFolder(config.output, config.storage_options, resume=config.resume)
     timings = Timings(folder.record.get("timings", {}))
     with ray_session(config.address) as cluster:

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from pipelines.plan.job import job_environment
+from pipelines.run.autoscaler import is_fixed
 from pipelines.run.failures import RunFailedError
 from pipelines.settings import Resources
 
-__all__ = ["WORKER_ENVIRONMENT", "cluster_limits", "quiet", "ray_session"]
+__all__ = ["WORKER_ENVIRONMENT", "cluster_limits", "on_this_machine", "quiet", "ray_session"]
 
 WORKER_ENVIRONMENT = {
     # One library thread a worker unless an actor asks for more: actors share the cores.
@@ -63,22 +64,28 @@ def cluster_limits(
 ) -> Mapping[str, float]:
     """CPUs and GPUs that a cluster can have, at least what it has now.
 
-    Infinite where nobody says: an autoscaler tells its limits to no program, and whether there is
-    one cannot be asked either. Those stages wait (`pipelines.stages.waiting`).
+    Infinite where nobody says: an autoscaler tells its limits to no program. Those stages wait
+    (`pipelines.stages.waiting`).
 
     Args:
         now: resources as `ray.cluster_resources()` gives them.
         resources: of the run; `cluster_cpus` and `cluster_gpus` are what the user knows, and
             without `wait_seconds` a cluster is what it is now.
-        address: of the cluster, as `ray_session` takes it. One that is started here does not grow.
+        address: of the cluster, as `ray_session` takes it. One that is started here does not grow,
+            nor does one that is connected and has no autoscaler.
     """
-    here = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
-    unknown = 0.0 if here or not resources.wait_seconds else math.inf
+    grows = resources.wait_seconds and not on_this_machine(address) and not is_fixed()
+    unknown = math.inf if grows else 0.0
     told = {"CPU": resources.cluster_cpus, "GPU": resources.cluster_gpus}
     return {
         name: max(now.get(name, 0.0), unknown if most is None else most)
         for name, most in told.items()
     }
+
+
+def on_this_machine(address: str | None) -> bool:
+    """Whether `ray_session` would start a cluster here."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ class ServiceConfig(ModelConfig):
 
     Attributes:
         methods: entries of METHODS that are offered; the first is the default.
+        metrics: of `eval.metrics.METRICS`, the scores that can be asked for; None: the default ones
+            but nsfw. Networks that none of them needs are not loaded.
         threads: of torch in the generation replica, on the CPU.
         max_batch: most pictures of one generator call.
         batch_wait_seconds: how long the first request waits for others.
@@ -68,6 +70,7 @@ class ServiceConfig(ModelConfig):
     """
 
     methods: tuple[str, ...] = ("infinite_id", "text_only")
+    metrics: tuple[str, ...] | None = Field(None, min_length=1)
     threads: int = Field(1, ge=1)
     max_batch: int = Field(8, ge=1)
     batch_wait_seconds: float = Field(0.02, ge=0)
@@ -119,6 +122,12 @@ class ServiceConfig(ModelConfig):
         for name in self.methods:
             if name not in METHODS:
                 raise ValueError(f"method is {name!r}, allowed: {', '.join(sorted(METHODS))}")
+        if self.metrics is not None:
+            from eval.metrics import METRICS
+
+            for name in self.metrics:
+                if name not in METRICS:
+                    raise ValueError(f"metric is {name!r}, allowed: {', '.join(METRICS)}")
         if self.max_images > self.max_queue:
             raise ValueError(
                 f"max_images is {self.max_images}, allowed: at most max_queue {self.max_queue}"

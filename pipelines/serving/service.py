@@ -77,8 +77,8 @@ class Service:
         if scorer is not None:
             scorer = local_weights(scorer, config.storage_options)
         # The safety check has seen a picture before it is scored.
-        metrics = [name for name in DEFAULT_METRICS if name != "nsfw"]
-        self._suite = load_suite(metrics, config.preset, scorer=scorer)
+        usual = [name for name in DEFAULT_METRICS if name != "nsfw"]
+        self._suite = load_suite(config.metrics or usual, config.preset, scorer=scorer)
         self.worker = Worker(config.max_face_queue)
 
     def close(self) -> None:

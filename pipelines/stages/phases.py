@@ -111,6 +111,11 @@ def generation_stage(
 ) -> Stage:
     """The stage that makes pictures, see `picture_stages`."""
     gpus = generation_gpus(config, family)
+    if family.attention != "sdpa" and not gpus:
+        raise ValueError(
+            f"attention is {family.attention!r}, which computes on a GPU alone, and "
+            "generation_gpus is 0, allowed: attention sdpa"
+        )
     units = 0 if plan is None else len(plan) // config.batch_size
     actors, threads = generation_pool(config, family, units, cluster)
     # A cluster that grows begins with what it has and takes more as it comes; one that grows
