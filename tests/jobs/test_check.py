@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from benchmarks.real_size_files import write_plus_face, write_sdxl_base, write_vit_h
 from jobs.check import check
 from pipelines.plan.memory import actor_memory
 from pipelines.settings import load_config
-from tests.jobs.real_sizes import write_plus_face, write_sdxl_base, write_vit_h
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -81,12 +82,13 @@ def test_manifests_photos_and_results_live_in_a_bucket(bucket, tmp_path):
     )
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "jobs" / "benchmark.py"), "--address", "local", *OPTIONS),
+            # As a user would: MLflow is where it is when nobody says.
+            *(sys.executable, "-m", "jobs.cli", "benchmark", "--address", "local", *OPTIONS[:-2]),
             *("--identities", "s3://bucket/manifests/identities.parquet"),
             *("--output", "s3://bucket/runs/one"),
         ],
         cwd=tmp_path,
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "COLUMNS": "400"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -98,6 +100,19 @@ def test_manifests_photos_and_results_live_in_a_bucket(bucket, tmp_path):
     assert pq.read_table("bucket/runs/one/scores", filesystem=filesystem).num_rows == 7
     assert filesystem.exists("bucket/runs/one/report/report.html")
     assert json.loads(filesystem.cat("bucket/runs/one/run.json"))["status"] == "done"
+    # Beside the driver, since there is no place for a SQLite file in a bucket; one line says so.
+    database = tmp_path / "runs" / "mlflow.db"
+    (told,) = [line for line in done.stdout.splitlines() if "sqlite:///" in line]
+    assert told.startswith("MLflow:")
+    assert f"sqlite:///{database} on {socket.gethostname()}" in told
+    assert "MLFLOW_TRACKING_URI names a server" in told
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        runs = opened.execute("SELECT status FROM runs").fetchall()
+        logged = dict(opened.execute("SELECT key, value FROM latest_metrics").fetchall())
+    # The run, and its one method below it.
+    assert runs == [("FINISHED",), ("FINISHED",)]
+    assert logged["pictures"] == 7
+    assert "face_found" in logged
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(bucket):
