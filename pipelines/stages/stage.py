@@ -110,8 +110,9 @@ def check_stages(
             raise ValueError(
                 f"the stages ask for {asked:g} {resource}s ({detail})"
                 f"{f' and {spare:g} to read and write' if spare else ''}, "
-                f"the cluster has {have:g}, counting what it may grow to; allowed: fewer "
-                f"actors, or resources.cluster_{resource.lower()}s where it can grow to more"
+                f"the cluster has {have:g}, counting what it may grow to (nothing without an "
+                f"autoscaler); allowed: fewer actors, or resources.cluster_{resource.lower()}s "
+                "where it can grow to more, which the run then waits for"
             )
 
 

@@ -56,8 +56,8 @@ def await_resources(
             unknown = [f"resources.cluster_{n.lower()}s" for n in short if math.isinf(limits[n])]
             hint = f"; whether it can is not known, {' and '.join(unknown)} would say it"
             say(
-                f"waiting for the cluster to grow: {missing}; {waited:.0f} of {seconds:.0f} s"
-                + hint * bool(unknown)
+                f"waiting for the cluster to grow: {missing}; {waited:.0f} of {seconds:.0f} s, "
+                "which resources.wait_seconds sets" + hint * bool(unknown)
             )
         time.sleep(_LOOK_SECONDS)
     if said >= 0:

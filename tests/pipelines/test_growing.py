@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 
+from pipelines.run.autoscaler import has_no_autoscaler, is_fixed
 from pipelines.run.session import cluster_limits
 from pipelines.settings import Resources, load_config
 from pipelines.stages.phases import generation_pool, generation_stage
@@ -65,3 +67,28 @@ class _Plan:
 
     def __len__(self) -> int:
         return self._requests
+
+
+ADA, BOB = "a" * 56, "b" * 56
+
+
+@pytest.mark.parametrize(
+    ("types", "fixed"),
+    [
+        ({f"node_{ADA}": 1, f"node_{BOB}": 1}, True),
+        ({f"node_{ADA}": 1}, True),
+        ({"ray.head.default": 1, "gpu": 1}, False),
+        ({}, False),
+        ({f"node_{'c' * 56}": 1}, False),
+    ],
+)
+def test_a_monitor_without_types_of_machines_has_no_autoscaler(types, fixed):
+    report = {"active_nodes": types, "idle_nodes": None, "pending_nodes": []}
+    status = json.dumps({"autoscaler_report": report}).encode()
+    assert has_no_autoscaler(status, [ADA, BOB]) is fixed
+
+
+def test_no_status_says_nothing():
+    assert not has_no_autoscaler(None, [ADA])
+    assert not has_no_autoscaler(json.dumps({"load_metrics_report": {}}).encode(), [ADA])
+    assert not is_fixed()

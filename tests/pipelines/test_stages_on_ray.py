@@ -42,6 +42,20 @@ def session():
             yield ray
 
 
+def test_a_cluster_without_an_autoscaler_is_known_by_its_monitor(session):
+    from pipelines.run.autoscaler import is_fixed
+    from pipelines.run.session import cluster_limits
+    from pipelines.settings import Resources
+
+    until = time.monotonic() + 60  # it writes every five seconds
+    while not is_fixed():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    # As another driver of the same cluster sees it, which knows it by its address alone.
+    limits = cluster_limits(session.cluster_resources(), Resources(), "10.0.0.1:6379")
+    assert limits == {"CPU": 2.0, "GPU": 0.0}
+
+
 def test_workers_have_their_environment_and_the_driver_its_own(session):
     from pipelines.run.session import WORKER_ENVIRONMENT
 
