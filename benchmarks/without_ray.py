@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.benchmark import write_requests
 from pipelines.plan.inputs import load_manifests, request_plan
+from pipelines.plan.made_from import MadeFrom
 from pipelines.plan.weights import run_weights
 from pipelines.run.units import unit_table
 from pipelines.settings import BenchmarkConfig
@@ -17,6 +18,7 @@ __all__ = ["undisturbed"]
 def undisturbed(config: BenchmarkConfig, *, scores: bool = False) -> None:
     """Writes people, requests and pictures of a configuration, and scores where they are wanted."""
     family, manifests, store = config.family(), load_manifests(config), Store(config.output)
+    MadeFrom({}, manifests).claim(store, {}, lambda **_: None)
     people, slices = people_stages(config, family, manifests, store)
     _in_a_loop(people, len(slices))
     plan = request_plan(config, family, manifests, store, run_weights(family, config.methods))

@@ -33,6 +33,7 @@ Optional = str | None
 def benchmark(
     config: options.Config = None,
     identities: options.Identities = None,
+    layout: options.RunLayout = None,
     prompts: options.Prompts = None,
     styles: options.Styles = None,
     mixes: options.Mixes = None,
@@ -81,6 +82,7 @@ def benchmark(
         return
     overrides: dict[str, Any] = {
         "identities": identities,
+        "layout": layout,
         "prompts": prompts,
         "styles": styles,
         "mixes": mixes,

@@ -48,6 +48,7 @@ def check(
     preset: options.Preset = None,
     output: options.Output = None,
     identities: options.Identities = None,
+    layout: options.RunLayout = None,
     address: options.Address = None,
     photos: Annotated[int, typer.Option(help="Photos of each person, for the memory.")] = 1,
     images_per_second: Annotated[
@@ -64,6 +65,7 @@ def check(
     if command not in kinds:
         raise ValueError(f"--for is {command!r}, allowed: {', '.join(kinds)}")
     given = {"preset": preset, "output": output, "identities": identities, "address": address}
+    given["layout"] = layout
     known = kinds[command].model_fields
     settings = load_settings(
         kinds[command],

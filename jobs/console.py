@@ -6,7 +6,9 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +47,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def user_errors(go_on: str = "") -> Callable[[F], F]:
-    """Turns a user's mistake into one sentence and exit code 2, a failure into exit code 1.
+    """Turns a user's mistake into one sentence and exit code 2, a failure into exit code 1, Ctrl-C
+    into 130 and SIGTERM into 143.
 
     Other exceptions pass. INFINITE_ID_TRACEBACK=1 shows the traceback above the sentence.
 
@@ -58,10 +61,14 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
         @functools.wraps(command)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             try:
-                return command(*args, **kwargs)
+                with _sigterm():
+                    return command(*args, **kwargs)
+            except _TerminatedError:
+                _errors.print(f"terminated{rest}", markup=False)
+                raise SystemExit(128 + signal.SIGTERM) from None
             except KeyboardInterrupt:
                 _errors.print(f"interrupted{rest}", markup=False)
-                raise SystemExit(130) from None
+                raise SystemExit(128 + signal.SIGINT) from None
             except Exception as error:
                 told = _told(error, rest)
                 if told is None:
@@ -75,6 +82,28 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
         return wrapped  # type: ignore[return-value]
 
     return decorate
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM: it unwinds as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[None]:
+    """SIGTERM raises `_TerminatedError` inside, once: what ends then must not be ended again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _told(error: Exception, rest: str) -> tuple[str, int] | None:

@@ -17,6 +17,7 @@ from jobs.options import (
     Identities,
     LargestFace,
     Preset,
+    RunLayout,
     Set,
     StorageOptions,
     set_values,
@@ -35,6 +36,7 @@ Optional = str | None
 def dreambooth(
     output: Annotated[str, typer.Option(help="Folder of the LoRAs; all machines must share it.")],
     identities: Identities = None,
+    layout: RunLayout = None,
     config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
     preset: Preset = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps per person.")] = 200,
@@ -54,6 +56,7 @@ def dreambooth(
     """Fit one DreamBooth LoRA per person, in parallel; those that are there already are skipped."""
     given = {
         "identities": identities,
+        "layout": layout,
         "preset": preset,
         "held_out_photos": held_out_photos or None,
         "largest_face": largest_face or None,
@@ -70,9 +73,12 @@ def dreambooth(
         done = fit_people(settings, output, fit, progress=progress)
     for line in done.refused:
         console.print(f"refused  {line}", markup=False)
+    for line in done.left_out:
+        console.print(f"left out  {line}", markup=False)
+    lost = f"; {len(done.left_out)} photos left out" if done.left_out else ""
     console.print(
         f"{done.fitted} people fitted, {done.present} were there, {len(done.refused)} refused, "
-        f"in {done.seconds:.0f} s: {output}",
+        f"in {done.seconds:.0f} s: {output}{lost}",
         markup=False,
     )
 

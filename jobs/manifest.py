@@ -30,13 +30,6 @@ __all__ = [
 
 Optional = str | None
 _FORMS = "CSV, YAML, JSONL, Excel or Parquet."
-_Layout = Annotated[
-    str,
-    typer.Option(
-        help="Who is in a photo of a folder. person: a file or folder at the top; nested: the "
-        "folder that the photo lies in; file: each file is a person."
-    ),
-]
 
 
 @user_errors()
@@ -46,7 +39,7 @@ def manifest_build(
     prompts: Annotated[Optional, typer.Option(help=_FORMS)] = None,
     styles: Annotated[Optional, typer.Option(help=_FORMS)] = None,
     mixes: Annotated[Optional, typer.Option(help=_FORMS)] = None,
-    layout: _Layout = "person",
+    layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:
     """Make manifests from a folder of photos (or an identities file), prompts and styles."""
@@ -77,7 +70,7 @@ def manifest_check(
         typer.Argument(help="Manifests; their columns tell the kind: identities, prompts ..."),
     ],
     kind: Annotated[Optional, typer.Option(help=f"Of all of them: {', '.join(MANIFESTS)}.")] = None,
-    layout: _Layout = "person",
+    layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:
     """Check manifests; the first fault is named with file, row and column."""

@@ -22,12 +22,14 @@ __all__ = [
     "Config",
     "Identities",
     "LargestFace",
+    "Layout",
     "Methods",
     "Mixes",
     "Output",
     "Preset",
     "Prompts",
     "Resume",
+    "RunLayout",
     "Seeds",
     "Set",
     "Steps",
@@ -46,6 +48,12 @@ Config = Annotated[str | None, typer.Option(help="YAML file; options override it
 Identities = Annotated[
     str | None, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
 ]
+_LAYOUT = typer.Option(
+    help="Who is in a photo of a folder. person: a file or folder at the top; nested: the folder "
+    "that the photo lies in; file: each file is a person."
+)
+Layout = Annotated[str, _LAYOUT]
+RunLayout = Annotated[str | None, _LAYOUT]
 Prompts = Annotated[str | None, typer.Option(help="Prompts manifest.")]
 Styles = Annotated[str | None, typer.Option(help="Styles manifest.")]
 Mixes = Annotated[str | None, typer.Option(help="Mixes manifest.")]

@@ -32,6 +32,7 @@ def plan(
     gpus: Annotated[int, typer.Option(help="Of the cluster, one generation actor each.")] = 1,
     config: options.Config = None,
     identities: options.Identities = None,
+    layout: options.RunLayout = None,
     prompts: options.Prompts = None,
     styles: options.Styles = None,
     mixes: options.Mixes = None,
@@ -58,6 +59,7 @@ def plan(
     """Say what a run will take: rows, pictures, GPU hours, storage, cost."""
     given = {
         "identities": identities,
+        "layout": layout,
         "prompts": prompts,
         "styles": styles,
         "mixes": mixes,

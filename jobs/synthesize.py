@@ -26,6 +26,7 @@ Optional = str | None
 def synthesize(
     config: options.Config = None,
     identities: options.Identities = None,
+    layout: options.RunLayout = None,
     prompts: options.Prompts = None,
     styles: options.Styles = None,
     method: Annotated[Optional, typer.Option(help="Method.")] = None,
@@ -57,6 +58,7 @@ def synthesize(
     """Generate until every person has the wanted number of accepted pictures."""
     given = {
         "identities": identities,
+        "layout": layout,
         "prompts": prompts,
         "styles": styles,
         "method": method,

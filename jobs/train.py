@@ -90,6 +90,7 @@ def train(
     store = Store(settings.output, settings.storage_options)
     store.check_writable()
     from pipelines.plan.weights import run_weights
+    from pipelines.run.lease import Lease
     from pipelines.run.session import ray_session
     from pipelines.training.job import count_photos, prepare_pairs
     from pipelines.training.job import train as run_training
@@ -98,11 +99,16 @@ def train(
     count_photos(settings)
     # What is trained stands on the base and the encoders, as text alone does.
     run_weights(settings.family(), ["text_only"], settings.storage_options)
-    with ray_session(settings.address), _tracked(settings, tracking) as log:
-        counts = prepare_pairs(settings)
+    with (
+        Lease(store) as lease,
+        ray_session(settings.address),
+        _tracked(settings, tracking) as log,
+    ):
+        counts = prepare_pairs(settings, lease.check)
         console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")
         with progress_display() as show, _watched(store, settings.steps, show, log):
             run_training(settings)
+        lease.check()
         metrics = read_metrics(store)
         log(metrics)
     show_table("training", ["step", "loss", "pictures_per_second"], metrics[-5:])

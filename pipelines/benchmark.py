@@ -16,7 +16,8 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from pipelines.plan.inputs import inputs_digest, load_manifests, request_plan
+from pipelines.plan.inputs import load_manifests, request_plan
+from pipelines.plan.made_from import MadeFrom, deciding_settings
 from pipelines.plan.requests import RequestPlan
 from pipelines.plan.weights import run_weights
 from pipelines.run.open import open_run
@@ -26,6 +27,7 @@ from pipelines.stages.phases import people_stages, picture_stages
 from pipelines.stages.ray_data import stream_units
 from pipelines.stages.stage import Progress, check_stages, report_stages
 from pipelines.stages.waiting import await_resources
+from pipelines.tables.people import people_notes
 from pipelines.tables.schemas import REJECTS
 from pipelines.tables.storage import Store
 
@@ -87,7 +89,7 @@ def run_benchmark(
     manifests = load_manifests(config)
     weights = run_weights(family, config.methods, config.storage_options)
     first: float | None = None
-    digests = {"inputs or settings": inputs_digest(config, manifests, weights)}
+    settings = deciding_settings(config, family, weights)
 
     def check(cluster: Cluster, limits: Cluster, store: Store) -> None:
         people, _ = people_stages(config, family, None, store)
@@ -100,7 +102,7 @@ def run_benchmark(
         family,
         weights,
         check=check,
-        digests=digests,
+        made_from=MadeFrom(settings, manifests, options=config.storage_options),
         command=command,
         notes=manifests.notes,
     ) as run:
@@ -114,7 +116,10 @@ def run_benchmark(
 
         plan = request_plan(config, family, manifests, run.store, weights)
         run.folder.claim("people or requests", plan.digest)
-        run.folder.update(plan={"requests": len(plan), "units": plan.units})
+        run.folder.update(
+            plan={"requests": len(plan), "units": plan.units},
+            notes=[*manifests.notes, *people_notes(run.store)],
+        )
         write_requests(run.store, plan)
 
         stages = pictures(plan, run.store, cluster=run.cluster, limits=run.limits)

@@ -25,6 +25,7 @@ from infinite_id.config import (
     preset,
 )
 from pipelines.tables.manifest import parse_seeds
+from pipelines.tables.photo_folder import LAYOUTS
 from pipelines.tables.pictures import IMAGE_FORMATS
 from pipelines.tables.storage import StorageOptions, shown
 
@@ -252,6 +253,7 @@ class RunConfig(ModelConfig):
 
     Attributes:
         identities: manifest, or folder of photos; by default the demo photos.
+        layout: who is in a photo of a folder, of `pipelines.tables.photo_folder.LAYOUTS`.
         prompts, styles, mixes: manifests; by default no mixes.
         prompt_ids, style_names: the rows to take of prompts and styles.
         batch_size: pictures of a generation batch, which is also the unit of commits, 1 or more.
@@ -281,6 +283,7 @@ class RunConfig(ModelConfig):
     is made of is known by content (`pipelines.plan.weights.RunWeights`)."""
 
     identities: str | None = None
+    layout: str = "person"
     prompts: str | None = None
     styles: str | None = None
     mixes: str | None = None
@@ -303,6 +306,13 @@ class RunConfig(ModelConfig):
     def method_names(self) -> list[str]:
         """The methods that the run generates with."""
         raise NotImplementedError
+
+    @field_validator("layout")
+    @classmethod
+    def _layout(cls, value: str) -> str:
+        if value not in LAYOUTS:
+            raise ValueError(f"allowed: {', '.join(LAYOUTS)}")
+        return value
 
     @field_validator("image_format")
     @classmethod

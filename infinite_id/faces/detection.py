@@ -1,6 +1,7 @@
 """Faces in photos: detection, selection, 5-point alignment (docs/faces.md).
 
-A `FaceBackend` finds faces and embeds aligned ones; `find_faces` is what everything else calls.
+A `FaceBackend` finds faces and embeds aligned ones; `find_faces` looks at a picture as it
+is, `infinite_id.faces.photo_faces` at photos that people bring.
 Landmarks are warped to the ArcFace template at 112 px by the least-squares similarity transform
 (Umeyama 1991): `y = s R x + t`.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "FaceSelection",
     "align_face",
     "check_image",
+    "choose_faces",
     "find_faces",
 ]
 
@@ -144,7 +146,7 @@ def find_faces(
             f"the largest face is {largest:.0f} px wide, at least {min_face:g} px are needed",
         )
     faces.sort(key=lambda face: float(face.bbox[0] + face.bbox[2]))
-    chosen = _select(faces, select)
+    chosen = choose_faces(faces, select)
     return [(face, align_face(image, face.landmarks)) for face in chosen]
 
 
@@ -211,7 +213,12 @@ def _shrunk(
     return np.asarray(part, dtype=np.uint8), moved
 
 
-def _select(faces: list[Detection], select: FaceSelection) -> list[Detection]:
+def choose_faces(faces: list[Detection], select: FaceSelection) -> list[Detection]:
+    """Those of the faces, left to right, that `select` of `find_faces` means.
+
+    Raises:
+        FaceError: "several_faces", "face_index".
+    """
     if select == "all":
         return faces
     if select == "largest":

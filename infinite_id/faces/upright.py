@@ -28,7 +28,7 @@ from infinite_id.faces.detection import (
     similarity_transform,
 )
 
-__all__ = ["check_eyes", "find_upright_faces"]
+__all__ = ["check_eyes", "find_upright_faces", "stand_upright"]
 
 Found = list[tuple[Detection, NDArray[np.uint8]]]
 
@@ -111,6 +111,21 @@ def check_eyes(image: NDArray[np.uint8], face: Detection) -> None:
     inside = np.minimum(eyes, np.array([width - 1, height - 1]) - eyes).min()
     if inside < _BORDER * apart:
         raise FaceError("cut_off", "the border of the picture cuts the face off at the eyes")
+
+
+def stand_upright(image: NDArray[np.uint8], face: Detection) -> tuple[NDArray[np.uint8], Detection]:
+    """The photo turned so that a face of `find_upright_faces` stands, and the face in its pixels.
+
+    Args:
+        image: uint8 (H, W, 3).
+        face: in pixels of `image`.
+    """
+    if not face.turned:
+        return image, face
+    turns = face.turned // 90
+    turned = np.ascontiguousarray(np.rot90(image, turns))
+    height, width = turned.shape[:2]
+    return turned, replace(_turned_back(face, 4 - turns, height, width), turned=0)
 
 
 def _score_of_refused(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from infinite_id.faces.detection import FaceError, FaceSelection, find_faces
+from infinite_id.faces.detection import FaceError, FaceSelection
+from infinite_id.faces.photo_faces import photo_faces
 from infinite_id.faces.photos import PhotoError, decode_photo, photo_pixels
 from infinite_id.prompts import group_word
 from infinite_id.regions import Region, check_regions
@@ -171,7 +172,7 @@ class People:
         name = _name_of(photo) or "photo"
         try:
             image = _pixels(photo)
-            found = find_faces(image, self.encoder.faces, select=select, min_face=min_face)
+            found = photo_faces(image, self.encoder.faces, select=select, min_face=min_face)
         except (PhotoError, FaceError) as error:
             kind: Any = type(error)
             raise kind(error.reason, f"{name}: {error}") from None

@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infinite_id.faces.detection import FaceBackend, FaceError, find_faces
+from infinite_id.faces.detection import FaceBackend, FaceError
+from infinite_id.faces.photo_faces import photo_faces
 from infinite_id.faces.photos import PhotoError, decode_photo
+from infinite_id.faces.upright import stand_upright
 from infinite_id.training.faces_gan import FACE_SIZE, Person, Portrait, accept
 
 __all__ = ["FIRST_INDEX", "folder_digest", "people_of_photos"]
@@ -75,10 +77,11 @@ def people_of_photos(
         for file in files:
             try:
                 image = decode_photo(file.read_bytes())
-                face, _ = find_faces(image, backend, select="single")[0]
+                face, _ = photo_faces(image, backend)[0]
             except (PhotoError, FaceError) as error:
                 rejects[error.reason] += 1
                 continue
+            image, face = stand_upright(image, face)
             portrait = accept(_cut(image, face.bbox), backend)
             if portrait is None:
                 rejects["not_clear"] += 1

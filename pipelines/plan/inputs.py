@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from pipelines.tables.manifest import (
     parse_seeds,
     read_manifest,
 )
+from pipelines.tables.people import people_notes, write_index
 from pipelines.tables.schemas import EMBEDDINGS, MIXES, REJECTS
 from pipelines.tables.storage import Store
 
 __all__ = [
     "embedded_subjects",
-    "inputs_digest",
     "load_manifests",
     "picture_settings",
     "request_plan",
@@ -49,7 +48,7 @@ def load_manifests(config: RunConfig) -> Manifests:
     tables = {
         "identities": demo_identities()
         if config.identities is None
-        else read_manifest("identities", config.identities, options),
+        else read_manifest("identities", config.identities, options, layout=config.layout),
         "prompts": default_prompts()
         if config.prompts is None
         else read_manifest("prompts", config.prompts, options),
@@ -107,27 +106,18 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
                 )
 
 
-def inputs_digest(config: RunConfig, manifests: Manifests, weights: RunWeights) -> str:
-    """Of what decides the rows: not of addresses, actors or the tracking server."""
-    digest = hashlib.blake2b(digest_size=16)
-    for table in (manifests.identities, manifests.prompts, manifests.styles, manifests.mixes):
-        digest.update(repr(table.to_pylist()).encode())
-    decides = config.model_dump(include=set(config.decides))
-    digest.update(repr([sorted(decides.items()), weights.encoders, weights.revisions]).encode())
-    return digest.hexdigest()
-
-
 def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
-    """The people that were embedded, and the mixes all of whose parts were.
+    """The people that were embedded, and the mixes all of whose parts were; writes the index of
+    people (`pipelines.tables.people.write_index`).
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
     """
     columns = ["identity_id", "class_word", "digest", "warning"]
-    people = store.read_folder("embeddings", EMBEDDINGS, columns)
-    for row in people.to_pylist():
-        if row.get("warning"):
-            logger.warning("%s", row["warning"])
+    people = store.read_folder("embeddings", EMBEDDINGS, columns, name_files=True)
+    write_index(store, people)
+    for note in people_notes(store):
+        logger.warning("%s", note)
     subjects = [
         Subject(row["identity_id"], row["class_word"] or "person", row["digest"])
         for row in people.to_pylist()

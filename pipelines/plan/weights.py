@@ -186,17 +186,22 @@ def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str
     """A local path of a weights folder or file.
 
     Args:
-        address: a path or hub id, which comes back as it is, or an fsspec address.
+        address: a path or hub id, which comes back as it is but for a `~` at its start, or an
+            fsspec address.
         options: of file systems by scheme.
 
     Raises:
         StorageError: the address cannot be read, or there is no space for it here.
     """
+    if address.startswith("~/"):
+        return str(Path(address).expanduser())
     if "://" not in address or address.startswith(_OWN):
         return address
     store = Store(address, options)
     if not store.exists():
         raise StorageError(f"weights {address} do not exist")
+    if store.is_local:
+        return store.path()
     name = hashlib.sha256(repr(_listing(store)).encode()).hexdigest()[:16]
     target = cache_folder() / "weights" / f"{name}-{store.root.rsplit('/', 1)[-1]}"
     if target.exists():
@@ -212,7 +217,12 @@ def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str
     copy = Path(tempfile.mkdtemp(prefix=".copying-", dir=target.parent))
     try:
         inside = copy / "content"
-        store.fs.get(store.root, str(inside), recursive=not store.is_file())
+        # Lists, because a single path is taken for a pattern.
+        files = [store.root] if store.is_file() else sorted(store.fs.find(store.root))
+        copies = [Path(f"{inside}{name.removeprefix(store.root)}") for name in files]
+        for folder in {one.parent for one in copies}:
+            folder.mkdir(parents=True, exist_ok=True)
+        store.fs.get(files, [str(one) for one in copies])
         try:
             os.rename(inside, target)  # noqa: PTH104 -- must fail where another copy was faster
         except OSError:

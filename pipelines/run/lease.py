@@ -1,15 +1,17 @@
 """A lease on a run folder: two runs do not write to one folder by mistake.
 
 `lease.json` says who writes and until when; its holder renews it. A holder that dies stops
-renewing, so its lease runs out by itself; on the same machine a dead process is seen at once.
-Object stores have no lock: a holder reads its lease before it renews it, and stops if another's
-is there. Should two runs all the same begin within the same second, no result is torn or doubled:
-a unit's file is written whole, and both write the same one.
+renewing, so its lease runs out by itself; a dead process is seen at once by one that sees the same
+processes: of the same machine, since it was started, in the same container.
+A lease is made where there is none, in one step: what O_EXCL means on a disk, a conditional put on
+an object store (`Store.create`). One that ran out is taken away first, and whoever took it looks
+once more. A holder reads its lease before it renews it, and stops if another's is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,10 +29,26 @@ from pipelines.tables.storage import StorageError, Store
 __all__ = ["Lease", "LeaseLostError"]
 
 _NAME = "lease.json"
+# Between taking a dead run's lease and the look whether another took it, too.
+_SETTLE_SECONDS = 0.3
+_TRIES = 5
 
 
 class LeaseLostError(RunFailedError):
     """Another run has taken the folder over."""
+
+
+@functools.cache
+def _machine() -> str:
+    """Names the processes that a process number is one of: host, start of the machine, container.
+
+    Containers and copied machines may share a host name, and process numbers begin anew in each.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 def _started(pid: int) -> float | None:
@@ -51,7 +70,8 @@ class Lease:
         clock: seconds since the epoch.
 
     Raises:
-        ValueError: on entering: another live run holds the folder.
+        ValueError: on entering: another live run holds the folder; StorageError (a ValueError):
+            it cannot be written.
     """
 
     def __init__(
@@ -66,17 +86,26 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        holder = self._read()
-        if holder is not None and self._alive(holder):
-            left = holder["until"] - self._clock()
-            raise ValueError(
-                f"output {self._store.url} is being written by process {holder['pid']} on "
-                f"{holder['host']}, allowed: another --output, or the same once that run has "
-                f"ended (a dead one's lease runs out in {max(left, 0):.0f} s)"
-            )
-        self._write()
-        self._thread.start()
-        return self
+        stale = False
+        for _ in range(_TRIES):
+            if self._store.create(_NAME, self._mine()):
+                if stale:
+                    time.sleep(_SETTLE_SECONDS)
+                holder = self._read()
+                if holder is not None and holder["token"] == self._token:
+                    self._thread.start()
+                    return self
+            holder = self._read()
+            if holder is not None and self._alive(holder):
+                left = holder["until"] - self._clock()
+                raise ValueError(
+                    f"output {self._store.url} is being written by process {holder['pid']} on "
+                    f"{holder['host']}, allowed: another --output, or the same once that run has "
+                    f"ended (a dead one's lease runs out in {max(left, 0):.0f} s)"
+                )
+            stale = True
+            self._store.delete(_NAME)
+        raise StorageError(f"{self._store.url}/{_NAME} does not stay as it is written")
 
     def __exit__(
         self,
@@ -107,7 +136,7 @@ class Lease:
     def _alive(self, holder: dict[str, Any]) -> bool:
         if self._clock() >= holder["until"]:
             return False
-        if holder["host"] != socket.gethostname():
+        if holder.get("machine") != _machine():
             return True
         began = _started(holder["pid"])
         return began is not None and abs(began - holder["began"]) < 1.0
@@ -122,15 +151,16 @@ class Lease:
         wanted = {"token", "host", "pid", "began", "until"}
         return holder if isinstance(holder, dict) and wanted <= set(holder) else None
 
-    def _write(self) -> None:
+    def _mine(self) -> bytes:
         holder = {
             "token": self._token,
             "host": socket.gethostname(),
+            "machine": _machine(),
             "pid": os.getpid(),
             "began": _started(os.getpid()),
             "until": self._clock() + self._seconds,
         }
-        self._store.write_bytes(_NAME, json.dumps(holder).encode())
+        return json.dumps(holder).encode()
 
     def _renew(self) -> None:
         while not self._ended.wait(self._seconds / 4):
@@ -142,7 +172,7 @@ class Lease:
                         f"{self._store.url}"
                     )
                     return
-                self._write()
+                self._store.write_bytes(_NAME, self._mine())
             except StorageError:
                 # The store may be away for a moment; the lease lasts several renewals.
                 continue

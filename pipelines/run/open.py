@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from infinite_id.attention.installed import check_attention
 from infinite_id.config import Preset
+from pipelines.plan.made_from import MadeFrom
 from pipelines.plan.weights import RunWeights
 from pipelines.run.folder import RunFolder, Timings, environment
 from pipelines.run.lease import Lease
@@ -50,7 +52,8 @@ def open_run(
     weights: RunWeights,
     *,
     check: Callable[[Mapping[str, float], Mapping[str, float], Store], None],
-    digests: Mapping[str, str],
+    made_from: MadeFrom,
+    digests: Mapping[str, str] = MappingProxyType({}),
     command: str,
     **values: Any,
 ) -> Iterator[OpenRun]:
@@ -64,7 +67,8 @@ def open_run(
         weights: of the run's methods.
         check: called with the cluster, its limits and the run folder before that is written to;
             raises a ValueError where the run cannot be.
-        digests: see `RunFolder.claim`.
+        made_from: what decides its rows; a resumed run must have the same.
+        digests: of more that must be the same, see `RunFolder.claim`.
         command: the command line, for the record.
         values: more for the record.
 
@@ -80,9 +84,9 @@ def open_run(
     with ray_session(config.address) as cluster:
         limits = cluster_limits(cluster, config.resources, config.address)
         check(cluster, limits, folder.store)
-        with (
-            Lease(folder.store) as lease,
-            folder.recording(
+        with Lease(folder.store) as lease:
+            made_from.claim(folder.store, folder.record, folder.update)
+            with folder.recording(
                 timings,
                 digests=digests,
                 command=command,
@@ -92,6 +96,5 @@ def open_run(
                 environment=environment(),
                 revisions={"weights": weights.name, **weights.revisions},
                 **values,
-            ),
-        ):
-            yield OpenRun(folder, lease, timings, cluster, limits)
+            ):
+                yield OpenRun(folder, lease, timings, cluster, limits)

@@ -7,6 +7,7 @@ import importlib
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -198,6 +199,7 @@ def _session(
         # Takes a second, in which the driver would wait for Ray's own processes.
         library = threading.Thread(target=importlib.import_module, args=("ray.data",))
         library.start()
+        sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if address == "local":
                 # Not as a runtime environment: workers that Ray starts in advance have none, so it
@@ -219,6 +221,9 @@ def _session(
             raise ValueError(f"no Ray cluster answers at {address}: {reason}") from error
         finally:
             library.join()
+            # Ray's own handler ends the program on the spot, with exit code 1.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, sigterm)
     import ray.data  # its import sets its loggers' levels, so they are set after it
 
     for name in ("ray.data", "ray.data.dataset", "ray.data._internal"):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from infinite_id.config import Preset
 from infinite_id.faces.detection import FaceError
+from infinite_id.faces.photo_faces import photo_faces
 from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
-from infinite_id.faces.upright import find_upright_faces
+from infinite_id.faces.upright import stand_upright
 from infinite_id.types import FaceRecord, Identity
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.people import Person
@@ -57,15 +58,13 @@ class FaceStage:
         for number, photo in enumerate(photos):
             try:
                 image = decode_photo(photo, self._limits)
-                found, aligned = find_upright_faces(
-                    image, self._encoder.faces, select=face, min_face=self._min_face
-                )[0]
+                found, aligned = self._find(image, face)[0]
             except PhotoError as error:
                 raise _refused(error, number, len(photos)) from None
             except FaceError as error:
                 raise self._no_face(error, image, number, len(photos)) from None
             if keep_photos:
-                upright = np.ascontiguousarray(np.rot90(image, found.turned // 90))
+                upright, _ = stand_upright(image, found)
                 kept.append(encode_image(upright, "jpeg", generated=False))
             records.append(
                 FaceRecord(
@@ -83,15 +82,19 @@ class FaceStage:
         digest = embedding_digest(embedding)
         return Person(identity, tuple(records), digest, owner, tuple(kept))
 
+    def _find(self, image: NDArray[np.uint8], select: Any) -> Any:
+        # A stranger's photo without a face must not cost seconds.
+        return photo_faces(
+            image, self._encoder.faces, select=select, min_face=self._min_face, finer=False
+        )
+
     def _no_face(
         self, error: FaceError, image: NDArray[np.uint8], number: int, count: int
     ) -> ServiceError:
         """With the faces to choose from, where there are several."""
         refusal = _refused(error, number, count)
         if error.reason in ("several_faces", "face_index"):
-            found = find_upright_faces(
-                image, self._encoder.faces, select="all", min_face=self._min_face
-            )
+            found = self._find(image, "all")
             faces = [described(face.bbox, face.det_score, crop) for face, crop in found]
             refusal.details = {"photo": number, "faces": faces}
         return refusal

@@ -18,6 +18,7 @@ from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
 from pipelines.stages.device import check_device
 from pipelines.tables.people import embedding_digest
+from pipelines.tables.photo_column import name_of
 from pipelines.tables.pictures import decode_image, encode_image
 from pipelines.tables.schemas import EMBEDDINGS, FACES, PROVENANCE
 from pipelines.tables.storage import StorageError, Store, read_uri
@@ -26,7 +27,6 @@ __all__ = ["EmbeddingActor", "FaceActor"]
 
 LEAST_AGREEMENT = 0.3
 """Below this mean cosine a photo is of somebody else (docs/faces.md)."""
-_LONGEST_DATA = 60
 
 
 class FaceActor:
@@ -98,7 +98,7 @@ class FaceActor:
                 rejects.append(reject_row("faces", key, "unreachable", str(error), image_id))
             except ValueError as error:
                 reason = getattr(error, "reason", "bad_photo")
-                said = f"{_name_of(photo) or image_id}: {error}"
+                said = f"{name_of(photo) or image_id}: {error}"
                 rejects.append(reject_row("faces", key, reason, said, image_id))
         return rows, rejects
 
@@ -111,8 +111,8 @@ class FaceActor:
     def _photo(
         self, person: Mapping[str, Any], photo: Mapping[str, Any], image_id: str
     ) -> dict[str, Any]:
+        from infinite_id.faces.photo_faces import photo_faces
         from infinite_id.faces.photos import decode_photo
-        from infinite_id.faces.upright import check_eyes, find_upright_faces
 
         data = photo["bytes"]
         if data is None:
@@ -120,10 +120,7 @@ class FaceActor:
         image = decode_photo(data, self._limits)
         index = person["face_index"]
         select: Any = index if index is not None else ("largest" if self._largest else "single")
-        face, aligned = find_upright_faces(
-            image, self._backend, select=select, min_face=self._min_face
-        )[0]
-        check_eyes(image, face)
+        face, aligned = photo_faces(image, self._backend, select=select, min_face=self._min_face)[0]
         return {
             "identity_id": person["identity_id"],
             "image_id": image_id,
@@ -134,15 +131,9 @@ class FaceActor:
             "photo_height": image.shape[0],
             "photo_width": image.shape[1],
             "turned": face.turned,
-            "photo": _name_of(photo),
+            "photo": name_of(photo),
             **{name: person[name] for name in PROVENANCE},
         }
-
-
-def _name_of(photo: Mapping[str, Any]) -> str | None:
-    """What messages and tables call a photo: its address, and of data: no more than its start."""
-    uri = photo["uri"]
-    return uri if uri is None or not uri.startswith("data:") else uri[:_LONGEST_DATA]
 
 
 def agreement(features: NDArray[np.float32]) -> tuple[float, int]:

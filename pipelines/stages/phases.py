@@ -40,10 +40,14 @@ def people_stages(
 ) -> tuple[list[Stage], list[tuple[int, int, int]]]:
     """The face and embedding stages, and each unit's rows of the identities manifest.
 
-    Writes the manifests into the run folder first, where they are not there yet. Without manifests
-    the stages are of nobody, to be checked, and nothing is written.
+    Args:
+        config: of the run.
+        family: model family.
+        manifests: that lie in the run folder, see `pipelines.plan.made_from`; None: the stages are
+            of nobody, to be checked.
+        store: the run folder.
     """
-    slices = [] if manifests is None else _people_slices(manifests, store)
+    slices = [] if manifests is None else _people_slices(store)
     resources = config.resources
     return [
         Stage(
@@ -84,12 +88,7 @@ def people_stages(
     ], slices
 
 
-def _people_slices(manifests: Manifests, store: Store) -> list[tuple[int, int, int]]:
-    if not store.exists("manifests/identities.parquet"):
-        for kind in ("prompts", "styles", "mixes", "identities"):
-            store.write_table(
-                f"manifests/{kind}.parquet", getattr(manifests, kind), row_group_size=256
-            )
+def _people_slices(store: Store) -> list[tuple[int, int, int]]:
     with store.parquet("manifests/identities.parquet") as file:
         metadata = file.metadata
     return [

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from infinite_id.config import Preset
 from pipelines.plan.inputs import (
     embedded_subjects,
-    inputs_digest,
     load_manifests,
     picture_settings,
     styled_texts,
 )
+from pipelines.plan.made_from import MadeFrom, deciding_settings
 from pipelines.plan.weights import run_weights
 from pipelines.run.open import OpenRun, open_run
 from pipelines.run.units import committed_units
@@ -36,6 +36,7 @@ from pipelines.synthesis.config import SynthesisConfig
 from pipelines.synthesis.report import SynthesisReport, write_synthesis_report
 from pipelines.synthesis.slots import RoundPlan, SlotPlan
 from pipelines.tables.manifest import Manifests, read_manifest
+from pipelines.tables.people import people_notes
 from pipelines.tables.schemas import version_of
 from pipelines.tables.storage import Store
 
@@ -87,10 +88,7 @@ def run_synthesis(
     manifests = load_manifests(config)
     others, digest = _others(config)
     weights = run_weights(family, [config.method], config.storage_options)
-    digests = {
-        "inputs or settings": inputs_digest(config, manifests, weights),
-        "references": digest,
-    }
+    settings = deciding_settings(config, family, weights)
 
     def people_chain(manifests: Manifests | None, store: Store) -> tuple[list[Stage], list]:
         stages, slices = people_stages(config, family, manifests, store)
@@ -108,7 +106,8 @@ def run_synthesis(
         family,
         weights,
         check=check,
-        digests=digests,
+        made_from=MadeFrom(settings, manifests, others, config.storage_options),
+        digests={"references": digest},
         command=command,
         job="synthesis",
         notes=manifests.notes,
@@ -134,6 +133,7 @@ def run_synthesis(
             rounds=1 + config.redraws,
         )
         run.folder.claim("people or requests", slots.digest)
+        run.folder.update(notes=[*manifests.notes, *people_notes(run.store)])
         units, requests = 0, 0
         for number in range(slots.rounds):
             plan = RoundPlan(slots, run.store, number, units)
@@ -258,7 +258,8 @@ def _reference_stage(config: SynthesisConfig, store: Store) -> Stage:
 
 
 def _others(config: SynthesisConfig) -> tuple[Manifests | None, str]:
-    """Photos of the people of `references`, None where it is a table or not given; its digest."""
+    """Photos of the people of `references`, None where it is a table or not given; what a resumed
+    run must have again: of photos no more than that they are some, `MadeFrom` compares them."""
     if config.references is None or config.gates.other_identity is None:
         return None, "none"
     store = Store(config.references, config.storage_options)
@@ -275,10 +276,11 @@ def _others(config: SynthesisConfig) -> tuple[Manifests | None, str]:
         for name in names:
             digest.update(store.read_bytes(name))
         return None, digest.hexdigest()
-    table = read_manifest("identities", config.references, config.storage_options)
-    digest.update(repr(table.to_pylist()).encode())
+    table = read_manifest(
+        "identities", config.references, config.storage_options, layout=config.layout
+    )
     own = load_manifests(config)
-    return Manifests(table, own.prompts, own.styles, own.mixes), digest.hexdigest()
+    return Manifests(table, own.prompts, own.styles, own.mixes), "photos"
 
 
 def _other_places(

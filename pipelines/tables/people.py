@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from infinite_id.types import Identity, IdentityEmbedding
 from pipelines.tables.pictures import decode_image
-from pipelines.tables.schemas import PROVENANCE
+from pipelines.tables.schemas import EMBEDDINGS, PROVENANCE
 from pipelines.tables.storage import Store
 
 __all__ = [
@@ -25,7 +25,13 @@ __all__ = [
     "identity_from_row",
     "provenance_of",
     "embedding_digest",
+    "people_notes",
+    "write_index",
 ]
+
+_FOLDER = "embeddings"
+_INDEX = "manifests/embedded.parquet"
+_MOST_NOTES = 20
 
 
 def identity_from_row(row: dict) -> Identity:
@@ -46,6 +52,10 @@ def identity_from_row(row: dict) -> Identity:
 class IdentityStore:
     """People of a run by identity_id; several threads may ask.
 
+    Opening it reads nothing. The first question reads the index of people, which the driver writes
+    when all are embedded (`write_index`), and each question the files of those asked for: a run of
+    a million people has more than a hundred thousand.
+
     Args:
         store: the run folder.
         most_bytes: of table files kept in memory.
@@ -55,11 +65,9 @@ class IdentityStore:
         self._store = store
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._files: OrderedDict[str, pa.Table] = OrderedDict()
-        self._where: dict[str, tuple[str, int]] = {}
-        for name in store.names("embeddings", ".parquet"):
-            ids = store.read_table(f"embeddings/{name}", ["identity_id"])["identity_id"]
-            self._where.update({key: (name, row) for row, key in enumerate(ids.to_pylist())})
+        self._files: OrderedDict[str, tuple[pa.Table, dict[str, int]]] = OrderedDict()
+        self._bytes = 0
+        self._where: dict[str, str] | None = None
 
     def get(self, identity_ids: Iterable[str]) -> dict[str, Identity]:
         """The people of those keys.
@@ -74,23 +82,60 @@ class IdentityStore:
 
     def row(self, identity_id: str) -> dict:
         """The `embeddings` row of one person."""
-        if identity_id not in self._where:
-            raise ValueError(f"identity {identity_id!r} has no embedding in {self._store.url}")
-        name, row = self._where[identity_id]
         with self._lock:
-            table = self._file(name)
-        return table.slice(row, 1).to_pylist()[0]
+            if self._where is None:
+                self._where = _index(self._store)
+            name = self._where.get(identity_id)
+            if name is None:
+                raise ValueError(f"identity {identity_id!r} has no embedding in {self._store.url}")
+            table, rows = self._file(name)
+        return table.slice(rows[identity_id], 1).to_pylist()[0]
 
-    def _file(self, name: str) -> pa.Table:
+    def _file(self, name: str) -> tuple[pa.Table, dict[str, int]]:
         if name in self._files:
             self._files.move_to_end(name)
             return self._files[name]
-        self._files[name] = self._store.read_table(f"embeddings/{name}")
-        while len(self._files) > 1 and sum(t.nbytes for t in self._files.values()) > (
-            self._most_bytes
-        ):
-            self._files.popitem(last=False)
+        table = self._store.read_table(f"{_FOLDER}/{name}")
+        rows = {key: row for row, key in enumerate(table["identity_id"].to_pylist())}
+        self._files[name] = table, rows
+        self._bytes += table.nbytes
+        while len(self._files) > 1 and self._bytes > self._most_bytes:
+            _, (dropped, _) = self._files.popitem(last=False)
+            self._bytes -= dropped.nbytes
         return self._files[name]
+
+
+def write_index(store: Store, people: pa.Table) -> None:
+    """Writes in which file of `embeddings` each person is, and what is to be told of them.
+
+    Args:
+        store: the run folder.
+        people: `identity_id` and `warning`, and `file` as `Store.read_folder` names it.
+    """
+    store.write_table(_INDEX, people.select(["identity_id", "file", "warning"]))
+
+
+def people_notes(store: Store) -> list[str]:
+    """Sentences on people whose photos do not agree; of more than a few the rest is counted."""
+    warnings = store.read_table(_INDEX, ["warning"])["warning"].drop_null().to_pylist()
+    if len(warnings) <= _MOST_NOTES:
+        return warnings
+    rest = (
+        f"the photos of {len(warnings) - _MOST_NOTES} more people do not agree: embeddings.warning"
+    )
+    return [*warnings[:_MOST_NOTES], rest]
+
+
+def _index(store: Store) -> dict[str, str]:
+    if store.exists(_INDEX):
+        people = store.read_table(_INDEX)
+    else:  # of a run whose people are still being embedded
+        people = store.read_folder(_FOLDER, EMBEDDINGS, ["identity_id"], name_files=True)
+    names = people["file"].combine_chunks().dictionary_encode()
+    files = names.dictionary.to_pylist()
+    numbers = names.indices.to_pylist()
+    keys = people["identity_id"].to_pylist()
+    return {key: files[number] for key, number in zip(keys, numbers, strict=True)}
 
 
 def embedding_digest(embedding: IdentityEmbedding) -> str:

@@ -13,13 +13,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.tables.schemas import IDENTITIES
+from pipelines.tables.storage import shown
 
-__all__ = ["check_photos", "photos_of", "with_photos"]
+__all__ = ["check_photos", "name_of", "photos_of", "with_photos"]
 
 _FIELDS = ("uri", "path", "bytes")
 # A semicolon parts the addresses of one cell, but for the one in "data:image/png;base64,".
 _PARTS = re.compile(r";(?!base64,)")
+_LONGEST_DATA = 60
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=//)|data:")
+
+
+def name_of(photo: Mapping[str, Any]) -> str | None:
+    """What messages and tables call a photo: its address without passwords, and of a data: address
+    no more than its start; None of bytes alone."""
+    uri = photo["uri"]
+    if uri is None:
+        return None
+    return uri[:_LONGEST_DATA] if uri.startswith("data:") else shown(uri)
 
 
 def photos_of(value: Any, place: str) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ _CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 _TEMPORARY = ".writing-"
 _READERS = 8
 _LONGEST_SHOWN = 200
+_PRECONDITION = 412  # of HTTP
 
 
 class Store:
@@ -188,6 +189,35 @@ class Store:
 
         self._guard("write", name, write)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a small file where there is none; of several writers at once one succeeds.
+
+        On a disk by a link, which the system makes once; on S3 and Google's store by a conditional
+        put. Other stores look first, and two writers within a moment may both succeed.
+
+        Returns:
+            Whether it was written; False where the file was there.
+        """
+
+        def write() -> bool:
+            target = self.path(name)
+            try:
+                if self.is_local:
+                    _link(target, data)
+                else:
+                    self.fs.pipe_file(target, data, mode="create")
+            except FileExistsError:
+                return False
+            except Exception as error:  # each client has its own
+                if "PreconditionFailed" in repr(error) or "ConditionalRequest" in repr(error):
+                    return False
+                if getattr(error, "code", None) == _PRECONDITION:
+                    return False
+                raise
+            return True
+
+        return bool(self._guard("write", name, write))
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Any]:
         """A file to write piece by piece: it appears whole at the end, or after an error never.
@@ -315,14 +345,33 @@ class Store:
             yield self.read_table(f"{folder}/{name}", columns)
 
     def read_folder(
-        self, folder: str, schema: pa.Schema, columns: list[str] | None = None
+        self,
+        folder: str,
+        schema: pa.Schema,
+        columns: list[str] | None = None,
+        *,
+        name_files: bool = False,
     ) -> pa.Table:
-        """All rows of `folder` as one table; empty with `schema` where there is no file."""
+        """All rows of `folder` as one table; empty with `schema` where there is no file.
+
+        Args:
+            folder: of Parquet files.
+            schema: of the table.
+            columns: to read; None for all.
+            name_files: adds the column `file`, the name of the file that a row is in.
+        """
         wanted = columns or schema.names
-        names = [f"{folder}/{name}" for name in self.names(folder, ".parquet")]
+
+        def read(name: str) -> pa.Table:
+            table = self.read_table(f"{folder}/{name}", wanted)
+            if name_files:
+                table = table.append_column("file", pa.array([name] * len(table), pa.string()))
+            return table
+
         with ThreadPoolExecutor(_READERS) as readers:
-            tables = list(readers.map(lambda name: self.read_table(name, wanted), names))
-        empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
+            tables = list(readers.map(read, self.names(folder, ".parquet")))
+        extra = [pa.field("file", pa.string())] if name_files else []
+        empty = pa.schema([*(schema.field(name) for name in wanted), *extra]).empty_table()
         return pa.concat_tables(tables, promote_options="permissive") if tables else empty
 
     def count_rows(self, folder: str) -> int:
@@ -351,6 +400,24 @@ class Store:
 
     def _guarding(self, verb: str, name: str) -> contextlib.AbstractContextManager[None]:
         return guarding(verb, f"{self.url}/{name}" if name else self.url)
+
+
+def _link(target: str, data: bytes) -> None:
+    """Makes a file that is whole from its beginning; FileExistsError where there is one."""
+    folder, base = os.path.split(target)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    temporary = Path(folder, f"{_TEMPORARY}{uuid.uuid4().hex}-{base}")
+    try:
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with Path(target).open("xb") as file:
+                file.write(data)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _missing_folders(folder: Path) -> list[Path]:

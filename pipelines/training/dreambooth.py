@@ -21,6 +21,7 @@ from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.config import Preset
 from pipelines.plan.inputs import load_manifests
 from pipelines.plan.weights import local_preset, run_weights
+from pipelines.run.lease import Lease
 from pipelines.run.session import cluster_limits, ray_session
 from pipelines.run.units import unit_of
 from pipelines.settings import BenchmarkConfig
@@ -29,21 +30,32 @@ from pipelines.stages.phases import generation_gpus, generation_pool
 from pipelines.stages.ray_data import apply_stage, unit_blocks
 from pipelines.stages.stage import Stage, check_stages
 from pipelines.stages.waiting import await_resources
-from pipelines.tables.storage import StorageError, read_uri
+from pipelines.tables.photo_column import name_of
+from pipelines.tables.storage import StorageError, Store, read_uri
 
 __all__ = ["DreamBoothActor", "FitSummary", "fit_people", "portrait"]
 
 # Side of the square around a face, in lengths of the face's box: head, hair and shoulders.
 _PORTRAIT = 2.2
+_STATES = pa.schema(
+    [
+        ("identity_id", pa.string()),
+        ("state", pa.string()),  # fitted, present, refused
+        ("message", pa.string()),
+        ("left_out", pa.list_(pa.string())),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """What `fit_people` did: numbers of people, refusals as "identity: reason"."""
+    """What `fit_people` did: numbers of people, refusals as "identity: reason", and the photos of
+    the others that could not be used as "identity: photo: reason"."""
 
     fitted: int
     present: int
     refused: tuple[str, ...]
+    left_out: tuple[str, ...]
     seconds: float
 
 
@@ -64,14 +76,14 @@ def fit_people(
         progress: told after each person.
 
     Raises:
-        ValueError: wrong input, or nobody's photos are usable.
+        ValueError: wrong input, nobody's photos are usable, or another command fits into `folder`.
     """
     begin = time.perf_counter()
     family, identities = config.family(), load_manifests(config).identities
     # It stands on the base and finds faces, as text alone does.
     run_weights(family, ["text_only"], config.storage_options)
     states: list[dict[str, Any]] = []
-    with ray_session(config.address) as cluster:
+    with Lease(Store(folder)) as lease, ray_session(config.address) as cluster:
         actors, threads = generation_pool(config, family, identities.num_rows, cluster)
         gpus = generation_gpus(config, family)
         stage = Stage(
@@ -89,7 +101,7 @@ def fit_people(
                 "device": torch_device(gpus),
             },
             needs={"unit": "number of the person"},
-            gives=("identity_id", "state", "message"),
+            gives=("identity_id", "state", "message", "left_out"),
             concurrency=actors,
             num_cpus=config.resources.generation_cpus,
             num_gpus=gpus,
@@ -101,14 +113,17 @@ def fit_people(
         for rows in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(rows, pa.Table)  # noqa: S101 -- narrows the type
             states.extend(rows.to_pylist())
+            lease.check()
             progress("people", len(states), identities.num_rows)
     refused = tuple(
         f"{s['identity_id']}: {s['message']}" for s in states if s["state"] == "refused"
     )
     if len(refused) == len(states):
         raise ValueError(f"no photo of {len(states)} people is usable; the first: {refused[0]}")
+    left_out = tuple(f"{s['identity_id']}: {photo}" for s in states for photo in s["left_out"])
     count = [state["state"] for state in states].count
-    return FitSummary(count("fitted"), count("present"), refused, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return FitSummary(count("fitted"), count("present"), refused, left_out, seconds)
 
 
 class DreamBoothActor:
@@ -157,18 +172,18 @@ class DreamBoothActor:
 
     def __call__(self, units: pa.Table) -> pa.Table:
         person = self._identities.slice(unit_of(units, "dreambooth"), 1).to_pylist()[0]
+        left_out: list[str] = []
         try:
-            state, message = self._person(person), ""
+            state, message = self._person(person, left_out), ""
         except ValueError as error:
-            state, message = "refused", str(error)
-        return pa.table(
-            {"identity_id": [person["identity_id"]], "state": [state], "message": [message]}
-        )
+            state, message, left_out = "refused", str(error), []
+        row = {"identity_id": person["identity_id"], "state": state, "message": message}
+        return pa.Table.from_pylist([{**row, "left_out": left_out}], schema=_STATES)
 
-    def _person(self, person: Mapping[str, Any]) -> str:
+    def _person(self, person: Mapping[str, Any], left_out: list[str]) -> str:
         from infinite_id.baselines import dreambooth as method
 
-        photos = self._photos(person)
+        photos = self._photos(person, left_out)
         word = person["class_word"] or "person"
         made_from = {
             "base": self._base.revision,
@@ -188,30 +203,30 @@ class DreamBoothActor:
         method.save_lora(path, weights, self._fit, **made_from)
         return "fitted"
 
-    def _photos(self, person: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
-        from infinite_id.faces.detection import find_faces
+    def _photos(self, person: Mapping[str, Any], left_out: list[str]) -> list[NDArray[np.uint8]]:
+        """The pictures to fit on; photos that cannot be used are added to `left_out`."""
+        from infinite_id.faces.photo_faces import photo_faces
         from infinite_id.faces.photos import decode_photo
-        from infinite_id.faces.upright import find_upright_faces
+        from infinite_id.faces.upright import stand_upright
 
         index, found = person["face_index"], []
-        reasons: list[str] = []
-        for photo in person["photos"]:
+        for number, photo in enumerate(person["photos"]):
             try:
-                data = photo["bytes"] or read_uri(photo["uri"], self._options)
+                data = photo["bytes"]
+                if data is None:
+                    data = read_uri(photo["uri"], self._options)
                 image = decode_photo(data)
                 select: Any = (
                     index if index is not None else ("largest" if self._largest else "single")
                 )
-                face, _ = find_upright_faces(image, self._faces, select=select)[0]
-                if face.turned:
-                    image = np.ascontiguousarray(np.rot90(image, face.turned // 90))
-                    face, _ = find_faces(image, self._faces, select=select)[0]
+                face, _ = photo_faces(image, self._faces, select=select)[0]
+                image, face = stand_upright(image, face)
             except (StorageError, ValueError) as error:
-                reasons.append(str(error))
+                left_out.append(f"{name_of(photo) or f'photo {number}'}: {error}")
                 continue
             found.append(portrait(image, face.bbox, self._preset.height, self._preset.width))
         if not found:
-            raise ValueError(reasons[0] if reasons else "no photo")
+            raise ValueError(left_out[0] if left_out else "no photo")
         return found[: max(1, len(found) - self._held_out)]
 
 

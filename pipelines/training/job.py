@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow.dataset as ds
 
 from pipelines.run.folder import check_same
 from pipelines.stages.device import torch_device
+from pipelines.tables.photo_digests import content_digest
 from pipelines.tables.storage import StorageError, Store, guarding
 from pipelines.training.config import TrainingConfig
 from pipelines.training.pairs import PAIRS, PairActor
@@ -45,7 +46,7 @@ def count_photos(config: TrainingConfig) -> int:
     store = Store(config.output, config.storage_options)
     check_same(store, _SIGNATURE, "a run with", config.signature())
     if store.exists(_DONE):
-        check_same(store, _MADE_OF, "pairs made with", _made_of(config))
+        check_same(store, _MADE_OF, "pairs made with", _compared(store, config))
         return 0
     source = Store(config.data, config.storage_options)
     if not source.exists():
@@ -61,18 +62,34 @@ def count_photos(config: TrainingConfig) -> int:
     return rows
 
 
+def _compared(store: Store, config: TrainingConfig) -> dict[str, Any]:
+    """`_made_of`, with the data by content where that is known, and else by address."""
+    made_of, before = _made_of(config), json.loads(store.read_bytes(_MADE_OF))
+    known = made_of["content of data"] is not None and before.get("content of data") is not None
+    del made_of["data" if known else "content of data"]
+    return made_of
+
+
 def _made_of(config: TrainingConfig) -> dict[str, Any]:
     """The settings that decide what stands in `pairs`."""
+    source = Store(config.data, config.storage_options)
     return {
-        "data": Store(config.data, config.storage_options).url,
+        "data": source.url,
+        "content of data": content_digest(source) if source.exists() else None,
         "preset": config.preset,
         "pairs_per_photo": config.pairs_per_photo,
         "largest_face": config.largest_face,
     }
 
 
-def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
+def prepare_pairs(
+    config: TrainingConfig, check: Callable[[], None] = lambda: None
+) -> dict[str, int]:
     """Makes the `pairs` table of the output folder unless it is there.
+
+    Args:
+        config: of the training.
+        check: called before each file is written; raises where the folder is another run's now.
 
     Returns:
         Counts: pairs of each split, people, rejects by reason.
@@ -119,6 +136,7 @@ def prepare_pairs(config: TrainingConfig) -> dict[str, int]:
             reason = row["reject"]
             key = f"rejects/{reason.split(':')[0]}" if reason else f"pairs/{row['split']}"
             counts[key] += 1
+        check()
         store.write_table(f"pairs/part-{number:06d}.parquet", table)
     counts["people"] = len(people)
     if not any(key.startswith("pairs/") for key in counts):

@@ -98,14 +98,16 @@ class PairActor:
         """The square target picture and the aligned face of one photo."""
         import cv2
 
-        from infinite_id.faces.detection import find_faces
+        from infinite_id.faces.photo_faces import photo_faces
         from infinite_id.faces.photos import decode_photo
+        from infinite_id.faces.upright import stand_upright
 
         if data is None:
             raise ValueError("photo has no bytes, allowed: an encoded picture")
         image = decode_photo(data)
         select: Any = "largest" if self._largest else "single"
-        face, aligned = find_faces(image, self._encoder.faces, select=select)[0]
+        face, aligned = photo_faces(image, self._encoder.faces, select=select)[0]
+        image, face = stand_upright(image, face)
         height, width = image.shape[:2]
         side = min(height, width)
         centre = (face.bbox[:2] + face.bbox[2:]) / 2

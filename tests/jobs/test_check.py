@@ -16,7 +16,9 @@ from pipelines.settings import load_config
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
+    # A path is a path, whatever stands in it.
+    folder = tmp_path_factory.mktemp("models") / "b[1] p%20q #?~*a::b"
+    folder.mkdir()
     unet = write_sdxl_base(folder / "base")
     write_vit_h(folder / "clip")
     write_plus_face(folder / "plus_face.safetensors", unet)

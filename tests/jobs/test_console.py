@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 
 import pytest
 from ray.train import ControllerError, WorkerGroupError
@@ -70,6 +71,26 @@ def ended(capsys, error: BaseException, go_on: str = "") -> tuple[int, str]:
 def test_only_a_command_that_can_go_on_says_so(capsys, error, code, sentence):
     assert ended(capsys, error, "GO ON") == (code, sentence)
     assert ended(capsys, error) == (code, sentence.replace("; GO ON", ""))
+
+
+def test_sigterm_ends_as_ctrl_c_does(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    unwound = []
+
+    @user_errors("GO ON")
+    def command() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            # What ends already is not ended again.
+            signal.raise_signal(signal.SIGTERM)
+            unwound.append(True)
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert (left.value.code, capsys.readouterr().err) == (143, "terminated; GO ON\n")
+    assert unwound
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_package_that_is_missing_is_one_sentence(capsys):

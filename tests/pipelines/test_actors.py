@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,9 +18,10 @@ from infinite_id.timed import TimedGenerator
 from infinite_id.types import AI_GENERATED
 from pipelines.run.units import committed_units, unit_of, unit_table
 from pipelines.stages.generation import GenerationActor
-from pipelines.tables.people import IdentityStore
+from pipelines.tables.people import IdentityStore, people_notes, write_index
 from pipelines.tables.pictures import decode_image, encode_image
-from pipelines.tables.schemas import IMAGES, REJECTS
+from pipelines.tables.schemas import EMBEDDINGS, IMAGES, REJECTS
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table, small_plan
 
 
@@ -145,6 +147,41 @@ def test_look_ups_keep_few_files_in_memory(run_store):
     assert len(people._files) <= 2
     with pytest.raises(ValueError, match="identity 'nobody' has no embedding"):
         people.get(["nobody"])
+
+
+def test_a_start_reads_no_person_and_a_question_the_file_asked_for(run_store, monkeypatch):
+    """Each actor's start read every file of `embeddings`: 125,000 of a million people."""
+    count = 40
+    table = embeddings_table(count, seed=1)
+    for part in range(count):
+        run_store.write_table(f"embeddings/part-{part:09d}.parquet", table.slice(part, 1))
+    found = run_store.read_folder(
+        "embeddings", EMBEDDINGS, ["identity_id", "warning"], name_files=True
+    )
+    write_index(run_store, found)
+    read: list[str] = []
+    real = Store.read_table
+    monkeypatch.setattr(
+        Store, "read_table", lambda self, name, *more: read.append(name) or real(self, name, *more)
+    )
+    people = IdentityStore(run_store)
+    assert read == []
+    people.get(["id7", "id3"])
+    people.get(["id7"])
+    assert read == [
+        "manifests/embedded.parquet",
+        "embeddings/part-000000007.parquet",
+        "embeddings/part-000000003.parquet",
+    ]
+
+
+def test_people_whose_photos_do_not_agree_are_told_and_many_are_counted(run_store):
+    rows = [{"identity_id": str(n), "file": "x", "warning": f"photos of {n}"} for n in range(25)]
+    rows.append({"identity_id": "fine", "file": "x", "warning": None})
+    write_index(run_store, pa.Table.from_pylist(rows))
+    notes = people_notes(run_store)
+    assert notes[:2] == ["photos of 0", "photos of 1"]
+    assert notes[20:] == ["the photos of 5 more people do not agree: embeddings.warning"]
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])

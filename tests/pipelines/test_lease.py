@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.dreambooth import dreambooth
+from jobs.train import train
 from pipelines.run.lease import Lease, LeaseLostError
 from pipelines.tables.storage import Store
 
@@ -47,6 +54,49 @@ def _foreign(store: Store, until: float) -> None:
     store.write_bytes("lease.json", json.dumps(holder).encode())
 
 
+@pytest.mark.parametrize("other", ["pid:[1]", None])
+def test_another_container_of_one_host_name_is_not_dead(tmp_path, other):
+    """Its process numbers are not ours: that there is no such process here says nothing."""
+    store = Store(tmp_path)
+    with Lease(store):
+        mine = json.loads(store.read_bytes("lease.json"))
+    until = time.time() + 60
+    holder = {**mine, "token": "t", "pid": 999_999, "until": until, "machine": other}
+    store.write_bytes("lease.json", json.dumps(holder).encode())
+    assert Lease.held(store)
+    with pytest.raises(ValueError, match="is being written by process 999999"), Lease(store):
+        pass
+    store.write_bytes("lease.json", json.dumps({**holder, "machine": mine["machine"]}).encode())
+    assert not Lease.held(store)
+
+
+def _at_once(store: Store, count: int) -> list[Lease | None]:
+    """Takes a lease in each of so many threads, which begin together; None where it was refused."""
+    together = threading.Barrier(count)
+
+    def take(_: int) -> Lease | None:
+        lease = Lease(store)
+        together.wait()
+        try:
+            return lease.__enter__()
+        except ValueError:
+            return None
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(take, range(count)))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_many_that_begin_at_once_one_gets_the_folder(tmp_path, stale):
+    store = Store(tmp_path)
+    if stale:
+        _foreign(store, until=time.time() - 1)
+    got = [lease for lease in _at_once(store, 8) if lease is not None]
+    assert len(got) == 1
+    got[0].__exit__(None, None, None)
+    assert store.holds() == []
+
+
 def test_another_machines_lease_counts_until_it_runs_out(tmp_path):
     store = Store(tmp_path)
     _foreign(store, until=1000.0)
@@ -82,3 +132,19 @@ def test_rubbish_is_nobodys_lease(tmp_path):
     store.write_bytes("lease.json", b"\xff{")
     with Lease(store):
         pass
+
+
+@pytest.mark.parametrize("command", ["train", "dreambooth"])
+def test_training_and_dreambooth_are_refused_where_another_works(tmp_path, capsys, command):
+    table = pa.table({"identity_id": ["a"], "image": [b"x"]})
+    pq.write_table(table, tmp_path / "data.parquet")
+    output, data = str(tmp_path / "out"), str(tmp_path / "data.parquet")
+    begin = {
+        "train": partial(train, data=data, output=output, tracking_uri="none"),
+        "dreambooth": partial(dreambooth, output),
+    }[command]
+    with Lease(Store(output)), pytest.raises(SystemExit) as left:
+        begin()
+    assert left.value.code == 2
+    assert "is being written by process" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from pipelines.run.failures import RunFailedError
@@ -19,7 +21,7 @@ _SLOW = "The current node timed out during startup. This could happen because of
 def test_a_node_that_is_late_once_is_started_again(monkeypatch, failures: list[str], starts: int):
     ray = pytest.importorskip("ray")
     quiet()
-    real, calls = ray.init, []
+    real, calls, sigterm = ray.init, [], signal.getsignal(signal.SIGTERM)
 
     def init(**settings: object) -> object:
         calls.append(settings)
@@ -31,6 +33,8 @@ def test_a_node_that_is_late_once_is_started_again(monkeypatch, failures: list[s
     if len(failures) < starts:
         with ray_session("local", num_cpus=1, object_store_bytes=80_000_000) as resources:
             assert resources["CPU"] == 1
+            # Ray's own would end the program on the spot.
+            assert signal.getsignal(signal.SIGTERM) is sigterm
     else:
         with (
             pytest.raises(RunFailedError, match=failures[-1][:20]),

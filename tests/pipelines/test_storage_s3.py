@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -14,6 +16,7 @@ s3fs = pytest.importorskip("s3fs")
 
 from moto.server import ThreadedMotoServer  # noqa: E402
 
+from pipelines.run.lease import Lease  # noqa: E402
 from pipelines.run.units import committed_units  # noqa: E402
 from pipelines.tables.storage import StorageError, Store  # noqa: E402
 from tests.pipelines.fault_proxy import fault_proxy  # noqa: E402
@@ -173,3 +176,21 @@ def test_a_bucket_that_goes_away_in_the_middle_is_one_sentence(store):
     store.fs.rm(store.root.split("/")[0], recursive=True)
     with pytest.raises(StorageError, match="cannot write s3://"):
         store.write_bytes("b.bin", b"1234")
+
+
+def test_a_lease_on_a_bucket_is_one_conditional_put(store):
+    assert store.create("lease.json", b"a")
+    assert not store.create("lease.json", b"b")
+    assert store.read_bytes("lease.json") == b"a"
+    store.delete("lease.json")
+    with Lease(store), pytest.raises(ValueError, match="is being written by process"), Lease(store):
+        pass
+    assert not store.exists("lease.json")
+    together = Barrier(6)
+
+    def take(_: int) -> bool:
+        together.wait()
+        return store.create("lease.json", os.urandom(4))
+
+    with ThreadPoolExecutor(6) as threads:
+        assert sum(threads.map(take, range(6))) == 1

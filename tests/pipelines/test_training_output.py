@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.tables.photo_digests import content_digest
 from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
 from pipelines.training.job import count_photos
@@ -53,6 +54,20 @@ def test_the_same_settings_go_on(begun: dict[str, Any]):
 def test_other_settings_are_refused(begun: dict[str, Any], changed: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         count_photos(TrainingConfig(**(begun | changed)))
+
+
+def test_data_that_moved_go_on_and_other_data_of_the_name_do_not(begun: dict[str, Any]):
+    store, path = Store(begun["output"]), Path(begun["data"])
+    made_of = json.loads(store.read_bytes("pairs/_made_of.json"))
+    made_of["content of data"] = content_digest(Store(path))
+    store.write_bytes("pairs/_made_of.json", json.dumps(made_of).encode())
+    moved = path.rename(path.with_name("moved.parquet"))
+    assert count_photos(TrainingConfig(**(begun | {"data": str(moved)}))) == 0
+    with pytest.raises(ValueError, match=r"pairs made with data .*photos\.parquet'"):
+        count_photos(TrainingConfig(**(begun | {"data": str(path.with_name("gone.parquet"))})))
+    pq.write_table(pa.table({"identity_id": ["bob"], "image": [b"another"]}), path)
+    with pytest.raises(ValueError, match="pairs made with content of data"):
+        count_photos(TrainingConfig(**begun))
 
 
 def test_pairs_that_were_not_finished_may_be_made_of_other_data(begun: dict[str, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,22 @@ def test_a_preset_is_brought_here(folder):
 def test_an_address_that_is_not_there_is_named(folder):
     with pytest.raises(StorageError, match="weights memory://nothing/here do not exist"):
         local_weights("memory://nothing/here")
+
+
+def test_a_path_of_weights_is_a_path_whatever_stands_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("b[1]", "p%20q", "a::b", "x#?~*.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+        assert local_weights(f"~/{name}") == f"{tmp_path}/{name}"
+        assert local_weights(str(tmp_path / name)) == f"{tmp_path}/{name}"
+        assert local_weights((tmp_path / name).as_uri()) == f"{tmp_path}/{name}"
+    monkeypatch.setenv("INFINITE_ID_CACHE", str(tmp_path / "cache"))
+    store = Store(f"memory://{tmp_path.name}/b[1] p%20q*")
+    store.write_bytes("x[2].bin", b"one")
+    store.write_bytes("unet/y*.bin", b"two")
+    copied = Path(local_weights(store.url))
+    assert (copied / "x[2].bin").read_bytes() == b"one"
+    assert (copied / "unet" / "y*.bin").read_bytes() == b"two"
+    assert Path(local_weights(f"{store.url}/x[2].bin")).read_bytes() == b"one"
+    family = local_preset(replace(preset("pocket"), base="~/b[1]", adapter_path="~/a::b"))
+    assert (family.base, family.adapter_path) == (f"{tmp_path}/b[1]", f"{tmp_path}/a::b")

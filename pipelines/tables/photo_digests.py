@@ -1,0 +1,138 @@
+"""Photos known by content, so that a set that was moved or linked is the same set.
+
+Of a file on a disk its size and three pieces of it are read: any change of a compressed picture
+changes what follows it. A store that names the content of its objects (ETag, MD5) is asked for
+that alone. Where neither can be had now, nothing is known, and nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from eval.places import place_of
+from pipelines.tables.photo_column import name_of
+from pipelines.tables.storage import Store, guarding, read_uri
+
+__all__ = ["PHOTO_DIGESTS", "content_digest", "other_photo", "photo_digests"]
+
+PHOTO_DIGESTS = pa.schema(
+    [
+        ("identity_id", pa.string()),
+        ("photo", pa.string()),  # its address, null of bytes alone
+        ("digest", pa.string()),  # KIND:HEX; null where the photo cannot be looked at
+    ]
+)
+_PIECE = 1 << 16
+_THREADS = 16
+_PEOPLE_AT_ONCE = 256
+_NAMES_CONTENT = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+
+
+def photo_digests(identities: pa.Table, options: Mapping[str, Any] | None = None) -> pa.Table:
+    """Rows of `PHOTO_DIGESTS`, one a photo, in the order of the manifest.
+
+    Args:
+        identities: manifest table.
+        options: of file systems by scheme.
+    """
+    parts = [PHOTO_DIGESTS.empty_table()]
+    with ThreadPoolExecutor(_THREADS) as readers:
+        for batch in _batches(identities):
+            photos = [(row["identity_id"], one) for row in batch for one in row["photos"]]
+            digests = readers.map(lambda pair: _digest(pair[1], options), photos)
+            rows = [
+                {"identity_id": key, "photo": name_of(photo), "digest": digest}
+                for (key, photo), digest in zip(photos, digests, strict=True)
+            ]
+            parts.append(pa.Table.from_pylist(rows, schema=PHOTO_DIGESTS))
+    return pa.concat_tables(parts)
+
+
+def other_photo(before: pa.Table, now: pa.Table) -> str | None:
+    """The first photo that differs, as a sentence; None where none is known to.
+
+    Args:
+        before, now: of `photo_digests`, of people who are the same.
+    """
+    ids = before["identity_id"].to_pylist(), now["identity_id"].to_pylist()
+    if ids[0] != ids[1]:
+        had, has = Counter(ids[0]), Counter(ids[1])
+        key = next(key for key in {**had, **has} if had[key] != has[key])
+        return f"{key!r} had {had[key]} photos, now {has[key]}"
+    for key, name, old, new in zip(
+        ids[1],
+        now["photo"].to_pylist(),
+        before["digest"].to_pylist(),
+        now["digest"].to_pylist(),
+        strict=True,
+    ):
+        # Digests of two kinds cannot be compared: the set moved to a store, or from one.
+        if old and new and old != new and old.split(":")[0] == new.split(":")[0]:
+            return f"{name or 'a photo'} of {key!r} is another photo than it was"
+    return None
+
+
+def _batches(identities: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    wanted = identities.select(["identity_id", "photos"])
+    for first in range(0, wanted.num_rows, _PEOPLE_AT_ONCE):
+        yield wanted.slice(first, _PEOPLE_AT_ONCE).to_pylist()
+
+
+def _digest(photo: Mapping[str, Any], options: Mapping[str, Any] | None) -> str | None:
+    data, uri = photo["bytes"], photo["uri"]
+    try:
+        if data is None and uri.startswith("data:"):
+            data = read_uri(uri)
+        if data is not None:
+            return _of_pieces(len(data), lambda start, end: data[start:end])
+        place = place_of(uri, options)
+        return _of_file(place.fs, place.path)
+    except Exception:  # each file system has errors of its own; the actor says what is wrong
+        return None
+
+
+def content_digest(store: Store) -> str | None:
+    """Of the Parquet file, or of all in the folder, at a place; wherever it lies. None where the
+    store does not name the content of its objects.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with guarding("read", store.url):
+        names = [store.root] if store.is_file() else sorted(store.fs.find(store.root))
+        found = [_of_file(store.fs, name) for name in names if name.endswith(".parquet")]
+    if None in found or not found:
+        return None
+    return hashlib.blake2b("".join(map(str, found)).encode(), digest_size=16).hexdigest()
+
+
+def _of_file(fs: Any, path: str) -> str | None:
+    info = fs.info(path)
+    named = next((info[key] for key in _NAMES_CONTENT if info.get(key)), None)
+    if named is not None:
+        return f"store:{str(named).strip(chr(34))}"
+    if "local" not in fs.protocol:
+        return None
+    with fs.open(path, "rb") as file:
+
+        def piece(start: int, end: int) -> bytes:
+            file.seek(start)
+            return bytes(file.read(end - start))
+
+        return _of_pieces(info["size"], piece)
+
+
+def _of_pieces(size: int, piece: Any) -> str:
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    if size <= 3 * _PIECE:
+        digest.update(piece(0, size))
+    else:
+        for start in (0, (size - _PIECE) // 2, size - _PIECE):
+            digest.update(piece(start, start + _PIECE))
+    return f"content:{digest.hexdigest()}"
