@@ -1,7 +1,9 @@
 """The service under attack: what an honest client notices of each, and what memory remembers.
 
-`infinite-id serve` runs with one key, as a user starts it. An honest client asks for one picture
-after the other; beside it one attack after the other runs in a process of its own. Before and after
+`infinite-id serve` runs with one key, as a user starts it for other machines. An honest client asks
+for one picture after the other by a loopback address; beside it one attack after the other runs in
+a process of its own, from this machine's address in its network, which is bounded as any stranger's
+(on a machine without one from a loopback address, which is not). Before and after
 each attack it is undisturbed, so that a machine whose load changes does so for both.
 """
 
@@ -118,13 +120,14 @@ def _memory_mb(pid: int) -> float:
 @contextlib.contextmanager
 def _service(key: str) -> Iterator[tuple[str, subprocess.Popen]]:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("0.0.0.0", 0))  # noqa: S104
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "service.yaml"
         settings = {"methods": ["infinite_id"], "key_hashes": [hash_key(key)]}
         path.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, str(_SERVE), "--config", str(path), "--port", str(port)]
+        command = [sys.executable, str(_SERVE), "--config", str(path)]
+        command += ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         url, end = f"http://127.0.0.1:{port}", time.monotonic() + _START_SECONDS
         try:
@@ -142,6 +145,16 @@ def _ready(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"{url}/readyz").is_success
     return False
+
+
+def _own_address() -> str:
+    """This machine's in its network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        # A documentation address (RFC 5737): nothing is sent, the route alone is asked for.
+        probe.connect(("192.0.2.1", 9))
+        return probe.getsockname()[0]
+    print("this machine has no network: the attacks come from 127.0.0.1", flush=True)
+    return "127.0.0.1"
 
 
 @contextlib.contextmanager
@@ -173,7 +186,7 @@ def _attack(name: str, url: str, key: str, connections: int) -> Iterator[list[fl
 
 def _run_attack(name: str, url: str, key: str, connections: int) -> None:
     """For ever; a closed connection is opened again."""
-    host, port = url.removeprefix("http://").split(":")
+    host, port = _own_address(), url.rpartition(":")[2]
     os.nice(5)
     ones: list[socket.socket | None] = [None] * connections
     while True:
