@@ -30,7 +30,7 @@ from infinite_id.pocket import model as pocket
 from infinite_id.training.captions import COLORS, SCENES, STYLES
 from infinite_id.types import GenerationRequest, Identity
 
-__all__ = ["run"]
+__all__ = ["Case", "Picture", "cases_of", "generate", "measure", "run"]
 
 Picture = NDArray[np.uint8]
 # Drawn without colour, so that a colour cannot be told.
@@ -88,11 +88,11 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     generators = load_generators(names, preset("pocket"))
     figures: dict[str, float] = {"trained": float(pocket.is_trained())}
     for group, people in groups.items():
-        cases = _cases(people, arguments)
+        cases = cases_of(people, arguments)
         tables = {}
         for name in names if group == "synthetic" else names[:1]:
-            pictures, seconds = _generate(generators[name], cases, people, arguments["batch_size"])
-            tables[name] = _measure(pictures, cases, people, encoder.faces, judge, scorer)
+            pictures, seconds = generate(generators[name], cases, people, arguments["batch_size"])
+            tables[name] = measure(pictures, cases, people, encoder.faces, judge, scorer)
             if group == "synthetic":
                 figures[f"{name}/seconds_a_picture"] = seconds
                 figures |= {
@@ -121,7 +121,7 @@ def _check(arguments: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {arguments[name]!r}, allowed: {least} or more")
 
 
-def _cases(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list[Case]:
+def cases_of(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list[Case]:
     """Every person's prompts: half raw photos, half in the styles, all parts drawn."""
     rng = np.random.default_rng(4)
     painted = [style for style in STYLES if style != "photo"]
@@ -152,7 +152,7 @@ def _cases(people: Sequence[JudgedPerson], arguments: Mapping[str, Any]) -> list
     return cases
 
 
-def _generate(
+def generate(
     generator: Any, cases: Sequence[Case], people: Sequence[JudgedPerson], batch_size: int
 ) -> tuple[list[Picture], float]:
     identities: dict[str, Identity] = {str(n): one.identity for n, one in enumerate(people)}
@@ -164,7 +164,7 @@ def _generate(
     return pictures, (time.perf_counter() - begin) / len(cases)
 
 
-def _measure(
+def measure(
     pictures: Sequence[Picture],
     cases: Sequence[Case],
     people: Sequence[JudgedPerson],

@@ -8,11 +8,12 @@ numpy-free and torch-free: importing this costs nothing. A configuration is chan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
 __all__ = [
     "PRESETS",
+    "PROFILES",
     "AdapterConfig",
     "AttentionKind",
     "DType",
@@ -21,10 +22,12 @@ __all__ = [
     "FusionKind",
     "NormKind",
     "Preset",
+    "Profile",
     "SamplerConfig",
     "SchedulerKind",
     "check_choice",
     "preset",
+    "profiled",
 ]
 
 FusionKind = Literal["mixed", "mutual", "none"]
@@ -127,6 +130,24 @@ class SamplerConfig:
         if self.reuse_steps < 1:
             raise ValueError(f"reuse_steps is {self.reuse_steps}, allowed: 1 or more")
         _check_fractions("guidance_steps", self.guidance_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a preset's sampler leaves out for speed; None: the preset's own.
+
+    Measured by `python -m benchmarks.run speed_quality`, docs/measurements/speed_quality.md.
+
+    Attributes:
+        scheduler, num_inference_steps, guidance_steps, reuse_steps: see `SamplerConfig`.
+        identity_steps: see `FusionConfig`.
+    """
+
+    scheduler: SchedulerKind | None = None
+    num_inference_steps: int | None = None
+    guidance_steps: tuple[float, float] | None = None
+    reuse_steps: int | None = None
+    identity_steps: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,3 +333,31 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}, allowed: {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+PROFILES: dict[str, Profile] = {
+    "full": Profile(),
+    "fast": Profile("dpmsolver++", num_inference_steps=15),
+    "faster": Profile("dpmsolver++", num_inference_steps=10),
+}
+
+
+def profiled(family: Preset, name: str) -> Preset:
+    """The preset with a profile's settings in the place of its own.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"profile is {name!r}, allowed: {', '.join(PROFILES)}")
+    given = {
+        field.name: value
+        for field in fields(Profile)
+        if (value := getattr(PROFILES[name], field.name)) is not None
+    }
+    steps = given.pop("identity_steps", family.fusion.identity_steps)
+    return replace(
+        family,
+        sampler=replace(family.sampler, **given),
+        fusion=replace(family.fusion, identity_steps=steps),
+    )

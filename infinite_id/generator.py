@@ -89,6 +89,12 @@ class LatentGenerator(ABC):
     def __init__(self, base: BaseModel, sampler: SamplerConfig, revision: str) -> None:
         self.base, self.sampler, self.revision = base, sampler, revision
 
+    def sampled(self, sampler: SamplerConfig) -> Self:
+        """The same weights with another sampler."""
+        other = copy.copy(self)
+        other.sampler = sampler
+        return other
+
     @abstractmethod
     def _denoised(
         self,
@@ -184,8 +190,8 @@ class StreamGenerator(LatentGenerator):
 
     def configured(self, fusion: FusionConfig, sampler: SamplerConfig) -> Self:
         """The same weights with other settings."""
-        other = copy.copy(self)
-        other.fusion, other.sampler = fusion, sampler
+        other = self.sampled(sampler)
+        other.fusion = fusion
         return other
 
     def _denoised(

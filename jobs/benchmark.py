@@ -45,6 +45,7 @@ def benchmark(
     batch_size: options.BatchSize = None,
     output: options.Output = None,
     preset: options.Preset = None,
+    profile: options.Profile = None,
     tracking_uri: Annotated[
         Optional,
         typer.Option(
@@ -94,6 +95,7 @@ def benchmark(
         "batch_size": batch_size,
         "output": output,
         "preset": preset,
+        "profile": profile,
         "tracking_uri": tracking_uri,
         "address": address,
         "largest_face": largest_face or None,

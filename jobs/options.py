@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from eval import places
-from infinite_id.config import PRESETS
+from infinite_id.config import PRESETS, PROFILES
 
 __all__ = [
     "Address",
@@ -27,6 +27,7 @@ __all__ = [
     "Mixes",
     "Output",
     "Preset",
+    "Profile",
     "Prompts",
     "Resume",
     "RunLayout",
@@ -63,6 +64,10 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures a generation batch.")]
 Output = Annotated[str | None, typer.Option(help="Run folder, any fsspec address.")]
 Preset = Annotated[str | None, typer.Option(help=f"{', '.join(sorted(PRESETS))}.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(PROFILES)}: steps and work left out for speed; default: full."),
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, else a local one.")
 ]

@@ -39,6 +39,7 @@ def serve(
         str | None, typer.Option(help="YAML file of the service's settings; options override it.")
     ] = None,
     preset: options.Preset = None,
+    profile: options.Profile = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on, 0 for any.")] = 8000,
     make_key: Annotated[
@@ -59,7 +60,7 @@ def serve(
     from pipelines.serving.server import Server, listen
     from pipelines.settings import load_settings
 
-    given = {"preset": preset, "allow_untrained": allow_untrained or None}
+    given = {"preset": preset, "profile": profile, "allow_untrained": allow_untrained or None}
     checked = load_settings(ServiceConfig, config, **{**given, **options.set_values(override)})
     if not 0 <= port < 2**16:
         raise ValueError(f"port is {port}, allowed: 0 to 65535")
@@ -74,7 +75,8 @@ def serve(
     server: Server
 
     def ready() -> None:
-        console.print(f"ready on {address} ({checked.preset}, {methods})")
+        profile = f", profile {checked.profile}" if checked.profile else ""
+        console.print(f"ready on {address} ({checked.preset}{profile}, {methods})")
 
     app = local_app(checked, lambda kind: server.lose(f"the generators, {kind}"))
     server = Server(

@@ -17,12 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infinite_id.config import (
     PRESETS,
+    PROFILES,
     AttentionKind,
     DType,
     FusionConfig,
     Preset,
+    SamplerConfig,
     SchedulerKind,
     preset,
+    profiled,
 )
 from pipelines.tables.manifest import parse_seeds
 from pipelines.tables.photo_folder import LAYOUTS
@@ -125,6 +128,8 @@ class ModelConfig(Strict):
             and image in place of the preset's; never the tower that conditions.
         dtype: float32, bfloat16 or float16; None: the preset's on a GPU, float32 on a CPU (the
             others take half of its memory, and longer).
+        profile: of `infinite_id.config.PROFILES`: what is left out for speed, and measured;
+            the settings below count more.
         scheduler: of `infinite_id.config.SchedulerKind`.
         fusion: fields of `FusionConfig`; what a method sets itself counts more.
         compile: compiles the UNet; in training, the step.
@@ -137,6 +142,9 @@ class ModelConfig(Strict):
         height, width: of a picture in pixels, 8 or more; the base says of what a multiple.
         num_inference_steps: of denoising, 1 or more.
         guidance_scale: of classifier-free guidance, 0 or more.
+        guidance_steps: first and last fraction of the steps, in [0, 1], with guidance.
+        reuse_steps: each so many-th step is computed whole, 1 or more; the ones between keep the
+            features of the UNet's inner blocks.
         storage_options: of the file systems by scheme, e.g.
             {"s3": {"endpoint_url": "http://127.0.0.1:9000"}}; no record or message shows a value.
     """
@@ -153,6 +161,7 @@ class ModelConfig(Strict):
     clip_revision: str | None = None
     scorer: str | None = None
     dtype: DType | None = None
+    profile: str | None = None
     scheduler: SchedulerKind | None = None
     fusion: dict[str, Any] = Field(default_factory=dict)
     compile: bool = False
@@ -164,6 +173,8 @@ class ModelConfig(Strict):
     width: int | None = Field(None, ge=8)
     num_inference_steps: int | None = Field(None, ge=1)
     guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
+    guidance_steps: tuple[float, float] | None = None
+    reuse_steps: int | None = Field(None, ge=1)
     storage_options: StorageOptions = StorageOptions()
 
     @field_validator("preset")
@@ -171,6 +182,20 @@ class ModelConfig(Strict):
     def _preset(cls, value: str) -> str:
         if value not in PRESETS:
             raise ValueError(f"allowed: {', '.join(sorted(PRESETS))}")
+        return value
+
+    @field_validator("profile")
+    @classmethod
+    def _profile(cls, value: str | None) -> str | None:
+        if value is not None and value not in PROFILES:
+            raise ValueError(f"allowed: {', '.join(PROFILES)}")
+        return value
+
+    @field_validator("guidance_steps")
+    @classmethod
+    def _guidance_steps(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None:
+            SamplerConfig(guidance_steps=value)
         return value
 
     @field_validator("weights")
@@ -196,7 +221,7 @@ class ModelConfig(Strict):
 
     def family(self) -> Preset:
         """The preset with these settings."""
-        own = preset(self.preset)
+        own = profiled(preset(self.preset), self.profile or "full")
         encoders, adapter = own.encoders, own.adapter
         if self.faces is not None:
             width = _SFACE_WIDTH if self.faces == "embedded" else _ARCFACE_WIDTH
@@ -208,6 +233,8 @@ class ModelConfig(Strict):
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "scheduler": self.scheduler,
+            "guidance_steps": self.guidance_steps,
+            "reuse_steps": self.reuse_steps,
         }
         sampler = replace(own.sampler, **_set(given))
         revision = own.base_revision if self.base is None else self.base_revision

@@ -198,6 +198,7 @@ def _context(
     return {
         "run": run,
         "preset": run.get("preset"),
+        "profile": (run.get("config") or {}).get("profile"),
         "untrained": bool(run.get("untrained")),
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "missing": data.missing,

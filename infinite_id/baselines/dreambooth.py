@@ -284,17 +284,18 @@ class DreamBoothGenerator(RowGenerator):
         )
 
     @contextmanager
-    def _personalised(self, requests: Sequence[GenerationRequest], halves: int) -> Iterator[None]:
+    def _personalised(self, requests: Sequence[GenerationRequest]) -> Iterator[None]:
         for request in requests:
             if request.mix is not None:
                 raise ValueError(
                     f"identity {request.identity_id!r} is a mix, allowed with DreamBooth: a person"
                 )
         people = [request.identity_id for request in requests]
-        names = [self._adapter(person, set(people)) for person in people] * halves
+        names = [self._adapter(person, set(people)) for person in people]
 
         def choose(module: Any, inputs: Any, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            return inputs, {**values, "adapter_names": names}
+            every = names * (len(inputs[0]) // len(names))
+            return inputs, {**values, "adapter_names": every}
 
         layers = [module for module in self.base.unet.modules() if isinstance(module, LoraLayer)]
         hooks = [

@@ -24,7 +24,9 @@ from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks
 from infinite_id.sampler.batch import check_size
+from infinite_id.sampler.denoise import inside
 from infinite_id.sampler.previews import clean_latents
+from infinite_id.sampler.reuse import Reuse
 from infinite_id.types import CancelledError, GenerationRequest, Identity
 
 __all__ = ["RowBatch", "RowGenerator", "denoise_rows", "encode_ids", "find_identity", "twin"]
@@ -96,7 +98,7 @@ def denoise_rows(
     on_latents: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
     is_enough: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Latents (N, C, h, w) of N rows; with guidance 2 N UNet rows a step, "without" first.
+    """Latents (N, C, h, w) of N rows; a step with guidance has 2 N UNet rows, "without" first.
 
     Hooks as of `infinite_id.sampler.denoise.denoise`.
 
@@ -110,8 +112,8 @@ def denoise_rows(
     latents = torch.stack(noise).to(base.device) * scheduler.init_noise_sigma
     guidance = any(scale > 1 for scale in batch.guidance_scales)
     scales = torch.tensor(batch.guidance_scales, device=base.device).view(-1, 1, 1, 1)
-    halves = 2 if guidance else 1
-    time_ids = base.time_ids(batch.height, batch.width).expand(halves * len(noise), -1)
+    time_ids = base.time_ids(batch.height, batch.width)
+    unet = Reuse(base.unet, sampler.reuse_steps)
     arguments: dict[str, Any] = {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         arguments["generator"] = [
@@ -123,19 +125,20 @@ def denoise_rows(
         if should_stop is not None and should_stop():
             raise CancelledError(f"stopped after {number} of {total} steps")
         text = batch.text if batch.early is None or number > merge else batch.early
-        rows = [batch.negative, text] if guidance else [text]
+        guided = guidance and inside((number + 0.5) / total, sampler.guidance_steps)
+        rows = [batch.negative, text] if guided else [text]
         scaled = scheduler.scale_model_input(latents, timestep).to(base.dtype)
-        predicted = base.unet(
-            torch.cat([scaled] * halves),
+        predicted = unet(
+            (text is batch.text, guided),
+            torch.cat([scaled] * len(rows)),
             timestep,
             encoder_hidden_states=torch.cat([row.hidden for row in rows]),
             added_cond_kwargs={
                 "text_embeds": torch.cat([row.pooled for row in rows]),
-                "time_ids": time_ids,
+                "time_ids": time_ids.expand(len(rows) * len(noise), -1),
             },
-            return_dict=False,
-        )[0].float()
-        if guidance:
+        ).float()
+        if guided:
             without, with_text = predicted.chunk(2)
             predicted = without + scales.clamp(min=1.0) * (with_text - without)
         moved = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)
@@ -173,8 +176,8 @@ class RowGenerator(LatentGenerator):
         """The rows of requests that share size, steps, and guidance on or off."""
 
     @contextmanager
-    def _personalised(self, requests: Sequence[GenerationRequest], halves: int) -> Iterator[None]:
-        """Around the denoising of `halves * len(requests)` rows."""
+    def _personalised(self, requests: Sequence[GenerationRequest]) -> Iterator[None]:
+        """Around the denoising of rows that are the requests, once or, with guidance, twice."""
         yield
 
     def _denoised(
@@ -190,14 +193,7 @@ class RowGenerator(LatentGenerator):
                     f"identity_scale is {request.identity_scale}, allowed with a method that has "
                     "no such scale: None"
                 )
-        if sampler.guidance_steps != (0.0, 1.0):
-            raise ValueError(
-                f"guidance_steps is {sampler.guidance_steps}, allowed with this method: (0.0, 1.0)"
-            )
-        if sampler.reuse_steps != 1:
-            raise ValueError(f"reuse_steps is {sampler.reuse_steps}, allowed with this method: 1")
-        guided = self.guidance_scales(requests)[0] > 1
-        with self._personalised(requests, 2 if guided else 1):
+        with self._personalised(requests):
             return denoise_rows(
                 self.base,
                 self._rows(requests, identities),

@@ -31,17 +31,24 @@ def within(made_by: Generator, method: str, guidance: Ends, identity: Ends) -> G
     Raises:
         ValueError: an end out of range, or one for a method that has no such interval.
     """
-    if isinstance(made_by, StreamGenerator):
-        sampler, fusion = made_by.sampler, made_by.fusion
-        return made_by.configured(
-            replace(fusion, identity_steps=_interval("identity", identity, fusion)),
-            replace(sampler, guidance_steps=_interval("guidance", guidance, sampler)),
-        )
-    for kind, given in (("guidance", guidance), ("identity", identity)):
-        for end, value in zip(("start", "end"), given, strict=True):
+    missing: dict[str, Ends] = {}
+    if not isinstance(made_by, StreamGenerator):
+        missing["identity"] = identity
+    if not isinstance(made_by, LatentGenerator):
+        missing["guidance"] = guidance
+    for kind, ends in missing.items():
+        for end, value in zip(("start", "end"), ends, strict=True):
             if value is not None:
                 raise ValueError(f"{kind}_{end} is {value}, allowed with method {method!r}: None")
-    return made_by
+    if not isinstance(made_by, LatentGenerator):
+        return made_by
+    sampler = made_by.sampler
+    sampler = replace(sampler, guidance_steps=_interval("guidance", guidance, sampler))
+    if not isinstance(made_by, StreamGenerator):
+        return made_by.sampled(sampler)
+    fusion = made_by.fusion
+    fusion = replace(fusion, identity_steps=_interval("identity", identity, fusion))
+    return made_by.configured(fusion, sampler)
 
 
 def latents_of(

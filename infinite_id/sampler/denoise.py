@@ -30,7 +30,7 @@ from infinite_id.sampler.previews import clean_latents
 from infinite_id.sampler.reuse import Reuse
 from infinite_id.types import CancelledError
 
-__all__ = ["denoise"]
+__all__ = ["denoise", "inside"]
 
 
 @torch.inference_mode()
@@ -83,9 +83,9 @@ def denoise(
                 raise CancelledError(f"stopped after {number} of {total} steps")
             position = (number + 0.5) / total
             kind = _kind(position, fusion) if personal else "text"
-            guided = guidance and _inside(position, sampler.guidance_steps)
+            guided = guidance and inside(position, sampler.guidance_steps)
             phase = seen.phase(kind, guided, apart=steps.apart and kind == "text")
-            active = _inside(position, fusion.steps)
+            active = inside(position, fusion.steps)
             steps.advance(timestep, phase, active)
             if kind == "after":
                 steps.text_ended = True
@@ -100,7 +100,8 @@ def denoise(
     return DenoisedBatch(steps.latents(), steps.text_latents(), groups)
 
 
-def _inside(position: float, fractions: tuple[float, float]) -> bool:
+def inside(position: float, fractions: tuple[float, float]) -> bool:
+    """Whether a step at `position`, its middle in [0, 1] of all steps, is between the two."""
     return fractions[0] <= position <= fractions[1]
 
 

@@ -60,7 +60,7 @@ def _call(
     kept: Tensor | None,
     encoder_hidden_states: Tensor,
     added_cond_kwargs: dict[str, Tensor],
-    cross_attention_kwargs: dict[str, Any],
+    cross_attention_kwargs: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(predictions, what entered the last up block): `UNet2DConditionModel.forward` in short.
 

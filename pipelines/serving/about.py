@@ -75,6 +75,7 @@ class Settings(_Told):
     """Defaults and limits of requests, and what the scores mean; sides in pixels."""
 
     preset: str
+    profile: str = Field(description="steps and work left out for speed; full: none")
     untrained: bool = Field(description="nobody trained the weights: pictures are noise")
     height: int
     width: int
@@ -126,6 +127,7 @@ def settings_of(
     """The fields of `Settings`."""
     return {
         "preset": config.preset,
+        "profile": config.profile or "full",
         "untrained": untrained,
         "height": preset.height,
         "width": preset.width,

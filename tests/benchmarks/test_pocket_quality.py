@@ -14,11 +14,11 @@ from benchmarks.pocket_quality import (
     GRAY_STYLES,
     Case,
     _absolute,
-    _cases,
     _cloth_color,
     _directions,
     _identity,
-    _measure,
+    cases_of,
+    measure,
     run,
 )
 from benchmarks.run import load_scenario
@@ -146,7 +146,7 @@ def test_methods_that_were_not_asked_for_are_not_compared() -> None:
 
 
 def test_everybody_gets_photos_and_styled_pictures_that_say_what_is_asked_for() -> None:
-    asked = _cases(people(3), {"prompts": 4, "steps": 7, "guidance_scale": 2.0})
+    asked = cases_of(people(3), {"prompts": 4, "steps": 7, "guidance_scale": 2.0})
     assert [one.person for one in asked] == [0] * 4 + [1] * 4 + [2] * 4
     assert [one.style == "photo" for one in asked] == [True, False] * 6
     assert len({one.request.seed for one in asked}) == len(asked)
@@ -176,7 +176,7 @@ def test_pictures_of_the_right_person_have_a_margin_and_gray_ones_no_face(
         known.append(JudgedPerson(identity, seen / np.linalg.norm(seen)))
     shown.append(np.full((64, 64, 3), 90, np.uint8))
     cases = [case(0), case(1, "oil", "blue"), case(2), case(2)]
-    found = _measure(shown, cases, known, encoder.faces, judge, PocketImageText())
+    found = measure(shown, cases, known, encoder.faces, judge, PocketImageText())
     assert found["face"].tolist() == [1, 1, 1, 0]
     assert (found["margin"][:3] > 0.2).all()
     assert found["similarity"][:3].argmax(axis=1).tolist() == [0, 1, 2]
@@ -186,7 +186,7 @@ def test_pictures_of_the_right_person_have_a_margin_and_gray_ones_no_face(
     # In gray the shoulders are neither red nor blue.
     assert list(COLORS)[found["color_rule"][3]] in ("gray", "brown")
     exchanged = [case(1), case(2), case(0), case(0)]
-    wrong = _measure(shown, exchanged, known, encoder.faces, judge, PocketImageText())
+    wrong = measure(shown, exchanged, known, encoder.faces, judge, PocketImageText())
     assert (wrong["margin"][:3] < 0).all()
 
 

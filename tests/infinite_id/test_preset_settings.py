@@ -11,6 +11,7 @@ from infinite_id.config import FusionConfig, SamplerConfig, preset
 from infinite_id.factories import fusion_of
 from infinite_id.methods import METHODS, load_generators
 from infinite_id.types import Generator
+from tests.infinite_id.baselines.conftest import person
 from tests.infinite_id.tiny import tiny_identity, tiny_request
 
 
@@ -46,7 +47,34 @@ def test_baselines_refuse_what_they_have_not(method: str) -> None:
     request = tiny_request(method=method, height=64, width=64, identity_scale=0.5)
     with pytest.raises(ValueError, match=r"identity_scale is 0.5, allowed with .*: None"):
         made[method].generate([request], ada)
-    sampler = SamplerConfig(guidance_steps=(0.0, 0.5))
-    made = load_generators([method], family, sampler=sampler)
-    with pytest.raises(ValueError, match=r"guidance_steps is \(0.0, 0.5\), allowed with this"):
-        made[method].generate([replace(request, identity_scale=None)], ada)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "inner"),
+    [
+        ({"guidance_steps": (0.0, 0.5)}, [4, 4, 2, 2], 4),
+        # The first step has the text without the person: the second begins anew.
+        ({"reuse_steps": 2}, [4, 4, 4, 4], 3),
+    ],
+)
+def test_baselines_have_the_samplers_intervals_too(
+    settings: dict[str, Any], rows: list[int], inner: int
+) -> None:
+    sampler = SamplerConfig("ddim", 4, 1.5, **settings)
+    made: Any = load_generators(["photomaker"], preset("pocket"), sampler=sampler)["photomaker"]
+    seen: dict[str, list[int]] = {"conv_in": [], "mid_block": []}
+    handles = [
+        getattr(made.base.unet, name).register_forward_hook(
+            lambda module, args, out, seen=seen[name]: seen.append(len(out))
+        )
+        for name in seen
+    ]
+    one = tiny_request(method="photomaker", height=64, width=64)
+    requests = [replace(one, sample_id=name, num_inference_steps=4) for name in "ab"]
+    try:
+        made.generate(requests, {"ada": person("ada", 1)})
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen["conv_in"] == rows
+    assert len(seen["mid_block"]) == inner

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from infinite_id.config import preset
+from pipelines.plan.weights import run_weights
 from pipelines.settings import load_config
 from pipelines.stages.phases import generation_pool
 from pipelines.stages.stage import Stage, check_stages
@@ -90,3 +93,30 @@ def test_every_gpu_gets_an_actor_unless_told_otherwise(values, family, actors):
     resources = values.get("resources", {}) | {"generation_actors": 5, "threads": 3}
     told = load_config(**(values | {"resources": resources}))
     assert generation_pool(told, preset(family), 1, plenty) == (5, 3)
+
+
+def test_a_profile_sets_the_sampler_and_what_is_set_besides_counts_more() -> None:
+    own = load_config(None).family()
+    fast = load_config(None, profile="fast")
+    assert fast.family().sampler == replace(
+        own.sampler, scheduler="dpmsolver++", num_inference_steps=15
+    )
+    mixed = load_config(
+        None, profile="fast", num_inference_steps=20, guidance_steps=[0.0, 0.5], reuse_steps=2
+    )
+    assert mixed.family().sampler == replace(
+        fast.family().sampler,
+        num_inference_steps=20,
+        guidance_steps=(0.0, 0.5),
+        reuse_steps=2,
+    )
+    assert load_config(None, profile="full").family() == own
+    with pytest.raises(ValueError, match=r"profile is 'quick'.*allowed: full, fast, faster"):
+        load_config(None, profile="quick")
+    with pytest.raises(ValueError, match=r"guidance_steps .*allowed: 0 <= first <= last <= 1"):
+        load_config(None, guidance_steps=[0.5, 0.1])
+    revisions = [
+        run_weights(one, ["infinite_id", "photomaker"]).revisions for one in (own, fast.family())
+    ]
+    assert revisions[0]["infinite_id"] != revisions[1]["infinite_id"]
+    assert revisions[0]["photomaker"] != revisions[1]["photomaker"]

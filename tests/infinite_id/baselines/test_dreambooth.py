@@ -96,7 +96,7 @@ def test_prior_preservation_keeps_the_class_closer_to_the_base(base, latents, fo
         own = DreamBoothGenerator(base, folder, config, SAMPLER, "r")
         text, negative = base.encode(["a photo of man"] * 4), base.encode_negative([""] * 4)
         batch = RowBatch(text, negative, [1, 2, 3, 4], [5.0] * 4, 32, 32)
-        with own._personalised([request("a")] * 4, 2):
+        with own._personalised([request("a")] * 4):
             made[weight] = denoise_rows(own.base, batch, SAMPLER)
         made["base"] = denoise_rows(base, batch, SAMPLER)
     kept, drifted = ((made[w] - made["base"]).square().mean() for w in (1.0, 0.0))
