@@ -7,6 +7,7 @@ masked wherever it is shown, and the values of storage options are never shown a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,22 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-__all__ = ["Place", "StorageError", "StorageOptions", "place_of", "shown", "unknown_option"]
+__all__ = [
+    "Place",
+    "StorageError",
+    "StorageOptions",
+    "guarding",
+    "place_of",
+    "reason_of",
+    "shown",
+    "unknown_option",
+]
 
 _MASK = "***"
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 _PASSWORD = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)([^\s/:@?#]*)(:[^\s/@?#]*)?@")
 _SECRET = re.compile(
     r"([?&;](?:[\w.~%-]*(?:sig|token|secret|passw|credential|key|auth)[\w.~%-]*)=)[^&;#\s'\"]+",
@@ -191,3 +203,34 @@ def unknown_option(error: BaseException) -> str | None:
     if not isinstance(error, TypeError) or named is None:
         return None
     return f"storage option {named[1]!r} is unknown, allowed: what its file system takes"
+
+
+@contextlib.contextmanager
+def guarding(verb: str, place: str) -> Iterator[None]:
+    """Any failure of a place as a StorageError that names it.
+
+    Args:
+        verb: what is done, e.g. "read".
+        place: its address.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        # boto's credential and endpoint errors share no base class with OSError.
+        option = unknown_option(error)
+        if option is not None:
+            raise StorageError(f"cannot {verb} {place}: {option}") from error
+        known = isinstance(error, (OSError, pa.ArrowInvalid))
+        if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
+            raise
+        raise StorageError(f"cannot {verb} {place}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What a file system's error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from eval.metric_info import MetricInfo
-from eval.places import place_of
+from eval.places import guarding, place_of
 
 __all__ = ["KEYS", "RunData", "RunFolder", "distinct_pictures", "read_run"]
 
@@ -40,13 +40,15 @@ class RunFolder:
         address: as it may be shown.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder; StorageError (a ValueError): it cannot be looked at.
     """
 
     def __init__(self, address: str | Path, options: Mapping[str, Any] | None = None) -> None:
         place = place_of(address, options)
         self.fs, self.root, self.address = place.fs, place.path or "/", place.url
-        if not self.fs.isdir(self.root):
+        with guarding("look at", self.address):
+            there = self.fs.isdir(self.root)
+        if not there:
             raise ValueError(f"run folder {self.address} does not exist")
         self.unreadable: list[str] = []
         self._datasets: dict[str, ds.Dataset | None] = {}
@@ -58,9 +60,10 @@ class RunFolder:
     def write(self, name: str, data: bytes) -> str:
         """Writes a file and returns its address."""
         path = self.path(name)
-        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        with self.fs.open(path, "wb") as stream:
-            stream.write(data)
+        with guarding("write", f"{self.address}/{name}"):
+            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            with self.fs.open(path, "wb") as stream:
+                stream.write(data)
         return f"{self.address}/{name}"
 
     def read_json(self, name: str) -> dict[str, Any] | None:

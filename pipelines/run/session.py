@@ -222,7 +222,7 @@ def _session(
         finally:
             library.join()
             # Ray's own handler ends the program on the spot, with exit code 1.
-            if threading.current_thread() is threading.main_thread():
+            if sigterm is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, sigterm)
     import ray.data  # its import sets its loggers' levels, so they are set after it
 

@@ -21,7 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from eval.places import StorageError, StorageOptions, place_of, shown, unknown_option
+from eval.places import (
+    StorageError,
+    StorageOptions,
+    guarding,
+    place_of,
+    reason_of,
+    shown,
+)
 
 __all__ = [
     "Store",
@@ -32,7 +39,6 @@ __all__ = [
     "shown",
 ]
 
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 _TEMPORARY = ".writing-"
 _READERS = 8
 _LONGEST_SHOWN = 200
@@ -208,6 +214,10 @@ class Store:
                     self.fs.pipe_file(target, data, mode="create")
             except FileExistsError:
                 return False
+            except TypeError:  # a client that knows no such mode
+                if self.fs.exists(target):
+                    return False
+                self.fs.pipe_file(target, data)
             except Exception as error:  # each client has its own
                 if "PreconditionFailed" in repr(error) or "ConditionalRequest" in repr(error):
                     return False
@@ -452,7 +462,7 @@ def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
     except StorageError:
         raise
     except Exception as error:  # each file system has errors of its own, OSError or not
-        raise StorageError(f"cannot read {name}: {_reason(error)}") from error
+        raise StorageError(f"cannot read {name}: {reason_of(error)}") from error
 
 
 def _data_of(uri: str) -> bytes:
@@ -464,33 +474,3 @@ def _data_of(uri: str) -> bytes:
     if not kind.endswith(";base64"):
         return content
     return base64.b64decode(b"".join(content.split()), validate=True)
-
-
-@contextlib.contextmanager
-def guarding(verb: str, place: str) -> Iterator[None]:
-    """Any failure of a place as a StorageError that names it.
-
-    Args:
-        verb: what is done, e.g. "read".
-        place: its address.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        # boto's credential and endpoint errors share no base class with OSError.
-        option = unknown_option(error)
-        if option is not None:
-            raise StorageError(f"cannot {verb} {place}: {option}") from error
-        known = isinstance(error, (OSError, pa.ArrowInvalid))
-        if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
-            raise
-        raise StorageError(f"cannot {verb} {place}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.places import StorageError, StorageOptions, place_of, shown
+from eval.run_data import RunFolder
 
 NAME = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20
@@ -102,3 +103,22 @@ def test_storage_options_show_no_value():
     for text in (repr(options), str(options), f"{options}", f"{options!r}"):
         assert text == "StorageOptions(s3: key, secret)"
     assert pickle.loads(pickle.dumps(options))["s3"]["secret"] == "pw"  # noqa: S301
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"nonsense": "pw"}, "cannot look at s3://b/run: storage option 'nonsense' is unknown"),
+        (
+            {"key": "k", "secret": "pw", "endpoint_url": "http://127.0.0.1:9"},
+            "cannot look at s3://b/run: Could not connect to the endpoint URL",
+        ),
+    ],
+)
+def test_a_run_on_a_store_that_cannot_be_used_is_one_sentence(options, said, monkeypatch):
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError) as caught:
+        RunFolder("s3://b/run", {"s3": options})
+    assert str(caught.value).startswith(said)
+    assert "pw" not in str(caught.value)
