@@ -139,6 +139,31 @@ def test_a_picture_survives_the_death_of_its_replica(address):
     assert isinstance(last, Generation)
 
 
+def test_a_replica_whose_gpu_fails_is_replaced_and_its_request_made_elsewhere(address):
+    import ray
+
+    def break_gpu(_) -> int:
+        import threading
+
+        import torch
+
+        def generate(*requests, **hooks):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        # Ray freezes its objects: the thread leads to the batcher.
+        threads = [one for one in threading.enumerate() if one.name == "generation"]
+        for generator in threads[0]._target.__self__._generators.values():
+            generator.generate = generate
+        return len(threads)
+
+    before = replicas("Generation")
+    assert ray.get([one.__ray_call__.remote(break_gpu) for one in before]) == [1] * len(before)
+    # The client does not ask again: the service does, and Ray starts another replica meanwhile.
+    with Client(address, retry=Retry(attempts=1)) as api:
+        assert len(api.generate("a person", photos=[portrait(0)], steps=2).pictures) == 1
+    assert not {one._actor_id for one in before} & {one._actor_id for one in replicas("Generation")}
+
+
 @pytest.mark.slow
 def test_no_request_is_lost_while_a_new_version_is_rolled_out(address):
     photo = base64.b64encode(portrait(0)).decode()
