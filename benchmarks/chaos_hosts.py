@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -22,7 +23,6 @@ from typing import Any
 from benchmarks.chaos import compare
 from benchmarks.chaos_cluster import DRIVER
 from benchmarks.hosts import Host, hosts, not_permitted
-from benchmarks.without_ray import undisturbed
 
 __all__ = ["CUTS", "run", "trials"]
 
@@ -98,6 +98,9 @@ def trials(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="chaos-hosts-") as temporary:
         folder = Path(temporary)
         config = crowd_config(arguments, folder)
+        # After it: what this imports reads the timed generator's seconds from the environment.
+        from benchmarks.without_ray import undisturbed
+
         undisturbed(config.model_copy(update={"output": str(folder / "undisturbed")}), scores=True)
         with _cluster(folder) as cluster:
             for name in arguments["cuts"]:
@@ -124,6 +127,7 @@ class _Cluster:
         self._start(
             "head", ["--head", f"--port={_RAY_PORT}", "--num-cpus=0", "--include-dashboard=false"]
         )
+        self._answers()
         self.worker_starts = 0
         self._workers: dict[str, Any] = {}
 
@@ -136,6 +140,18 @@ class _Cluster:
         own = [f"--node-ip-address={host.address}", "--object-store-memory=100000000", "--block"]
         ray = [_RAY, "start", *own, *words]
         return host.start(ray, self.folder / f"{name}.log", self.environment)
+
+    def _answers(self) -> None:
+        """Waits until the head does; a driver would not."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                socket.create_connection((self.hosts["head"].address, _RAY_PORT), 1).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def _start_store(self) -> Any:
         import s3fs
