@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eval.compare import Comparison, failures
 from eval.stats import holm, mean_of_pairs, paired_difference, summarise
 from eval.units import Units, units_of
+from eval.verification import Verification, verification
 
 __all__ = ["run"]
 
@@ -38,6 +39,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         two styles; `difference_KIND_P`, `difference_prompts_P`: paired differences; `rate_P`:
         Wilson's, mean over rates from 0.5 to 0.98; `pairs_P`: mean cosine of pairs of people.
         `lowest_of_5`, `lowest`, `highest`: of all those, with five people and with more;
+        `eer_P`, `tar_P`: error rates of verification, `lowest_verification` of them: with few
+        people they are wider than they need be, so that there is no highest;
         `marks_P`: tables of differences of nothing with a mark; `gate_false_alarms`,
         `gate_false_alarms_margin`: of 28 pictures of 7 people; `gate_power`: a loss of as much as
         the gate says that it sees four times in five.
@@ -79,6 +82,16 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     ):
         if values:
             figures[name] = end(values)
+    eer, tar = _verification_truth(rng, max(20, runs // 20))
+    for people in sizes:
+        made = [_verified(rng, people) for _ in range(runs // 8)]
+        figures[f"eer_{people}"] = float(np.mean([_holds(one.eer, eer) for one in made]))
+        tars = [one.tar[0.1] for one in made if one.tar[0.1] is not None]
+        if tars:  # five people have too few impostor pairs
+            figures[f"tar_{people}"] = float(np.mean([_holds(one, tar) for one in tars]))
+    figures["lowest_verification"] = min(
+        value for name, value in figures.items() if name.startswith(("eer_", "tar_"))
+    )
     for people in (20, 50):
         figures[f"marks_{people}"] = _share(runs // 4, partial(_marks, rng, people))
     figures |= _gate(rng, runs)
@@ -168,6 +181,29 @@ def _true_pair() -> float:
 
 
 _TRUE_PAIR = _true_pair()
+
+
+def _verified(rng: np.random.Generator, people: int) -> Verification:
+    """Four pictures of each of some people against a photo of each, in 16 dimensions."""
+    centres = rng.normal(size=(people, 16))
+    made = np.repeat(centres, 4, axis=0)
+    made = made + 1.8 * rng.normal(size=made.shape)
+    real = centres + 0.5 * rng.normal(size=centres.shape)
+    names = np.arange(people).astype(str)
+    found = verification(made, np.repeat(names, 4).tolist(), real, names.tolist())
+    if found is None:
+        raise RuntimeError("no pairs of people to verify")
+    return found
+
+
+def _verification_truth(rng: np.random.Generator, runs: int) -> tuple[float, float]:
+    """Equal error rate, and true accepts at a false accept rate of 0.1, of people without end."""
+    made = [_verified(rng, 50) for _ in range(runs)]
+    tars = [one.tar[0.1] for one in made]
+    return (
+        float(np.mean([one.eer.mean for one in made])),
+        float(np.mean([one.mean for one in tars if one is not None])),
+    )
 
 
 def _marks(rng: np.random.Generator, people: int) -> bool:

@@ -3,7 +3,8 @@
 All of them read features (N, D), one row a picture, so that each can be computed with any network:
 FaceNet for identity, an image-text model for variety. The network is the caller's to name beside
 the number: a Fréchet distance over FaceNet features is not the FID of the literature, which is
-taken over Inception-v3. Those that need torchmetrics are in `eval.distributions`.
+taken over Inception-v3. Those that need torchmetrics are in `eval.distributions`, error rates of
+telling people apart in `eval.verification`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.stats import Summary, mean_of_pairs, summarise
+
 __all__ = [
     "ClassStructure",
     "class_structure",
     "copy_paste_score",
     "seed_diversity",
-    "verification_pairs",
+    "unit_rows",
 ]
 
 
@@ -28,17 +31,19 @@ class ClassStructure:
     """How people lie in feature space; all values are cosine distances in [0, 2].
 
     Attributes:
-        separation: mean distance between two people's centres; higher: people differ more.
+        separation: mean distance between two people's centres, each pair once; higher: people
+            differ more. Its interval leaves out a person with all pairs.
         nearest: mean distance of a centre to the nearest other one; low: doubles.
-        consistency: mean distance between two pictures of a person; lower: people are kept. It
-            does not depend on how many pictures a person has; NaN where nobody has two.
+        consistency: mean distance between two pictures of a person, over people; lower: people
+            are kept. It does not depend on how many pictures a person has; NaN where nobody has
+            two.
         classes: people with at least one picture.
         singles: people with one picture only: they say nothing of consistency.
     """
 
-    separation: float
+    separation: Summary
     nearest: float
-    consistency: float
+    consistency: Summary
     classes: int
     singles: int
 
@@ -57,8 +62,8 @@ def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructur
     Raises:
         ValueError: lengths differ, or fewer than 2 people.
     """
-    unit = _unit(features)
-    _, person = np.unique(np.asarray(labels), return_inverse=True)
+    unit = unit_rows(features)
+    names, person = np.unique(np.asarray(labels), return_inverse=True)
     if len(person) != len(unit):
         raise ValueError(f"got {len(unit)} features and {len(person)} labels, allowed: equal")
     counts = np.bincount(person)
@@ -67,11 +72,10 @@ def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructur
         raise ValueError(f"features are of {classes} people, at least 2 are needed")
     sums = np.zeros((classes, unit.shape[1]))
     np.add.at(sums, person, unit)
-    centres = _unit(sums)
+    centres = unit_rows(sums)
     several = counts > 1
     pairs = counts[several] * (counts[several] - 1.0)
     within = (np.square(sums[several]).sum(axis=1) - counts[several]) / pairs
-    total = (np.square(centres.sum(axis=0)).sum() - classes) / (classes * (classes - 1.0))
     nearest = []
     for start in range(0, classes, 1024):
         block = centres[start : start + 1024] @ centres.T
@@ -79,29 +83,12 @@ def class_structure(features: ArrayLike, labels: Sequence[str]) -> ClassStructur
         block[rows, start + rows] = -np.inf
         nearest.append(block.max(axis=1))
     return ClassStructure(
-        separation=float(1 - total),
+        separation=mean_of_pairs(centres).distance(),
         nearest=float(1 - np.concatenate(nearest).mean()),
-        consistency=float(1 - within.mean()) if several.any() else float("nan"),
+        consistency=summarise(1 - within, names[several].astype(str)),
         classes=classes,
         singles=int((~several).sum()),
     )
-
-
-def verification_pairs(
-    generated: ArrayLike,
-    generated_labels: Sequence[str],
-    real: ArrayLike,
-    real_labels: Sequence[str],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(genuine, impostor) cosines of every generated picture with every held-out real one.
-
-    Args:
-        generated, real: (N, D) and (M, D).
-        generated_labels, real_labels: N and M people.
-    """
-    cosine = _unit(generated) @ _unit(real).T
-    same = np.asarray(generated_labels)[:, None] == np.asarray(real_labels)[None, :]
-    return cosine[same], cosine[~same]
 
 
 def seed_diversity(features: ArrayLike, groups: Sequence[str]) -> dict[str, float]:
@@ -111,7 +98,7 @@ def seed_diversity(features: ArrayLike, groups: Sequence[str]) -> dict[str, floa
         features: (N, D).
         groups: N names of what stays the same between seeds: person, prompt, style and method.
     """
-    unit = _unit(features)
+    unit = unit_rows(features)
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.bincount(group)
     sums = np.zeros((len(names), unit.shape[1]))
@@ -137,7 +124,7 @@ def copy_paste_score(
     Raises:
         ValueError: shapes differ.
     """
-    g, t, r = _unit(generated), _unit(target), _unit(reference)
+    g, t, r = unit_rows(generated), unit_rows(target), unit_rows(reference)
     if not g.shape == t.shape == r.shape:
         raise ValueError(f"shapes are {g.shape}, {t.shape}, {r.shape}, allowed: equal (N, D)")
     base = _angle(t, r)
@@ -154,7 +141,12 @@ def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
     return angle
 
 
-def _unit(features: ArrayLike) -> NDArray[np.float64]:
+def unit_rows(features: ArrayLike) -> NDArray[np.float64]:
+    """float64 (N, D) of unit norm; rows of zeros stay zeros.
+
+    Raises:
+        ValueError: not of shape (N, D).
+    """
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2:
         raise ValueError(f"features have shape {rows.shape}, allowed: (N, D)")

@@ -1,45 +1,17 @@
-"""Metrics of distributions: distances between sets of features, and how well people are verified.
+"""Metrics of distributions: distances between sets of features.
 
 By torchmetrics, whose import takes seconds: import this where one of them is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torchmetrics.functional.classification import binary_auroc, binary_roc
+from numpy.typing import ArrayLike
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-__all__ = ["Verification", "frechet_distance", "kernel_distance", "verification"]
-
-
-# Pairs of different people that a false accept rate must be made of to be told from its neighbours.
-_LEAST_IMPOSTORS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """Whether a threshold on similarity tells same from different.
-
-    Attributes:
-        eer: equal error rate, in [0, 1], where the two rates cross between thresholds; lower is
-            better.
-        tar: false accept rate -> true accept rate at the loosest threshold that keeps to it; None
-            at rates that fewer than 10 impostor pairs would make up.
-        auc: area under the ROC curve.
-        genuine, impostor: pairs of each kind.
-    """
-
-    eer: float
-    tar: dict[float, float | None]
-    auc: float
-    genuine: int
-    impostor: int
+__all__ = ["frechet_distance", "kernel_distance"]
 
 
 class _Features(torch.nn.Module):
@@ -100,58 +72,6 @@ def kernel_distance(
         torch.manual_seed(0)
         mean, deviation = metric.compute()
     return float(mean), float(deviation)
-
-
-def verification(
-    genuine: ArrayLike, impostor: ArrayLike, *, false_accept: Sequence[float] = (0.01, 0.1)
-) -> Verification:
-    """Equal error rate, true accept rate at false accept rates, area under the curve.
-
-    Args:
-        genuine: (G,) similarities of pairs of one person.
-        impostor: (I,) similarities of pairs of two people.
-        false_accept: rates in (0, 1).
-
-    Raises:
-        ValueError: no genuine or no impostor pair, or a rate out of range.
-    """
-    same, different = np.asarray(genuine, np.float64), np.asarray(impostor, np.float64)
-    if not len(same) or not len(different):
-        raise ValueError(
-            f"got {len(same)} genuine and {len(different)} impostor pairs, allowed: 1 or more each"
-        )
-    for rate in false_accept:
-        if not 0 < rate < 1:
-            raise ValueError(f"false accept rate is {rate}, allowed: between 0 and 1")
-    values = np.concatenate([same, different])
-    # Ranks, because torchmetrics squashes values outside [0, 1] until close ones become equal.
-    _, rank = np.unique(values, return_inverse=True)
-    scores = torch.from_numpy(rank / max(1, rank.max())).double()
-    target = torch.cat([torch.ones(len(same)), torch.zeros(len(different))]).long()
-    false_rate, true_rate, _ = (part.numpy() for part in binary_roc(scores, target))
-    miss_rate = 1 - true_rate
-    return Verification(
-        eer=_crossing(false_rate, miss_rate),
-        tar={
-            rate: float(true_rate[false_rate <= rate].max())
-            if rate * len(different) >= _LEAST_IMPOSTORS
-            else None
-            for rate in false_accept
-        },
-        auc=float(binary_auroc(scores, target)),
-        genuine=len(same),
-        impostor=len(different),
-    )
-
-
-def _crossing(rising: NDArray[np.float64], falling: NDArray[np.float64]) -> float:
-    """Where two polygons over the same thresholds meet: one rises from 0, one falls to 0."""
-    gap = falling - rising
-    after = int(np.argmax(gap <= 0))
-    if after == 0 or gap[after] == 0:
-        return float(rising[after])
-    part = gap[after - 1] / (gap[after - 1] - gap[after])
-    return float(rising[after - 1] + part * (rising[after] - rising[after - 1]))
 
 
 def _pair(a: ArrayLike, b: ArrayLike, least: int) -> tuple[torch.Tensor, torch.Tensor]:

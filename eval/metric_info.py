@@ -19,7 +19,8 @@ class MetricInfo:
         title: for tables and figures.
         higher_is_better: None where neither direction is better as such.
         bounds: smallest and largest possible value; the latter may be infinite.
-        unit: "cosine", "share" (0 or 1, its mean printed as per cent), "probability", "faces".
+        unit: "cosine", "share" (0 or 1, its mean printed as per cent), "probability", "faces",
+            "degrees", "points" (of 10), "score".
         network: the network that judges, in words; empty where none does.
         revision: of that network.
         note: what a reader has to know to read the number; may be empty.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.judges.networks import Networks
+from eval.pose import head_pose
 from infinite_id.faces.detection import Detection, FaceError, align_face
 from infinite_id.faces.upright import find_upright_faces
 from infinite_id.prompts import shipped_styles
@@ -59,6 +60,7 @@ class PictureBatch:
         self.styles = styles
         self.weights = weights
         self.candidates = candidates
+        self._features: dict[str, NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,6 +114,54 @@ class PictureBatch:
         return [
             align_face(self.images[row], self.faces[row][0].landmarks) for row in self.with_face
         ]
+
+    def identity(self, network: str) -> Scores:
+        """(N,) cosine of the largest face to the mean reference face; NaN without either.
+
+        Args:
+            network: "facenet", "sface", "arcface" or "adaface"; the pictures' faces are embedded
+                once by each.
+        """
+        rows, networks = self.with_face, self.networks
+        if network == "facenet":
+            known = networks.facenet_reference
+        elif network == "sface":
+            known = networks.sface_reference
+        else:
+            known = networks.file_reference[network]
+        return self.similarity_to_references(rows, self._embedded(network, rows), known)
+
+    def _embedded(self, network: str, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Features of the largest faces of these pictures, (rows, width)."""
+        if network == "facenet":
+            found = [self.facenet_features[row][0] for row in rows]
+            return np.stack(found) if rows else np.empty((0, 0), dtype=np.float32)
+        if network not in self._features:
+            crops = self.crops
+            if network != "sface":
+                self._features[network] = self.networks.face_files[network].embed(crops)
+            elif crops:
+                self._features[network] = self.networks.faces.embed(np.stack(crops))
+            else:
+                self._features[network] = np.empty((0, 0), dtype=np.float32)
+        return self._features[network]
+
+    @cached_property
+    def pose_differences(self) -> NDArray[np.float32]:
+        """(N, 3) degrees of yaw, pitch, roll between the face and the reference that is nearest.
+
+        A copy of one reference shows there, whatever the others are. NaN without a face or a
+        reference, or where the detector misses all reference faces.
+        """
+        found = np.full((len(self), 3), np.nan, dtype=np.float32)
+        for row in self.with_face:
+            own = head_pose(self.faces[row][0].landmarks)
+            known = np.stack(self.networks.pose_reference(list(self.references[row])))
+            apart = np.abs((own - known + 180) % 360 - 180)
+            apart = apart[~np.isnan(apart).any(axis=1)]
+            if len(apart):
+                found[row] = apart[np.argmin(np.square(apart).sum(axis=1))]
+        return found
 
     def similarity_to_references(
         self,

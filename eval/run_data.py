@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from eval.distinct_pictures import distinct_pictures
 from eval.metric_info import MetricInfo
 from eval.places import guarding, place_of
 
-__all__ = ["KEYS", "RunData", "RunFolder", "distinct_pictures", "read_run"]
+__all__ = ["KEYS", "RunData", "RunFolder", "read_run"]
 
-# Texts and seeds of a method whose pictures are compared between two people.
-_PROBES = 4
 KEYS = ("sample_id", "identity_id", "method", "prompt_id", "style", "seed")
 
 
@@ -112,7 +111,7 @@ class RunData:
         samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", the booleans
             "has_image" and "has_scores", and "picture": equal numbers where requests of several
             people were answered by one and the same picture (see `distinct_pictures`); "person":
-            the identity, or the person whose coarser photo it is.
+            the identity, the person whose coarser photo it is, or "a + b" for mixes of a and b.
         scores: metric name -> float64 (N,); NaN where unscorable or not scored. Metrics that were
             left out are in `missing`.
         metrics: of the scores table, in its order.
@@ -177,16 +176,13 @@ class RunData:
 
     def mixes(self) -> dict[str, list[str]]:
         """mix id -> the people it is made of."""
-        requests = self.folder.dataset("requests")
-        if requests is None or "mix_parts" not in requests.schema.names:
-            return {}
-        rows = requests.to_table(
-            columns=["identity_id", "mix_parts"], filter=pc.field("mix_parts").is_valid()
-        )
-        return {
-            row["identity_id"]: [part["identity_id"] for part in row["mix_parts"]]
-            for row in rows.to_pylist()
-        }
+        return _mixes(self.folder)
+
+    def people(self) -> list[str]:
+        """Who is in the pictures, in order of appearance: a mix's people, and no coarser photo."""
+        mixes, originals = self.mixes(), self.originals()
+        parts = (mixes.get(name, [name]) for name in self.names("identity_id"))
+        return list(dict.fromkeys(originals.get(one, one) for names in parts for one in names))
 
 
 def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> RunData:
@@ -226,8 +222,12 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     ids = base["sample_id"]
     images, scored = tables_unique.get("images"), tables_unique.get("scores")
     originals = _originals(folder)
+    mixes = _mixes(folder)
+    # All steps between two people are one pair: no step is a further person.
+    pairs = {name: " + ".join(dict.fromkeys(parts)) for name, parts in mixes.items()}
+    stands_for = originals | pairs
     samples["person"] = np.array(
-        [originals.get(name, name) for name in samples["identity_id"].tolist()], dtype=object
+        [stands_for.get(name, name) for name in samples["identity_id"].tolist()], dtype=object
     )
     samples["has_image"] = _is_in(ids, images)
     samples["has_scores"] = _is_in(ids, scored)
@@ -255,42 +255,24 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     return data
 
 
+def _mixes(folder: RunFolder) -> dict[str, list[str]]:
+    requests = folder.dataset("requests")
+    if requests is None or "mix_parts" not in requests.schema.names:
+        return {}
+    rows = requests.to_table(
+        columns=["identity_id", "mix_parts"], filter=pc.field("mix_parts").is_valid()
+    )
+    return {
+        row["identity_id"]: [part["identity_id"] for part in row["mix_parts"]]
+        for row in rows.to_pylist()
+    }
+
+
 def _originals(folder: RunFolder) -> dict[str, str]:
     """identity -> the person whose photo it is, made coarser; no entry for the person."""
     scenario = folder.read_json("scenario.json") or {}
     variants = scenario.get("variants") or {}
     return {name: one["of"] for name, one in variants.items() if one["of"] != name}
-
-
-def distinct_pictures(data: RunData) -> NDArray[np.int64]:
-    """(N,) numbers of pictures: requests that differ in the person alone may share one.
-
-    A method that does not look at the person, such as `text_only`, makes one picture for all of
-    them. Of each method four texts and seeds are looked at, in pictures of two people each; where
-    all are equal byte by byte, the method's pictures of equal text and seed count as one.
-    """
-    numbers = np.arange(len(data), dtype=np.int64)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    columns = (data.samples[name].tolist() for name in ("method", "prompt", "style", "seed"))
-    for row, key in enumerate(zip(*columns, strict=True)):
-        groups.setdefault(key, []).append(row)
-    probes: dict[str, list[list[int]]] = {}
-    for (method, *_), rows in groups.items():
-        made = [row for row in rows if data.samples["has_image"][row]]
-        if len(made) > 1 and len(probes.setdefault(method, [])) < _PROBES:
-            probes[method].append(made[:2])
-    ids = data.samples["sample_id"]
-    wanted = [ids[row] for pairs in probes.values() for pair in pairs for row in pair]
-    encoded = dict(data.pictures(wanted))
-    shared = {
-        method
-        for method, pairs in probes.items()
-        if pairs and all(encoded.get(ids[a]) == encoded.get(ids[b]) for a, b in pairs)
-    }
-    for (method, *_), rows in groups.items():
-        if method in shared:
-            numbers[rows] = rows[0]
-    return numbers
 
 
 def _read(folder: RunFolder, table: str, columns: list[str] | None) -> pa.Table | None:

@@ -24,7 +24,6 @@ from eval.dataset_metrics import (
     class_structure,
     copy_paste_score,
     seed_diversity,
-    verification_pairs,
 )
 from eval.identity import identity_of_methods
 from eval.judges.networks import Need, Networks
@@ -32,6 +31,7 @@ from eval.picture_batch import PictureBatch
 from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, mean_of_pairs, summarise
+from eval.verification import verification
 
 __all__ = ["MAX_PICTURES", "measure_sets"]
 
@@ -56,6 +56,13 @@ class _People:
 
     used: dict[str, Features]
     held_out: dict[str, Features]
+
+    def whole(self, originals: Mapping[str, str]) -> _People:
+        """Without the people's coarser photos, which are no further people."""
+        return _People(
+            *({name: one for name, one in part.items() if name not in originals}
+              for part in (self.used, self.held_out))
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +120,14 @@ def measure_sets(
         "image_network": "" if model is None else f"{model.name}, {model.revision}",
         "pictures": len(pictures.rows),
         "of_pictures": int(data.samples["has_image"].sum()),
-        "bounds": _bounds(people, originals),
+        "bounds": _bounds(people.whole(originals)),
         "identity": identity_of_methods(
             data, pictures.rows, pictures.faces, people.used, people.held_out, originals
         ),
-        "methods": {name: _method(data, pictures, people, name) for name in data.names("method")},
+        "methods": {
+            name: _method(data, pictures, people.whole(originals), name)
+            for name in data.names("method")
+        },
         "curves": _curves(data, pictures, people, targets),
     }
     found = _plain(found)
@@ -219,7 +229,7 @@ def _crops(data: RunData, table: str, wanted: Sequence[str]) -> dict[str, list[b
     return dict(found)
 
 
-def _bounds(people: _People, originals: Mapping[str, str]) -> dict[str, Any]:
+def _bounds(people: _People) -> dict[str, Any]:
     """Real photos scored as if a method had made them: of the person, of everybody else.
 
     Held-out photos are compared with those that conditioned; where nothing was held out, each
@@ -227,10 +237,7 @@ def _bounds(people: _People, originals: Mapping[str, str]) -> dict[str, Any]:
     """
     means = {person: features.mean(axis=0) for person, features in people.used.items()}
     own: list[tuple[str, float]] = []
-    # A person's coarser photos are no further person.
-    whole = {name: one for name, one in people.used.items() if name not in originals}
-    means = {name: means[name] for name in whole}
-    for person, features in whole.items():
+    for person, features in people.used.items():
         held = people.held_out.get(person)
         if held is not None:
             own += [(person, _cosine(one, means[person])) for one in held]
@@ -259,21 +266,27 @@ def _cosine(a: Features, b: Features) -> float:
 
 def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> dict[str, Any]:
     own = data.samples["method"][pictures.rows] == name
-    person = data.samples["identity_id"][pictures.rows].astype(str)
+    person = data.samples["person"][pictures.rows].astype(str)
     columns = [data.samples[k][pictures.rows[own]].astype(str) for k in _GROUP]
     groups = ["\x1f".join(parts) for parts in zip(*columns, strict=True)]
+    person_of = dict(zip(groups, person[own].tolist(), strict=True))
     diversity: dict[str, float] = {}
     if pictures.images is not None and own.any():
         diversity = seed_diversity(pictures.images[own], groups)
     with_face = own & ~np.isnan(pictures.faces[:, :1]).any(axis=1)
-    features, who = pictures.faces[with_face], person[with_face]
+    # A mix is nobody in particular: between its people it is neither the same nor another.
+    asked = data.samples["identity_id"][pictures.rows].astype(str)
+    somebody = with_face & ~np.isin(asked, list(data.mixes()))
+    features, who = pictures.faces[somebody], person[somebody]
     found: dict[str, Any] = {
         "pictures": int(own.sum()),
         "with_face": int(with_face.sum()),
         "seed_diversity": asdict(
-            _summary([(key.split("\x1f")[0], value) for key, value in diversity.items()])
+            _summary([(person_of[key], value) for key, value in diversity.items()])
         ),
         "class_structure": None,
+        "sim_gt": None,
+        "sim_ref": None,
         "copy_paste": None,
         "verification": None,
         "kernel_distance": None,
@@ -284,23 +297,20 @@ def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> d
     targets = people.held_out
     rows = [n for n, one in enumerate(who.tolist()) if one in targets]
     if rows:
-        scores = copy_paste_score(
-            features[rows],
-            np.stack([targets[who[n]].mean(axis=0) for n in rows]),
-            np.stack([people.used[who[n]].mean(axis=0) for n in rows]),
-        )
-        found["copy_paste"] = asdict(summarise(scores, who[rows]))
+        own_faces, whose = features[rows], who[rows]
+        target = np.stack([targets[name].mean(axis=0) for name in whose])
+        reference = np.stack([people.used[name].mean(axis=0) for name in whose])
+        scores = copy_paste_score(own_faces, target, reference)
+        found["copy_paste"] = asdict(summarise(scores, whose))
+        for key, photos in (("sim_gt", target), ("sim_ref", reference)):
+            cosines = [_cosine(face, photo) for face, photo in zip(own_faces, photos, strict=True)]
+            found[key] = asdict(summarise(cosines, whose))
     real = _stacked(targets or people.used)
-    if real is not None and len(rows if targets else features):
-        labels, faces = real
-        genuine, impostor = verification_pairs(features, who.tolist(), faces, labels)
-        if len(genuine) and len(impostor):
-            from eval.distributions import verification
-
-            result = asdict(verification(genuine, impostor))
-            result["held_out"] = bool(targets)
-            found["verification"] = result
-    found |= _distances(_stacked(people.used), features)
+    if real is not None:
+        result = verification(features, who.tolist(), real[1], real[0])
+        if result is not None:
+            found["verification"] = {**asdict(result), "held_out": bool(targets)}
+    found |= _distances(_stacked(people.used), pictures.faces[with_face])
     return found
 
 
@@ -356,7 +366,7 @@ def _curves(
     people: _People,
     targets: Mapping[str, list[tuple[str, float, str]]],
 ) -> list[dict[str, Any]]:
-    """Similarity to each target along x: one entry a method, role and x."""
+    """Similarity to each target along x: one entry a method, role and x, with people's means."""
     cells: dict[tuple[str, str, float], list[tuple[str, float]]] = defaultdict(list)
     for row, face in zip(pictures.rows.tolist(), pictures.faces, strict=True):
         method = data.samples["method"][row]
@@ -365,9 +375,24 @@ def _curves(
                 value = _cosine(face, people.used[person].mean(axis=0))
                 cells[method, role, x].append((person, value))
     return [
-        {"method": method, "role": role, "x": x, **asdict(_summary(values))}
+        {
+            "method": method,
+            "role": role,
+            "x": x,
+            **asdict(_summary(values)),
+            "by_person": _means(values),
+        }
         for (method, role, x), values in sorted(cells.items())
     ]
+
+
+def _means(values: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """person -> mean of the values that are numbers."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for person, value in values:
+        if not math.isnan(value):
+            found[person].append(value)
+    return {person: sum(own) / len(own) for person, own in found.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -93,6 +93,12 @@ class Summary(Estimate):
 
     nan: int
 
+    def distance(self) -> Summary:
+        """Of 1 - value, where this is of cosines."""
+        fields = {name: getattr(self, name) for name in Summary.__dataclass_fields__}
+        changed = {"mean": 1 - self.mean, "low": 1 - self.high, "high": 1 - self.low}
+        return Summary(**{**fields, **changed, "skew": -self.skew})
+
 
 @dataclass(frozen=True, slots=True)
 class Difference(Estimate):

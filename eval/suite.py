@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.judges.given import GivenJudges
 from eval.judges.image_text import ImageTextModel
 from eval.judges.networks import Networks
 from eval.metric_info import MetricInfo
-from eval.metrics import DEFAULT_METRICS, METRICS
+from eval.metrics import DEFAULT_METRICS, METRICS, needs_of
 from eval.picture_batch import PictureBatch, style_words
 from infinite_id.faces.detection import check_image
 
 __all__ = ["ScoringSuite", "load_suite"]
+
+logger = logging.getLogger(__name__)
 
 
 class ScoringSuite:
@@ -110,30 +114,35 @@ def load_suite(
     device: str = "cpu",
     scorer: str | None = None,
     styles: Sequence[str] = (),
+    judges: GivenJudges | None = None,
 ) -> ScoringSuite:
     """Loads the networks that the named metrics need.
 
     Args:
-        names: of `METRICS`; None for all of `DEFAULT_METRICS`.
+        names: of `METRICS` and `GROUPS`; None: see `eval.metrics.metric_names`.
         preset_name: "pocket" or "sdxl": decides the image-text model.
         threads: that find and embed faces at once, on the CPU; torch keeps to the process's own.
         image_text: an image-text model of the caller's, e.g. `OpenClip("local-dir:FOLDER")`.
         device: of torch, for OpenCLIP.
         scorer: folder of an OpenCLIP model in place of the preset's.
         styles: words of a run's styles; a picture's is told apart from these and the shipped ones.
+        judges: networks that the caller gives by address.
 
     Raises:
         ValueError: unknown metric or preset, a name twice, or none.
-        ImportError: the preset's scorer needs an extra that is not installed.
+        ImportError: the preset's scorer or a judge needs a package that is not installed.
     """
-    chosen = DEFAULT_METRICS if names is None else tuple(names)
-    for name in chosen:
-        if name not in METRICS:
-            raise ValueError(f"metric is {name!r}, allowed: {', '.join(METRICS)}")
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"metrics are {list(chosen)}, allowed: each at most once, at least one")
-    needs = {need for name in chosen for need in METRICS[name].needs}
-    networks = Networks(needs, preset_name, threads, image_text, device=device, scorer=scorer)
+    given = judges or GivenJudges()
+    needed = needs_of(names, given.addresses)
+    given.required(needed)
+    chosen = list(needed)
+    needs = {need for one in needed.values() for need in one}
+    networks = Networks(
+        needs, preset_name, threads, image_text, device=device, scorer=scorer, judges=given
+    )
     words = style_words(styles)
     infos = {name: METRICS[name].info(name, networks, preset_name, len(words)) for name in chosen}
+    for name, info in infos.items():
+        if "CONDITION" in info.note and name not in DEFAULT_METRICS:
+            logger.warning("%s: %s", name, info.note)
     return ScoringSuite(infos, networks, words)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from infinite_id.baselines.config import DreamBoothConfig, PhotoMakerConfig
+from infinite_id.baselines.config import DreamBoothConfig, EditorConfig, PhotoMakerConfig
 from infinite_id.config import FusionConfig, Preset, SamplerConfig
 from infinite_id.timed_config import TimedConfig
 from infinite_id.types import Generator
@@ -33,12 +33,14 @@ class MethodSpec:
     """How a method is made.
 
     Attributes:
-        factory: "module:function", called as function(spec, preset, base) -> Generator.
+        factory: "module:function", called as function(spec, preset, base) -> Generator; of a
+            `whole` pipeline as function(spec, preset, device).
         title: one line for tables and pages.
         config: the method's own settings.
         weights: names in `Preset.weights` of the trained weights that it takes, the first that is
             given counts; empty: it takes none.
         needs_base: whether it runs on the base model; False spares loading it.
+        whole: it is a pipeline of its own, with weights of its own and none of the preset's.
     """
 
     factory: str
@@ -46,6 +48,12 @@ class MethodSpec:
     config: Any = field(default_factory=FusionConfig)
     weights: tuple[str, ...] = ()
     needs_base: bool = True
+    whole: bool = False
+
+    @property
+    def computes(self) -> bool:
+        """Whether it runs a network."""
+        return self.needs_base or self.whole
 
 
 _STREAMS = "infinite_id.factories:infinite_id"
@@ -107,6 +115,24 @@ METHODS: dict[str, MethodSpec] = {
         DreamBoothConfig(prior_weight=0.0),
         ("dreambooth",),
     ),
+    "flux2_klein": MethodSpec(
+        "infinite_id.baselines.editors:editor",
+        "FLUX.2 klein, reference pictures",
+        EditorConfig(("Flux2KleinPipeline",)),
+        ("flux2_klein",),
+        needs_base=False,
+        whole=True,
+    ),
+    "qwen_image_edit": MethodSpec(
+        "infinite_id.baselines.editors:editor",
+        "Qwen-Image-Edit, reference pictures",
+        EditorConfig(
+            ("QwenImageEditPlusPipeline",), guidance="true_cfg_scale", takes_negative=True
+        ),
+        ("qwen_image_edit",),
+        needs_base=False,
+        whole=True,
+    ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(
         "infinite_id.timed:timed",
@@ -138,8 +164,14 @@ def trained_weights(
         ValueError: nobody trained any, and that is not allowed; says what to set.
     """
     found = _weights(spec, preset, is_public)
-    if found is not None or not spec.weights or preset.base == "pocket" or preset.allow_untrained:
+    free = not spec.whole and (preset.base == "pocket" or preset.allow_untrained)
+    if found is not None or not spec.weights or free:
         return found
+    if spec.whole:
+        raise ValueError(
+            f"method {spec.title!r} has no weights, allowed: weights with {spec.weights[0]}: a "
+            "folder of diffusers' layout"
+        )
     ways = [f"weights with {spec.weights[0]}: its file or folder"]
     if spec.weights == _OWN:
         ways.insert(0, "adapter: a trained file, or a preset that has one (sdxl_plus_face_open)")
@@ -214,7 +246,10 @@ def load_generators(
         from infinite_id.base import load_base
 
         base = load_base(preset, device=device, dtype=dtype, compile=compile, offload=offload)
-    return {name: _factory(spec)(spec, preset, base) for name, spec in specs.items()}
+    return {
+        name: _factory(spec)(spec, preset, device if spec.whole else base)
+        for name, spec in specs.items()
+    }
 
 
 def load_generator(method: str, preset: Preset, **options: Any) -> Generator:
@@ -222,6 +257,6 @@ def load_generator(method: str, preset: Preset, **options: Any) -> Generator:
     return load_generators([method], preset, **options)[method]
 
 
-def _factory(spec: MethodSpec) -> Callable[[MethodSpec, Preset, BaseModel | None], Generator]:
+def _factory(spec: MethodSpec) -> Callable[[MethodSpec, Preset, Any], Generator]:
     module, _, name = spec.factory.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -71,6 +71,21 @@ def benchmark(
     scenario: Annotated[
         Optional, typer.Option(help="A figure of the comparison, or all; see --list-scenarios.")
     ] = None,
+    source: Annotated[
+        Optional,
+        typer.Option(
+            "--from",
+            help="A benchmark of the field: multiid:FOLDER (MultiID-Bench, one person), or "
+            "references:FOLDER (photos and prompts.txt).",
+        ),
+    ] = None,
+    judges: Annotated[
+        Optional,
+        typer.Option(
+            help="More judges, NAME=ADDRESS, comma-separated: arcface, adaface, aesthetic, hpsv2, "
+            "vlm."
+        ),
+    ] = None,
     list_scenarios: Annotated[
         bool, typer.Option("--list-scenarios", help="List the scenarios with a line each.")
     ] = False,
@@ -103,7 +118,8 @@ def benchmark(
         "resume": resume or None,
         "storage_options": options.storage_options(storage_options),
         "max_rejects": max_rejects,
-        "weights": _pairs(weights),
+        "weights": _pairs(weights, "weights"),
+        "judges": _pairs(judges, "judges"),
         "allow_untrained": allow_untrained or None,
         **options.set_values(override),
     }
@@ -114,7 +130,16 @@ def benchmark(
         if scenario is not None:
             if config is not None:
                 raise ValueError(f"config is {config!r} beside a scenario, allowed: one of them")
+            if source is not None:
+                raise ValueError("--from is given beside --scenario, allowed: one of them")
             scenarios.run_scenarios(scenario, overrides, finish, command=command, progress=progress)
+            return
+        if source is not None:
+            from jobs.field import run_field_benchmark
+
+            if config is not None:
+                raise ValueError(f"config is {config!r} beside --from, allowed: one of them")
+            run_field_benchmark(source, overrides, finish, command=command, progress=progress)
             return
         settings = load_config(config, **overrides)
         _check_tracking(settings)
@@ -207,13 +232,13 @@ def _check_requirements(settings: BenchmarkConfig) -> None:
         raise typer.Exit(1)
 
 
-def _pairs(text: str | None) -> dict[str, str] | None:
+def _pairs(text: str | None, what: str) -> dict[str, str] | None:
     """name -> value of "name=value,name=value"."""
     if not text:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
     if any(not name or not value for name, _, value in pairs):
-        raise ValueError(f"weights are {text!r}, allowed: NAME=PATH, comma-separated")
+        raise ValueError(f"{what} are {text!r}, allowed: NAME=ADDRESS, comma-separated")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 

@@ -28,6 +28,7 @@ def methods() -> None:
 
 def metrics() -> None:
     """List the metrics: what `--metrics` and a configuration's `metrics:` take."""
+    from eval.judges.given import JUDGES
     from eval.metrics import DEFAULT_METRICS, METRICS
 
     directions = {True: "higher", False: "lower", None: "neither"}
@@ -38,10 +39,12 @@ def metrics() -> None:
             "better": directions[metric.higher_is_better],
             "unit": metric.unit,
             "by default": "yes" if name in DEFAULT_METRICS else "no",
+            "judge to give": ", ".join(need for need in metric.needs if need in JUDGES) or "-",
         }
         for name, metric in METRICS.items()
     ]
-    show_table("Metrics", ["metric", "what it is", "better", "unit", "by default"], rows, folds=1)
+    columns = ["metric", "what it is", "better", "unit", "by default", "judge to give"]
+    show_table("Metrics", columns, rows, folds=1)
 
 
 @user_errors()

@@ -168,5 +168,8 @@ def command_line() -> str:
         inline = name == _OPTION and equals
         if (before == _OPTION or inline) and "{" in word:
             word = f"{_OPTION}=***" if inline else "***"
+        key, found, _ = word.partition("vlm_key=")
+        if found:
+            word = f"{key}{found}***"
         words.append(places.shown(word))
     return shlex.join(words)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
+from eval.metrics import needs_of
 from pipelines.plan.inputs import load_manifests, request_plan
 from pipelines.plan.made_from import MadeFrom, deciding_settings
-from pipelines.plan.requests import RequestPlan
+from pipelines.plan.requests import RequestPlan, Subject
 from pipelines.plan.weights import run_weights
 from pipelines.run.open import open_run
 from pipelines.run.units import unit_flags
@@ -45,7 +46,8 @@ class RunSummary:
     Attributes:
         url: of the run folder.
         untrained: whether some weights were untrained, so that pictures are noise.
-        people, pictures: rows of `embeddings` and `images`.
+        people: in the pictures; a person's coarser photos are no further ones.
+        pictures: rows of `images`.
         rejects: refused rows by reason.
         lost_tries: tries of units that ended with their process, by stage, over all resumes.
         seconds: of this invocation.
@@ -69,6 +71,7 @@ def run_benchmark(
     command: str = "",
     progress: Progress = lambda phase, done, total: None,
     judged_by: Mapping[str, str] | None = None,
+    prompts_of: Mapping[str, str] | None = None,
 ) -> RunSummary:
     """Runs the main job.
 
@@ -77,6 +80,7 @@ def run_benchmark(
         command: the command line, for the record.
         progress: told after each unit.
         judged_by: person -> the person of the run whose photos judge instead.
+        prompts_of: person -> a prompt of their own, in place of the manifest's.
 
     Raises:
         ValueError: wrong input; one sentence. StorageError (a ValueError): a place that cannot be
@@ -86,6 +90,8 @@ def run_benchmark(
     """
     begin = time.perf_counter()
     family = config.family()
+    judges = config.given_judges()
+    judges.check(needs_of(config.metrics, config.judges))
     manifests = load_manifests(config)
     weights = run_weights(family, config.methods, config.storage_options)
     first: float | None = None
@@ -96,7 +102,14 @@ def run_benchmark(
         check_stages(people, ["unit"], limits)
         check_stages(pictures(None, store, cluster=cluster, limits=limits), ["unit"], limits)
 
-    pictures = partial(picture_stages, config, family, metrics=config.metrics, judged_by=judged_by)
+    pictures = partial(
+        picture_stages,
+        config,
+        family,
+        metrics=config.metrics,
+        judged_by=judged_by,
+        judges=judges,
+    )
     with open_run(
         config,
         family,
@@ -114,7 +127,7 @@ def run_benchmark(
                 phase.rows += sum(step.rows["people"].to_pylist())
                 report_stages(progress, step.given, len(slices))
 
-        plan = request_plan(config, family, manifests, run.store, weights)
+        plan = request_plan(config, family, manifests, run.store, weights, prompts_of)
         run.folder.claim("people or requests", plan.digest)
         run.folder.update(
             plan={"requests": len(plan), "units": plan.units},
@@ -142,7 +155,7 @@ def run_benchmark(
     summary = RunSummary(
         url=run.store.url,
         untrained=weights.untrained,
-        people=sum(not subject.mix_parts for subject in plan.subjects),
+        people=_people(plan.subjects, judged_by or {}),
         pictures=len(plan) - refused["stage"].to_pylist().count("images"),
         rejects=dict(Counter(refused["reason"].to_pylist())),
         lost_tries=run.folder.record.get("lost_tries", {}),
@@ -163,6 +176,11 @@ def run_benchmark(
         seconds_to_first_picture=first,
     )
     return summary
+
+
+def _people(subjects: Iterable[Subject], judged_by: Mapping[str, str]) -> int:
+    """Neither a mix nor a person's coarser photo is one more person."""
+    return sum(not one.mix_parts and one.identity_id not in judged_by for one in subjects)
 
 
 def write_requests(store: Store, plan: RequestPlan) -> None:

@@ -7,13 +7,14 @@ computed with. `RunConfig` is what every run over manifests has besides: who, wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from infinite_id.config import (
     PRESETS,
@@ -32,6 +33,9 @@ from pipelines.tables.photo_folder import LAYOUTS
 from pipelines.tables.pictures import IMAGE_FORMATS
 from pipelines.tables.storage import StorageOptions, shown
 
+if TYPE_CHECKING:
+    from eval.judges.given import GivenJudges
+
 __all__ = [
     "BenchmarkConfig",
     "ModelConfig",
@@ -45,6 +49,7 @@ __all__ = [
 
 
 _SFACE_WIDTH, _ARCFACE_WIDTH = 128, 512
+VLM_KEY = "INFINITE_ID_VLM_KEY"
 
 
 class Strict(BaseModel):
@@ -358,7 +363,12 @@ class BenchmarkConfig(RunConfig):
         methods: of `infinite_id.methods.METHODS`, one or more, each once.
         seeds: of every person, prompt and style: "0:4" (0 to 3), "7" or "0,3,9"; 0 or more.
         limit: most pictures per method, 1 or more; None: all.
-        metrics: of `eval.metrics.METRICS`; None: the default ones.
+        metrics: of `eval.metrics.METRICS` and `GROUPS`; None: the default ones.
+        judges: name of a judge (`eval.judges.given.JUDGES`) -> its address: arcface, adaface,
+            aesthetic, hpsv2, vlm.
+        vlm_model: name of the model behind the judge vlm.
+        vlm_key: of that endpoint; None: of the environment variable INFINITE_ID_VLM_KEY, else
+            none. No record or message shows it.
         output: run folder, any fsspec address.
         tracking_uri: MLflow's; "none": no tracking; None: MLFLOW_TRACKING_URI, else a SQLite file
             beside a local output.
@@ -367,7 +377,7 @@ class BenchmarkConfig(RunConfig):
     """
 
     decides: ClassVar[frozenset[str]] = RunConfig.decides | {
-        "methods", "seeds", "limit", "metrics",
+        "methods", "seeds", "limit", "metrics", "judges", "vlm_model",
     }  # fmt: skip
 
     requirements: list[Requirement] = Field(default_factory=list)
@@ -376,6 +386,9 @@ class BenchmarkConfig(RunConfig):
     seeds: str = "0"
     limit: int | None = Field(None, ge=1)
     metrics: list[str] | None = None
+    judges: dict[str, str] = Field(default_factory=dict)
+    vlm_model: str = ""
+    vlm_key: SecretStr | None = None
     output: str = "runs/benchmark"
     tracking_uri: str | None = None
     experiment: str | None = None
@@ -403,12 +416,36 @@ class BenchmarkConfig(RunConfig):
     def _metrics(cls, value: list[str] | None) -> list[str] | None:
         if value is None:
             return None
-        from eval.metrics import METRICS
+        from eval.metrics import GROUPS, METRICS, metric_names
 
         for name in value:
-            if name not in METRICS:
-                raise ValueError(f"unknown metric {name!r}, allowed: {', '.join(METRICS)}")
+            if name not in METRICS and name not in GROUPS:
+                allowed = ", ".join([*METRICS, *GROUPS])
+                raise ValueError(f"unknown metric {name!r}, allowed: {allowed}")
+        metric_names(value)
         return value
+
+    @field_validator("judges")
+    @classmethod
+    def _judges(cls, value: dict[str, str]) -> dict[str, str]:
+        from eval.judges.given import JUDGES
+
+        for name in value:
+            if name not in JUDGES:
+                raise ValueError(f"unknown judge {name!r}, allowed: {', '.join(JUDGES)}")
+        return value
+
+    def given_judges(self) -> GivenJudges:
+        """The judges with what the endpoint needs; addresses are as they were written."""
+        from eval.judges.given import GivenJudges
+
+        key = self.vlm_key.get_secret_value() if self.vlm_key else ""
+        return GivenJudges(
+            addresses=self.judges,
+            conditions=self.family().encoders.faces,
+            vlm_model=self.vlm_model,
+            vlm_key=key or os.environ.get(VLM_KEY, ""),
+        )
 
     @field_validator("seeds")
     @classmethod
@@ -471,7 +508,7 @@ def _sentence(kind: type[Strict], error: ValidationError) -> str:
     # A rule over several keys names them itself, and its input is the whole record.
     if not key:
         return reason
-    if key == "storage_options":
+    if key in ("storage_options", "vlm_key"):
         return reason  # its value may be a key or a password
     return f"{key} is {shown(repr(first['input']))}: {reason[0].lower()}{reason[1:]}"
 

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.judges.control import control_auc
+from eval.judges.face_files import AdaFace, ArcFace
 from eval.judges.facenet import FaceNet
+from eval.judges.given import GivenJudges
 from eval.judges.image_text import ImageTextModel, load_image_text
 from eval.judges.nsfw import NsfwJudge
+from eval.judges.vlm import VlmJudge
+from eval.pose import head_pose
 from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 from infinite_id.faces.detection import (
     Detection,
@@ -25,9 +29,13 @@ from infinite_id.faces.detection import (
 )
 from infinite_id.faces.loading import load_face_backend
 
-__all__ = ["FeatureCache", "Need", "Networks"]
+__all__ = ["FACE_FILES", "FeatureCache", "Need", "Networks"]
 
-Need = Literal["faces", "facenet", "image_text", "nsfw"]
+Need = Literal[
+    "faces", "facenet", "image_text", "nsfw", "arcface", "adaface", "aesthetic", "hpsv2", "vlm"
+]
+FACE_FILES: dict[Need, type[ArcFace] | type[AdaFace]] = {"arcface": ArcFace, "adaface": AdaFace}
+"""Networks of identity that a user gives."""
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -83,11 +91,18 @@ class Networks:
         threads: that find and embed faces at once, on the CPU.
         image_text: used in place of the preset's.
         device, scorer: see `load_image_text`.
+        judges: those that a user gave, by address.
 
     Attributes:
         pool: of those threads.
         faces: YuNet + SFace, whatever the preset conditions on.
         image_text: None where not needed.
+        face_files: "arcface" and "adaface" as far as they are needed, with the features of aligned
+            faces by each.
+
+    Raises:
+        ValueError: a judge that is needed is not given, or does not load.
+        ImportError: a package is missing that one needs.
     """
 
     faces: FaceBackend
@@ -101,13 +116,17 @@ class Networks:
         *,
         device: str = "cpu",
         scorer: str | None = None,
+        judges: GivenJudges | None = None,
     ) -> None:
         needed = set(needs)
+        self.judges = judges or GivenJudges()
+        self._load_given(needed, device, threads)
         self.image_text = image_text
         self.pool = ThreadPoolExecutor(threads, "faces")
         if needed & {"faces", "facenet"}:
             self.faces = load_face_backend("embedded", threads=threads)
             self.sface_reference = FeatureCache(self._sface_aligned, _digest)
+            self.pose_reference = FeatureCache(self._poses_aligned, _digest)
         if "facenet" in needed:
             self.facenet = FaceNet(threads=threads)
             self.facenet_reference = FeatureCache(self._facenet_aligned, _digest)
@@ -119,6 +138,27 @@ class Networks:
             )
             self.image_reference = FeatureCache(self.image_text.embed_images, _digest)
             self.text = FeatureCache(self.image_text.embed_texts, str)
+
+    def _load_given(self, needed: set[Need], device: str, threads: int) -> None:
+        given = self.judges
+        self.face_files: dict[str, ArcFace | AdaFace] = {}
+        for name, kind in FACE_FILES.items():
+            if name in needed:
+                address = given.address(name, f"identity_{name}")
+                self.face_files[name] = kind(address, threads=threads)
+        self.file_reference = {
+            name: FeatureCache(network.embed, _digest) for name, network in self.face_files.items()
+        }
+        if needed & {"aesthetic", "hpsv2"}:
+            from eval.judges.preference import AestheticPredictor, HPSv2
+        if "aesthetic" in needed:
+            address = given.address("aesthetic", "aesthetic")
+            self.aesthetic = AestheticPredictor(address, device=device)
+        if "hpsv2" in needed:
+            self.hpsv2 = HPSv2(given.address("hpsv2", "hpsv2"), device=device)
+        if "vlm" in needed:
+            address = given.address("vlm", "vlm_prompt")
+            self.vlm = VlmJudge(address, given.vlm_model, given.vlm_key)
 
     @cached_property
     def image_control(self) -> float:
@@ -133,13 +173,23 @@ class Networks:
     def _facenet_aligned(self, crops: list[Picture]) -> NDArray[np.float32]:
         return self.facenet.embed(crops, list(self.pool.map(self._face_in_crop, crops)))
 
+    def _poses_aligned(self, crops: list[Picture]) -> NDArray[np.float32]:
+        """(N, 3) degrees; NaN where the detector misses the face in its own crop."""
+        found = self.pool.map(self._detected_in_crop, crops)
+        unknown = np.full(3, np.nan)
+        poses = [unknown if face is None else head_pose(face.landmarks) for face in found]
+        return np.stack(poses).astype(np.float32)
+
     def _face_in_crop(self, crop: Picture) -> Detection:
         # A box found in the crop gives a better embedding than the median box: over 64 synthetic
         # people the nearest reference is the right one for 81 % of pictures instead of 78 %.
+        return self._detected_in_crop(crop) or Detection(ALIGNED_BOX, ARCFACE_TEMPLATE, 1.0)
+
+    def _detected_in_crop(self, crop: Picture) -> Detection | None:
         try:
             return find_faces(crop, self.faces, select="largest", sizes=CROP_SIZES)[0][0]
         except FaceError:
-            return Detection(ALIGNED_BOX, ARCFACE_TEMPLATE, 1.0)
+            return None
 
 
 def _digest(image: Picture) -> bytes:

@@ -37,12 +37,14 @@ class NsfwJudge:
         threads: that judge pictures at once, on the CPU.
 
     Attributes:
-        revision: names the weights.
+        name: of the network.
+        revision: of the weights.
 
     Raises:
         PackageFileError: the weights' package is missing or is not the one expected.
     """
 
+    name = "open_nsfw (ResNet-50)"
     revision = "open-nsfw-864bb37b"
 
     def __init__(self, threads: int = 1) -> None:

@@ -36,6 +36,8 @@ SET_TITLES = (
     "separation ↑",
     "consistency ↓",
     "seed diversity ↑",
+    "Sim(GT) ↑",
+    "Sim(Ref)",
     "copy-paste ↓",
     "EER ↓",
     "TAR at FAR 1 % ↑",
@@ -61,7 +63,9 @@ def write_report(
     max_pictures: int = MAX_PICTURES,
     options: Mapping[str, Any] | None = None,
 ) -> ReportPaths:
-    """Writes report.html, report.md, report.json, table.csv, table.tex, figures/*.png in report/.
+    """Writes report.html, report.md, report.json, table.csv, table.tex and figures in report/.
+
+    Each figure is a PNG (300 dpi), an SVG and a PDF, a column or a page of a paper wide.
 
     Args:
         run_dir: folder or address of a run; a partly failed one will do.
@@ -97,8 +101,9 @@ def write_report(
     )
     folder = data.folder
     written = [
-        folder.write(f"report/figures/{name}.png", figure["light"])
+        folder.write(f"report/figures/{name}.{ending}", figure[kind])
         for name, figure in figures.items()
+        for ending, kind in (("png", "light"), ("svg", "svg"), ("pdf", "pdf"))
     ]
     shown_metrics = list(data.metrics.values())
     exported = tables.methods, shown_metrics, sets.get("identity")
@@ -171,17 +176,16 @@ def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
         structure = values.get("class_structure") or {}
         check = values.get("verification") or {}
         kernel, frechet = values.get("kernel_distance"), values.get("frechet_distance")
-        numbers = [
+        summaries = [
             *(structure.get(part) for part in ("separation", "consistency")),
-            (values.get("seed_diversity") or {}).get("mean"),
-            (values.get("copy_paste") or {}).get("mean"),
+            values.get("seed_diversity"),
+            *(values.get(part) for part in ("sim_gt", "sim_ref", "copy_paste")),
             check.get("eer"),
             (check.get("tar") or {}).get("0.01"),
-            kernel["mean"] if kernel else None,
-            frechet,
         ]
-        counted = f"{values.get('with_face')} of {values.get('pictures')}"
-        rows.append((name, [counted, *(_value(number, "cosine") for number in numbers)]))
+        cells = ["–" if one is None else _record(one, "cosine") for one in summaries]
+        cells += [_value(kernel["mean"] if kernel else None, "cosine"), _value(frechet, "cosine")]
+        rows.append((name, [f"{values.get('with_face')} of {values.get('pictures')}", *cells]))
     return rows
 
 
@@ -207,7 +211,7 @@ def _context(
         "tables": tables,
         "over": _over(tables),
         "counts": {
-            "people": len(data.names("person")),
+            "people": len(data.people()),
             "requests": len(data),
             "pictures": made,
             "faces": data.face_count,

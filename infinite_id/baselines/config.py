@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DreamBoothConfig", "PhotoMakerConfig"]
+__all__ = ["DreamBoothConfig", "EditorConfig", "PhotoMakerConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +64,31 @@ class DreamBoothConfig:
             raise ValueError(f"rare_word is {self.rare_word!r}, allowed: a word")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, allowed: above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class EditorConfig:
+    """A pipeline of diffusers that edits reference pictures.
+
+    Attributes:
+        pipelines: class names in diffusers that its folder may be of.
+        guidance: the argument that takes the guidance scale.
+        takes_negative: whether there is a negative prompt.
+        instruction: holds {prompt}, and says that the person of the pictures is wanted.
+        reference_size: side in pixels that the aligned faces are enlarged to.
+        most_references: of a person, at most this many are shown.
+    """
+
+    pipelines: tuple[str, ...]
+    guidance: str = "guidance_scale"
+    takes_negative: bool = False
+    instruction: str = "A new picture of the person in the reference photo: {prompt}"
+    reference_size: int = 512
+    most_references: int = 3
+
+    def __post_init__(self) -> None:
+        if "{prompt}" not in self.instruction:
+            raise ValueError(f"instruction is {self.instruction!r}, allowed: one with {{prompt}}")
+        for name in ("reference_size", "most_references"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed: 1 or more")

@@ -20,7 +20,7 @@ from infinite_id.faces.detection import Detection, check_image
 from infinite_id.faces.onnx_files import session_options
 from infinite_id.packages import file_digest
 
-__all__ = ["InsightFacePack"]
+__all__ = ["InsightFacePack", "recognition_network"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,20 @@ class InsightFacePack:
             [self._recogniser.get_feat(np.ascontiguousarray(face[:, :, ::-1])) for face in aligned]
         ).astype(np.float32)
         return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def recognition_network(name_or_folder: str, *, threads: int = 1) -> Any:
+    """insightface's own object of a pack's recognition network, on the CPU.
+
+    Args:
+        name_or_folder: see `InsightFacePack`.
+        threads: of the network.
+
+    Raises:
+        ValueError: as `InsightFacePack`.
+    """
+    folder = _pack_folder(name_or_folder, None)
+    return _load_networks(folder, ["CPUExecutionProvider"], threads)[RECOGNITION]
 
 
 def _pack_folder(name_or_folder: str, root: str | Path | None) -> Path:

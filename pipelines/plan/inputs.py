@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -152,13 +153,21 @@ def request_plan(
     manifests: Manifests,
     store: Store,
     weights: RunWeights,
+    prompts_of: Mapping[str, str] | None = None,
 ) -> RequestPlan:
     """The requests for the people that were embedded.
+
+    Args:
+        config, family, manifests, store, weights: of the run.
+        prompts_of: person -> a prompt of their own, in place of the manifest's.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
     """
-    subjects = embedded_subjects(manifests, store)
+    own = prompts_of or {}
+    subjects = [
+        replace(one, prompt=own.get(one.identity_id)) for one in embedded_subjects(manifests, store)
+    ]
     return RequestPlan(
         methods=[(name, weights.revisions[name]) for name in config.methods],
         texts=styled_texts(manifests),

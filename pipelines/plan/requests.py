@@ -44,6 +44,7 @@ class Subject:
         digest: of the embedding (of all parts' for a mix).
         mix_parts: [{"identity_id", "weight"}], None for a person.
         mix_mode: "interpolate" or "stack", None for a person.
+        prompt: of this person alone, in place of the plan's; it may hold {subject}.
     """
 
     identity_id: str
@@ -51,6 +52,7 @@ class Subject:
     digest: str
     mix_parts: tuple[Mapping[str, Any], ...] | None = None
     mix_mode: str | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ class Text:
     suffix: str
     negative_prompt: str
 
-    def prompt(self, class_word: str) -> str:
-        """The final prompt for a subject."""
-        return fill_prompt(self.text, class_word, self.suffix)
+    def prompt(self, class_word: str, own: str | None = None) -> str:
+        """The final prompt for a subject, of its own text where it has one."""
+        return fill_prompt(self.text if own is None else own, class_word, self.suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def request_row(
         "prompt_id": text.prompt_id,
         "style": text.style,
         "seed": seed,
-        "prompt": text.prompt(subject.class_word),
+        "prompt": text.prompt(subject.class_word, subject.prompt),
         "negative_prompt": text.negative_prompt,
         "height": settings.height,
         "width": settings.width,
@@ -269,6 +271,7 @@ class RequestPlan:
             [[t.prompt_id, t.style, t.text, t.suffix, t.negative_prompt] for t in self.texts],
             [
                 [s.identity_id, s.class_word, s.digest, list(s.mix_parts or ()), s.mix_mode]
+                + ([] if s.prompt is None else [s.prompt])
                 for s in self.subjects
             ],
             self.seeds,

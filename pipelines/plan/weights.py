@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.judges.given import GivenJudges
 from infinite_id.config import PRESETS, EncoderConfig, Preset
 from infinite_id.methods import METHODS, trained_weights
 from infinite_id.model_files import (
@@ -180,6 +181,19 @@ def is_public(address: str) -> bool:
     if address.endswith(".bin") or address in {one.adapter_path for one in PRESETS.values()}:
         return True
     return is_public_adapter(local_file(address))
+
+
+def local_judges(judges: GivenJudges, options: Mapping[str, Any] | None = None) -> GivenJudges:
+    """The judges with local paths in place of addresses; an endpoint stays where it is.
+
+    Raises:
+        ValueError: a file that cannot be had; names the address.
+    """
+    found = {}
+    for name, address in judges.addresses.items():
+        path = address if name == "vlm" else local_weights(address, options)
+        found[name] = str(local_file(path)) if path.startswith(_OWN) else path
+    return replace(judges, addresses=found)
 
 
 def local_weights(address: str, options: Mapping[str, Any] | None = None) -> str:

@@ -110,7 +110,7 @@ class GenerationActor:
         names = [name for name, _ in plan.methods]
         start: Callable[[], None] | None = None
         # A generator without a model spares the seconds that torch takes to import.
-        if any(METHODS[name].needs_base for name in names):
+        if any(METHODS[name].computes for name in names):
             import torch
 
             start = partial(torch.set_num_threads, threads)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
+from eval.judges.given import GivenJudges
 from infinite_id.config import Preset
 from infinite_id.methods import METHODS
 from pipelines.plan.requests import UnitPlan
@@ -121,7 +122,7 @@ def generation_stage(
     # nobody knows how far is not asked for more than the run needs.
     known = {n: cluster.get(n, 0.0) if math.isinf(v) else v for n, v in (limits or {}).items()}
     most = generation_pool(config, family, units, known)[0] if known else actors
-    needs_base = any(METHODS[name].needs_base for name in config.method_names)
+    needs_base = any(METHODS[name].computes for name in config.method_names)
     return Stage(
         "images",
         GenerationActor,
@@ -154,6 +155,7 @@ def picture_stages(
     cluster: Mapping[str, float],
     limits: Mapping[str, float] | None = None,
     judged_by: Mapping[str, str] | None = None,
+    judges: GivenJudges | None = None,
 ) -> list[Stage]:
     """The generation and scoring stages.
 
@@ -165,7 +167,7 @@ def picture_stages(
         metrics: names, see `eval.suite`; None for the default ones.
         cluster: resources as `ray.cluster_resources()` gives them.
         limits: what it can grow to, see `cluster_limits`; None: no further.
-        judged_by: see `ScoringActor`.
+        judged_by, judges: see `ScoringActor`.
     """
     resources = config.resources
     return [
@@ -181,6 +183,7 @@ def picture_stages(
                 "device": torch_device(resources.scoring_gpus),
                 "scorer": config.scorer,
                 "judged_by": judged_by,
+                "judges": judges,
             },
             needs={"unit": "number of the unit", "image": "the encoded picture"},
             gives=("unit", "pictures", "generate_seconds", "score_seconds"),
@@ -193,11 +196,12 @@ def picture_stages(
 
 def generation_gpus(config: RunConfig, family: Preset) -> float:
     """GPUs of a generation actor: what was asked for, else one where the preset wants half
-    precision, which is slow on a CPU."""
+    precision, which is slow on a CPU, or a method is a large pipeline of its own."""
     if config.resources.generation_gpus is not None:
         return config.resources.generation_gpus
-    needed = any(METHODS[name].needs_base for name in config.method_names)
-    return 1.0 if needed and family.dtype != "float32" else 0.0
+    specs = [METHODS[name] for name in config.method_names]
+    half = any(spec.needs_base for spec in specs) and family.dtype != "float32"
+    return 1.0 if half or any(spec.whole for spec in specs) else 0.0
 
 
 def generation_pool(

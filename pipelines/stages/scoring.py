@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.plan.requests import UnitPlan
-from pipelines.plan.weights import local_weights
+from pipelines.plan.weights import local_judges, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, reject_row, unit_of
 from pipelines.stages.device import check_device
@@ -21,6 +21,7 @@ from pipelines.tables.schemas import SAMPLE_KEYS, scores_schema
 from pipelines.tables.storage import Store
 
 if TYPE_CHECKING:
+    from eval.judges.given import GivenJudges
     from eval.picture_batch import PictureBatch
 
 __all__ = [
@@ -47,6 +48,7 @@ class ScoringActor:
         scorer: address of an OpenCLIP folder in place of the preset's scorer.
         judged_by: person -> the person whose photos judge instead: of a photo that was made
             coarser, the one with the original.
+        judges: that the user gave; files are copied to this machine.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ScoringActor:
         device: str = "cpu",
         scorer: str | None = None,
         judged_by: Mapping[str, str] | None = None,
+        judges: GivenJudges | None = None,
     ) -> None:
         self._store = store
         self._attempts = Attempts(store, "scores")
@@ -73,6 +76,7 @@ class ScoringActor:
             if subject.mix_parts
         }
         self._judged_by = judged_by or {}
+        self._judges = judges
         # The words that a style adds, which a style score reads; the prompt holds them too. A style
         # without words has no score: its name is no part of the prompt.
         self._style_words = {text.style: text.suffix for text in plan.texts}
@@ -84,7 +88,8 @@ class ScoringActor:
         metrics, preset_name, threads = self._wanted
         check_device(self._device)
         scorer = self._scorer
-        folder = None if scorer is None else local_weights(scorer, self._store.options)
+        options = self._store.options
+        folder = None if scorer is None else local_weights(scorer, options)
         self._suite = load_suite(
             metrics,
             preset_name,
@@ -92,6 +97,7 @@ class ScoringActor:
             device=self._device,
             scorer=folder,
             styles=sorted(set(self._style_words.values())),
+            judges=None if self._judges is None else local_judges(self._judges, options),
         )
         self._schema = scores_schema(list(self._suite.metrics))
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}

@@ -82,6 +82,9 @@ def test_mixes_stand_between_their_people(tmp_path):
         if row["identity_id"] == "person_2":
             row |= {"mix_parts": parts, "mix_mode": "interpolate"}
     write_table(tmp_path / "run", "requests", rows, schemas.REQUESTS)
+    data = read_run(tmp_path / "run")
+    assert data.people() == ["person_0", "person_1"]
+    assert set(data.samples["person"]) == {"person_0", "person_1", "person_0 + person_1"}
     found = grid(tmp_path / "run", {"across": "identity_id"})
     # Reference, the mix, the second person.
     assert 2 < found.width / found.height < 3

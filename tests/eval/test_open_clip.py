@@ -64,7 +64,28 @@ with torch.inference_mode():
     pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
     image, text, _ = own.eval()(pixels, tokens)
+# HPSv2 is a checkpoint of one of open_clip's own architectures: a small one, registered here.
+from eval.judges.preference import HPSv2
+(folder / "tiny.json").write_text(json.dumps(config))
+open_clip.add_model_config(folder / "tiny.json")
+torch.save({"state_dict": model.state_dict()}, folder / "hps.pt")
+hps = HPSv2(str(folder / "hps.pt"), architecture="tiny")
+plain = open_clip.create_model("tiny", pretrained=str(folder / "hps.pt")).eval()
+with torch.inference_mode():
+    prepare = open_clip.image_transform(48, is_train=False)
+    fed = torch.stack([prepare(Image.fromarray(image)) for image in images])
+    image_2, text_2, _ = plain(fed, open_clip.get_tokenizer("tiny")(texts))
+(folder / "broken.pt").write_bytes(b"no checkpoint")
+try:
+    HPSv2(str(folder / "broken.pt"), architecture="tiny")
+    refused = ""
+except ValueError as error:
+    refused = str(error)
+
 print(json.dumps({
+    "hps": hps.score(images, texts).tolist(),
+    "hps_expected": (image_2 * text_2).sum(dim=1).tolist(),
+    "hps_refused": refused,
     "image_error": float(np.abs(scorer.embed_images(images) - image.numpy()).max()),
     "text_error": float(np.abs(scorer.embed_texts(texts) - text.numpy()).max()),
     "norms": np.linalg.norm(scorer.embed_images(images), axis=1).tolist(),
@@ -113,6 +134,11 @@ def test_features_equal_open_clips_own(open_clip_result):
 
 def test_text_score_is_the_cosine(open_clip_result):
     assert open_clip_result["found"] == pytest.approx(open_clip_result["expected"], abs=1e-5)
+
+
+def test_hpsv2_is_the_cosine_of_its_checkpoint(open_clip_result):
+    assert open_clip_result["hps"] == pytest.approx(open_clip_result["hps_expected"], abs=1e-4)
+    assert "which does not load" in open_clip_result["hps_refused"]
 
 
 def test_a_style_without_words_is_unscorable(open_clip_result):

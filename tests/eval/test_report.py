@@ -175,10 +175,16 @@ def test_without_a_single_face_there_is_no_scatter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scatter", "styles", "grid"])
-def test_figures_are_pictures(run, name):
+def test_figures_are_pictures_for_pages_and_for_papers(run, name):
     with Image.open(run / f"report/figures/{name}.png") as figure:
-        assert figure.width > 300
+        assert figure.width <= 3.3 * 300 + 1
         assert len(figure.convert("RGB").getcolors(1 << 24)) > 20
+    drawing = (run / f"report/figures/{name}.svg").read_text()
+    assert "<svg" in drawing
+    assert drawing.rstrip().endswith("</svg>")
+    paper = (run / f"report/figures/{name}.pdf").read_bytes()
+    assert paper.startswith(b"%PDF")
+    assert b"/Type3" not in paper
 
 
 def test_worst_and_best_are_the_extremes(report):

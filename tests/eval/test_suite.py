@@ -234,12 +234,16 @@ def test_each_metric_says_its_network_and_the_conditioning_one_is_marked(suite):
     assert "no method conditions" in suite.metrics["identity_facenet"].note
     assert "not CLIP" in suite.metrics["text_score"].note
     assert suite.metrics["face_count"].as_dict()["bounds"] == [0.0, None]
+    # What they measure has changed: `compare --fail` refuses runs of before.
+    model = suite.metrics["text_score"].revision
+    assert suite.metrics["image_score"].revision == f"{model}, of aligned faces"
+    assert suite.metrics["style_score"].revision == f"{model}, less the other styles"
 
 
 @pytest.mark.parametrize(
     ("names", "preset", "message"),
     [
-        (["identity_arcface"], "pocket", "metric is 'identity_arcface', allowed: face_found, "),
+        (["identity_deepface"], "pocket", "metric is 'identity_deepface', allowed: face_found, "),
         (["face_found", "face_found"], "pocket", "each at most once"),
         ([], "pocket", "at least one"),
         (["text_score"], "sd15", "preset is 'sd15', allowed: pocket, sdxl"),

@@ -41,8 +41,26 @@ def test_scenarios_are_listed_with_a_line_each():
     [
         ("benchmark.py", ["--scenario", "x"], "scenario is 'x', allowed: main_table, "),
         ("benchmark.py", ["--scenario", "scatter", "--config", "c.yaml"], "beside a scenario"),
-        ("benchmark.py", ["--weights", "photomaker"], "allowed: NAME=PATH, comma-separated"),
+        ("benchmark.py", ["--weights", "photomaker"], "allowed: NAME=ADDRESS, comma-separated"),
         ("benchmark.py", ["--scenario", "scatter", "--tracking-uri", "x"], "tracking URI is 'x'"),
+        (
+            "benchmark.py",
+            ["--from", "coco:x"],
+            "--from is 'coco:x', allowed: multiid:FOLDER or ref",
+        ),
+        ("benchmark.py", ["--from", "multiid:no"], "MultiID-Bench folder 'no' does not exist"),
+        ("benchmark.py", ["--from", "multiid:no", "--prompts", "p.csv"], "given beside --from"),
+        ("benchmark.py", ["--judges", "magface=f"], "unknown judge 'magface', allowed: arcface, "),
+        (
+            "benchmark.py",
+            ["--metrics", "identity_adaface"],
+            "needs the judge adaface, which is not",
+        ),
+        (
+            "benchmark.py",
+            ["--methods", "flux2_klein"],
+            "allowed: weights with flux2_klein: a folder",
+        ),
         ("dreambooth.py", ["--output", "o", "--prior-weight", "-1"], "prior_weight is -1.0"),
         ("dreambooth.py", ["--output", "o", "--identities", "no.csv"], "no.csv does not exist"),
         ("compare.py", ["one"], "got 1 runs, allowed: 2 or more, or --log RUN_DIR"),

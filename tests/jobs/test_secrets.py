@@ -22,6 +22,7 @@ SECRET = "s3cr3t"
             identities=f"https://me:{SECRET}@host/people.csv?sig={SECRET}",
             weights={"photomaker": f"sftp://me:{SECRET}@host/w"},
             tracking_uri=f"http://me:{SECRET}@host",
+            vlm_key=SECRET,
         ),
         load_training_config(
             None,
@@ -46,6 +47,7 @@ def test_a_configuration_can_be_shown(config):
         ("storage_options", {"s3": SECRET}),
         ("storage_options", SECRET),
         ("batch_size", f"http://me:{SECRET}@host"),
+        ("vlm_key", [SECRET]),
     ],
 )
 def test_a_message_about_it_has_no_secret(key, value):
@@ -58,6 +60,7 @@ def test_the_recorded_command_has_no_secret(monkeypatch):
     options = f'{{"s3": {{"secret": "{SECRET}"}}}}'
     words = ["infinite-id", "benchmark", "--storage-options", options]
     words += [f"--storage-options={options}", "--tracking-uri", f"http://me:{SECRET}@host"]
+    words += ["--set", f"vlm_key={SECRET}", f"--set=vlm_key={SECRET}"]
     monkeypatch.setattr(sys, "argv", words)
     said = command_line()
     assert SECRET not in said

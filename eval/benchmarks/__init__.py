@@ -1,0 +1,1 @@
+"""Benchmarks of the field: their published layouts read, their columns computed."""

@@ -1,0 +1,44 @@
+"""What a benchmark asks for: a prompt for a person of a photo, and how another photo shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["PICTURE_SUFFIXES", "Benchmark", "Case"]
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One person of a benchmark.
+
+    Attributes:
+        case_id: names the person and, where each has one, the prompt.
+        reference: encoded photo that a method is given.
+        target: encoded photo of the same person that no method sees (the ground truth); None: the
+            benchmark has none.
+        prompt: of this person alone; None: the benchmark's prompts are crossed with all people.
+    """
+
+    case_id: str
+    reference: bytes
+    target: bytes | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark as it was read.
+
+    Attributes:
+        name: for titles and files.
+        cases: people, each case_id once.
+        prompts: (prompt_id, text) for all of them; empty where each case has its own.
+        notes: what was left out, in sentences.
+    """
+
+    name: str
+    cases: list[Case]
+    prompts: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,47 @@
+"""Which requests of a run were answered by one and the same picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from eval.run_data import RunData
+
+__all__ = ["distinct_pictures"]
+
+# Texts and seeds of a method whose pictures are compared between two people.
+_PROBES = 4
+
+
+def distinct_pictures(data: RunData) -> NDArray[np.int64]:
+    """(N,) numbers of pictures: requests that differ in the person alone may share one.
+
+    A method that does not look at the person, such as `text_only`, makes one picture for all of
+    them. Of each method four texts and seeds are looked at, in pictures of two people each; where
+    all are equal byte by byte, the method's pictures of equal text and seed count as one.
+    """
+    numbers = np.arange(len(data), dtype=np.int64)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    columns = (data.samples[name].tolist() for name in ("method", "prompt", "style", "seed"))
+    for row, key in enumerate(zip(*columns, strict=True)):
+        groups.setdefault(key, []).append(row)
+    probes: dict[str, list[list[int]]] = {}
+    for (method, *_), rows in groups.items():
+        made = [row for row in rows if data.samples["has_image"][row]]
+        if len(made) > 1 and len(probes.setdefault(method, [])) < _PROBES:
+            probes[method].append(made[:2])
+    ids = data.samples["sample_id"]
+    wanted = [ids[row] for pairs in probes.values() for pair in pairs for row in pair]
+    encoded = dict(data.pictures(wanted))
+    shared = {
+        method
+        for method, pairs in probes.items()
+        if pairs and all(encoded.get(ids[a]) == encoded.get(ids[b]) for a, b in pairs)
+    }
+    for (method, *_), rows in groups.items():
+        if method in shared:
+            numbers[rows] = rows[0]
+    return numbers

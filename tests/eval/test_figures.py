@@ -1,0 +1,120 @@
+"""What a figure says in print: its axes, bands, factors, and ten methods apart."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.text import Annotation
+
+from eval.metric_info import MetricInfo
+from eval.reports.figures import Level, axis_title, curve, scatter
+from eval.reports.print_style import DARK, LIGHT
+from eval.reports.sheets import contact_sheet
+from eval.reports.tables import Row
+from eval.stats import Summary
+
+METHODS = [
+    "infinite_id", "infinite_id_no_adain", "infinite_id_adain", "infinite_id_cross_adain_mean",
+    "infinite_id_no_mixed", "infinite_id_mutual", "ip_adapter", "ip_adapter_face", "photomaker",
+    "dreambooth",
+]  # fmt: skip
+TEXT = MetricInfo("text_score", "Text", True, (-1, 1), "cosine", "OpenCLIP", "r")
+FACE = MetricInfo("identity_facenet", "Identity (FaceNet)", True, (-1, 1), "cosine", "FaceNet", "r")
+
+
+def _row(method, x, y):
+    def cell(mean):
+        return Summary(mean, 80, 20, mean - 0.02, mean + 0.02, 0.01, 19.0, 0.0, "people", 0)
+
+    cells = {"text_score": cell(x), "identity_facenet": cell(y)}
+    return Row(method, None, None, 80, 80, 80, 80, 0, cells, {})
+
+
+@pytest.fixture(scope="module")
+def ten():
+    rng = np.random.default_rng(0)
+    rows = [_row(name, *rng.uniform(0.2, 0.5, 2)) for name in METHODS]
+    return scatter(rows, TEXT, FACE, levels=[Level("ceiling: own photos", 0.6, 0.55, 0.65)])
+
+
+def test_axes_say_network_unit_and_range(ten):
+    (axes,) = ten.axes
+    assert axes.get_xlabel() == "Text ↑\nOpenCLIP, cosine, −1 to 1"
+    assert axes.get_ylabel() == "Identity (FaceNet) ↑\nFaceNet, cosine, −1 to 1"
+    assert axis_title("Faces", "", "faces", (0, float("inf"))) == "Faces\nfaces, 0 to ∞"
+
+
+def test_a_figure_is_a_column_wide_in_seven_points(ten):
+    assert ten.get_size_inches()[0] == pytest.approx(3.3)
+    assert ten.axes[0].xaxis.label.get_size() == 7
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_ten_methods_differ_in_colour_or_marker(theme):
+    rows = [_row(name, 0.2 + 0.03 * n, 0.3) for n, name in enumerate(METHODS)]
+    lines = [bars.lines[0] for bars in scatter(rows, TEXT, FACE, theme).axes[0].containers]
+    looks = {(line.get_color(), line.get_marker()) for line in lines}
+    assert len(looks) == 10
+    assert len({marker for _, marker in looks}) == 10  # in a grey print too
+
+
+def test_every_method_is_named_beside_its_mark_and_no_name_hides_another(ten):
+    (axes,) = ten.axes
+    ten.draw_without_rendering()
+    texts = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text()]
+    assert {text.get_text() for text in texts} == {*METHODS, "ceiling: own photos"}
+    boxes = [text.get_window_extent() for text in texts]
+    frame = axes.get_window_extent().padded(4)
+    for box in boxes:
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+    hidden = [
+        (a.get_text(), b.get_text())
+        for (a, one), (b, other) in itertools.combinations(zip(texts, boxes, strict=True), 2)
+        if one.overlaps(other)
+    ]
+    assert hidden == []
+
+
+def _points(people, xs=(1, 2, 4, 8)):
+    return [
+        {
+            "method": "infinite_id", "role": "the original", "x": x, "mean": 0.5 / x, "low": 0.1,
+            "high": 0.6, "n": people, "identities": people,
+            "by_person": {str(n): 0.1 * n for n in range(people)},
+        }
+        for x in xs
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("people", "bands", "lines"), [(5, 0, 6), (6, 1, 1)])
+def test_a_band_needs_six_people_and_fewer_are_drawn_one_by_one(people, bands, lines):
+    (axes,) = curve(_points(people), "x", "y").axes
+    assert sum(isinstance(one, PolyCollection) for one in axes.collections) == bands
+    assert len(axes.lines) == lines
+
+
+def test_factors_of_two_are_equally_far_apart():
+    (axes,) = curve(_points(6), "factor", "y", log2=True).axes
+    places = axes.transData.transform([(x, 0.2) for x in (1, 2, 4, 8)])[:, 0]
+    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
+    assert axes.get_xticks().tolist() == [1, 2, 4, 8]
+    assert [axes.xaxis.get_major_formatter()(x) for x in (1, 8)] == ["1", "8"]
+
+
+@pytest.mark.parametrize(("low", "spans"), [(None, 0), (0.02, 1)])
+def test_bounds_have_a_band_where_they_have_an_interval(low, spans):
+    level = Level("floor: other people", 0.1, low, None if low is None else 0.2)
+    (axes,) = curve(_points(5), "x", "y", levels=[level]).axes
+    assert len(axes.patches) == spans
+    assert any(line.get_ydata()[0] == 0.1 for line in axes.lines)
+
+
+def test_a_grid_of_ten_methods_is_a_page_wide():
+    wide = contact_sheet(METHODS, [("ada", None, [None] * 10)])
+    assert 6.5 < wide.get_size_inches()[0] <= 6.9
+    assert [axes.get_title().replace("\n", "") for axes in wide.axes] == ["reference", *METHODS]
+    assert contact_sheet(METHODS[:3], [("ada", None, [None] * 3)]).get_size_inches()[0] <= 3.5
