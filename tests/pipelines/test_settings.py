@@ -99,7 +99,7 @@ def test_a_profile_sets_the_sampler_and_what_is_set_besides_counts_more() -> Non
     own = load_config(None).family()
     fast = load_config(None, profile="fast")
     assert fast.family().sampler == replace(
-        own.sampler, scheduler="dpmsolver++", num_inference_steps=15
+        own.sampler, scheduler="dpmsolver++", num_inference_steps=12
     )
     mixed = load_config(
         None, profile="fast", num_inference_steps=20, guidance_steps=[0.0, 0.5], reuse_steps=2
