@@ -27,6 +27,7 @@ from infinite_id.attention.processors import StreamAttnProcessor, install, strea
 from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
 from infinite_id.model_files import BASE_PARTS, base_files, model_digest
 from infinite_id.packages import file_digest
+from infinite_id.weights.single_file import is_single_file, load_single_file
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
 
@@ -289,14 +290,16 @@ def load_base(
     compile: bool | None = None,
     offload: bool | None = None,
     variant: str | None = None,
+    config: str | Path | None = None,
 ) -> BaseModel:
     """The base model of a preset, with `preset.base_lora` fused in.
 
     Args:
-        preset: names a hub id, a folder, or "pocket".
+        preset: names a hub id, a folder, a checkpoint in one file, or "pocket".
         device: torch device.
         dtype: by default the preset's, `dtype` on a GPU and `cpu_dtype` on a CPU.
         compile, offload, variant: in place of the preset's.
+        config: of a checkpoint in one file, see `infinite_id.weights.single_file`.
 
     Raises:
         ValueError: there is no such pipeline or LoRA, or it does not fit; one sentence.
@@ -315,6 +318,9 @@ def load_base(
         # What is shipped with its base fits it; its revision counts the adapters too, so that it
         # cannot be compared with the one in a file.
         pipeline, revision = pocket.load_pipeline(dtype), pocket.revision()
+    elif is_single_file(preset.base):
+        pipeline, revision = load_single_file(preset.base, config=config, dtype=dtype)
+        pipeline.set_progress_bar_config(disable=True)
     else:
         files, variant = base_files(preset)
         try:

@@ -139,6 +139,11 @@ def open_model(
     folder = Path(address).expanduser()
     if folder.is_dir():
         return _of_folder(address, folder)
+    if folder.is_file():
+        raise ValueError(
+            f"model {address} is a file, allowed: a folder in diffusers' layout or a hub id; a "
+            "checkpoint in one file is taken by InfiniteIDPipeline.from_pretrained alone"
+        )
     if len(folder.parts) != 2 or folder.is_absolute() or address.startswith((".", "~")):
         raise ValueError(f"model folder {address} does not exist")
     from huggingface_hub import HfApi, snapshot_download
@@ -304,7 +309,7 @@ def check_pipeline_class(files: ModelFiles) -> None:
     if "model_index.json" not in files.names:
         hint = ""
         if any(name.endswith((".safetensors", ".ckpt")) for name in files.names):
-            hint = "; a single-file checkpoint is converted by diffusers' from_single_file"
+            hint = "; InfiniteIDPipeline.from_pretrained takes a checkpoint in one file"
         raise ValueError(
             f"base {files.address} has no model_index.json, allowed: a pipeline in diffusers' "
             f"layout{hint}"

@@ -34,7 +34,13 @@ from infinite_id.interface.people import (
     Somebody,
     grouped,
 )
-from infinite_id.interface.pretrained import check_pipe, check_trained, configured, fitted
+from infinite_id.interface.pretrained import (
+    check_addressed,
+    check_pipe,
+    check_trained,
+    configured,
+    fitted,
+)
 from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
 from infinite_id.methods import load_generators
 from infinite_id.timed import TimedGenerator
@@ -70,6 +76,7 @@ class InfiniteIDPipeline:
         dtype: torch.dtype | None = None,
         variant: str | None = None,
         revision: str | None = None,
+        config: str | Path | None = None,
         base_lora: str | Path | None = None,
         weights: Mapping[str, str | Path] | None = None,
         sampler: SamplerConfig | None = None,
@@ -78,8 +85,8 @@ class InfiniteIDPipeline:
         """Loads a base model and identity weights, onto the CPU.
 
         Args:
-            name: a preset ("pocket", "sdxl_plus_face", ...), or a folder or hub id of a pipeline of
-                SDXL's architecture.
+            name: a preset ("pocket", "sdxl_plus_face", ...), a folder or hub id of a pipeline of
+                SDXL's architecture, or an SDXL checkpoint in one .safetensors file.
             adapter: identity weights: a file, hub://OWNER/NAME@REVISION/FILE, or the name of a
                 preset that has some; by default the preset's own.
             encoders: those that the adapter was trained with, or the name of a preset that has
@@ -89,6 +96,8 @@ class InfiniteIDPipeline:
                 float32.
             variant: of the base's files, such as "fp16".
             revision: of the base on the hub.
+            config: of a checkpoint in one file: folder or hub id of a pipeline with the settings
+                and tokenizers that the file lacks; by default SDXL's own on the hub.
             base_lora: safetensors file fused into the base.
             weights: files of other methods: {"photomaker": FILE, "dreambooth": FOLDER, ...}.
             sampler: scheduler, steps and guidance in place of the preset's.
@@ -101,16 +110,15 @@ class InfiniteIDPipeline:
         family = PRESETS[str(name)] if known else replace(PRESETS["sdxl"], base=str(name))
         if not known:
             family = replace(family, base_revision=None)
+        check_addressed(family.base, revision=revision, variant=variant, config=config)
         if revision is not None:
-            if family.base == "pocket":
-                raise ValueError(f"revision is {revision!r}, allowed with pocket: None")
             family = replace(family, base_revision=revision)
         if base_lora is not None:
             family = replace(family, base_lora=str(base_lora))
         family = configured(family, adapter, encoders, weights, sampler, fusion)
         if dtype is None:
             dtype = getattr(torch, family.dtype) if torch.cuda.is_available() else torch.float32
-        base = load_base(family, dtype=dtype, variant=variant)
+        base = load_base(family, dtype=dtype, variant=variant, config=config)
         if not known:
             # Weights of a fine-tuned base are those of the base that it was made of.
             base.adapters_of = None
@@ -258,7 +266,8 @@ class InfiniteIDPipeline:
         else:
             pixels = [one.image for one in made_by.generate(call.requests, call.known)]
         if pixels is not None:
-            images = shown(pixels, output_type, self.device)
+            told = call.provenance(made_by.revision)
+            images = shown(pixels, told, output_type, self.device)
         return InfiniteIDOutput(
             images,
             call.identities,

@@ -188,10 +188,10 @@ class RowGenerator(LatentGenerator):
         hooks: StepHooks,
     ) -> Tensor:
         for request in requests:
-            if request.identity_scale is not None:
+            if request.identity_scale not in (None, 1.0):
                 raise ValueError(
                     f"identity_scale is {request.identity_scale}, allowed with a method that has "
-                    "no such scale: None"
+                    "no such scale: 1"
                 )
         with self._personalised(requests):
             return denoise_rows(

@@ -12,6 +12,7 @@ import torch
 from infinite_id.config import Preset
 from infinite_id.interface.people import GroupIdentity, MixedIdentity, People
 from infinite_id.prompts import Style, fill_prompt, shipped_styles
+from infinite_id.provenance import Provenance
 from infinite_id.regions import Region
 from infinite_id.types import GenerationRequest, Identity, IdentityGroup, IdentityMix
 
@@ -150,6 +151,13 @@ class Call:
         for number, request in zip(numbers, requests, strict=True):
             own = self.requests[number]
             self.requests[number] = replace(own, group=request.group)
+
+    def provenance(self, revision: str) -> list[Provenance]:
+        """How each picture was made, by a generator of that revision."""
+        return [
+            Provenance(None, one.method, revision, one.prompt, one.negative_prompt, one.seed)
+            for one in self.requests
+        ]
 
     @property
     def regions(self) -> list[tuple[Region, ...] | None]:

@@ -29,8 +29,9 @@ class InfiniteIDOutput:
     """Pictures with what they were made of, in the order of the prompts.
 
     Attributes:
-        images: list of PIL pictures ("pil"), float32 (N, H, W, 3) in [0, 1] ("np"), float32 tensor
-            (N, 3, H, W) in [0, 1] ("pt"), or a tensor (N, 4, h, w) ("latent").
+        images: list of PIL pictures whose files say that a model made them
+            (`infinite_id.interface.picture`; "pil"), float32 (N, H, W, 3) in [0, 1] ("np"), float32
+            tensor (N, 3, H, W) in [0, 1] ("pt"), or a tensor (N, 4, h, w) ("latent").
         identities: who is in each picture, None for nobody.
         seeds: of the initial noise of each picture.
         prompts: of each picture, as the model read them.

@@ -23,8 +23,9 @@ from infinite_id.methods import METHODS
 from infinite_id.types import Generator
 from infinite_id.weights.adapter_file import adapter_config
 from infinite_id.weights.places import is_public_adapter, local_file
+from infinite_id.weights.single_file import is_single_file
 
-__all__ = ["check_pipe", "check_trained", "configured", "fitted"]
+__all__ = ["check_addressed", "check_pipe", "check_trained", "configured", "fitted"]
 
 _PUBLIC_ENCODERS = "sdxl_plus_face"
 
@@ -101,6 +102,19 @@ def check_trained(made: Generator, method: str, family: Preset) -> None:
             f"method {method!r} has no trained weights for base {family.base}, allowed: {wanted} "
             "of from_pretrained or from_pipe"
         )
+
+
+def check_addressed(base: str, *, revision: Any, variant: Any, config: Any) -> None:
+    """Raises a ValueError for an argument that a base of this kind has not."""
+    if base == "pocket":
+        kind, given = "pocket", {"revision": revision, "variant": variant, "config": config}
+    elif is_single_file(base):
+        kind, given = "a checkpoint in one file", {"revision": revision, "variant": variant}
+    else:
+        kind, given = "a folder or a hub id", {"config": config}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, allowed with {kind}: None")
 
 
 def check_pipe(pipe: Any) -> None:

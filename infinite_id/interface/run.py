@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator
 from infinite_id.interface.call import Call
+from infinite_id.interface.picture import GeneratedPicture
+from infinite_id.provenance import Provenance
 from infinite_id.types import Generator
 
 __all__ = ["OUTPUTS", "OutputType", "latents_of", "shown", "within"]
@@ -37,9 +38,11 @@ def within(made_by: Generator, method: str, guidance: Ends, identity: Ends) -> G
     if not isinstance(made_by, LatentGenerator):
         missing["guidance"] = guidance
     for kind, ends in missing.items():
-        for end, value in zip(("start", "end"), ends, strict=True):
-            if value is not None:
-                raise ValueError(f"{kind}_{end} is {value}, allowed with method {method!r}: None")
+        for end, value, whole in zip(("start", "end"), ends, (0.0, 1.0), strict=True):
+            if value not in (None, whole):
+                raise ValueError(
+                    f"{kind}_{end} is {value}, allowed with method {method!r}: {whole:g}"
+                )
     if not isinstance(made_by, LatentGenerator):
         return made_by
     sampler = made_by.sampler
@@ -90,10 +93,15 @@ def latents_of(
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
-def shown(pixels: Sequence[NDArray[np.uint8]], kind: OutputType, device: torch.device) -> Any:
-    """Pictures as `InfiniteIDOutput.images` has them."""
+def shown(
+    pixels: Sequence[NDArray[np.uint8]],
+    told: Sequence[Provenance],
+    kind: OutputType,
+    device: torch.device,
+) -> Any:
+    """Pictures as `InfiniteIDOutput.images` has them; `told`: how each was made."""
     if kind == "pil":
-        return [Image.fromarray(one) for one in pixels]
+        return [GeneratedPicture.of(one, how) for one, how in zip(pixels, told, strict=True)]
     floats = np.stack(pixels).astype(np.float32) / 255
     if kind == "np":
         return floats

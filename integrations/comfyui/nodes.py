@@ -90,37 +90,19 @@ class InfiniteIDLoad:
         if checkpoint == _OWN:
             made = InfiniteIDPipeline.from_pretrained(preset, adapter=file)
         else:
-            made = InfiniteIDPipeline.from_pipe(
-                _single_file(checkpoint, preset, device),
+            family = PRESETS[preset]
+            if family.base == "pocket":
+                raise ValueError(f"preset is {preset!r}, allowed with a checkpoint: those of SDXL")
+            made = InfiniteIDPipeline.from_pretrained(
+                host.file(host.CHECKPOINTS, checkpoint),
                 adapter=file or preset,
-                encoders=PRESETS[preset].encoders,
+                encoders=family.encoders,
+                dtype=torch.float32 if device == "cpu" else getattr(torch, family.dtype),
             )
         made.to(device)
         if offload:
             made.enable_model_cpu_offload(device)
         return (made,)
-
-
-def _single_file(name: str, preset: str, device: str) -> Any:
-    from diffusers import StableDiffusionXLPipeline
-
-    from infinite_id.model_files import read_header
-
-    path, family = host.file(host.CHECKPOINTS, name), PRESETS[preset]
-    if family.base == "pocket":
-        raise ValueError(f"preset is {preset!r}, allowed with a checkpoint: those of SDXL")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"checkpoint is {name!r}, allowed: a .safetensors file")
-    if "v_pred" in read_header(path):
-        raise ValueError(f"checkpoint {name!r} predicts v, allowed: one that predicts noise")
-    dtype = torch.float32 if device == "cpu" else getattr(torch, family.dtype)
-    try:
-        return StableDiffusionXLPipeline.from_single_file(
-            str(path), config=family.base, revision=family.base_revision, dtype=dtype
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"checkpoint {name!r} cannot be loaded as SDXL: {reason}") from error
 
 
 class InfiniteIDPerson:
@@ -327,12 +309,6 @@ class InfiniteIDSample:
         given = {self.OWN_AT_ZERO.get(name, name): value for name, value in values.items()}
         for name in self.OWN_AT_ZERO.values():
             given[name] = given[name] or None
-        # Methods without a scale or an interval refuse one, and these say nothing.
-        if given["identity_scale"] == 1.0:
-            given["identity_scale"] = None
-        for kind in ("identity", "guidance"):
-            if (given[f"{kind}_start"], given[f"{kind}_end"]) == (0.0, 1.0):
-                given[f"{kind}_start"] = given[f"{kind}_end"] = None
         steps = given["num_inference_steps"] or model.preset.sampler.num_inference_steps
         done = host.steps_shown(steps)
         made = model(

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infinite_id.config import Preset
+from infinite_id.provenance import Provenance
 from infinite_id.types import (
     CancelledError,
     Generator,
@@ -33,7 +34,7 @@ from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, 
 from pipelines.stages.device import check_device
 from pipelines.stages.watermark import Watermark
 from pipelines.tables.people import IdentityStore, provenance_of
-from pipelines.tables.pictures import Provenance, encode_image
+from pipelines.tables.pictures import encode_image
 from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
 

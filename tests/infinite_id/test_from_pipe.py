@@ -15,27 +15,17 @@ from diffusers import (
 )
 
 from infinite_id import InfiniteIDPipeline
-from infinite_id.config import AdapterConfig, SamplerConfig
-from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.weights.adapter_file import AdapterMetadata, save_adapter
+from infinite_id.config import SamplerConfig
 from tests.infinite_id.test_methods import write_base_lora
 from tests.infinite_id.test_python_interface import ADA, BOB
-from tests.infinite_id.tiny import tiny_pipeline
+from tests.infinite_id.tiny import tiny_pipeline, write_pocket_adapter
 
 SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_inference_steps": 3}
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Identity weights of the tiny UNet for the pocket's encoders, trained on another base."""
-    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
-    torch.manual_seed(3)
-    made = IdentityAdapter(AdapterConfig(128, 192, 64, 4, 32), tiny_pipeline().unet)
-    for parameter in made.image.parameters():
-        parameter.data.mul_(3.0)
-    metadata = AdapterMetadata("another base", "embedded+pocket", 1, text_active=False)
-    save_adapter(path, made, metadata)
-    return path
+    return write_pocket_adapter(tmp_path_factory.mktemp("adapter") / "adapter.safetensors")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from infinite_id import METHODS, PRESETS, Identity, InfiniteIDPipeline, load_generators
 from infinite_id.config import FusionConfig, SamplerConfig, preset
-from infinite_id.types import GenerationRequest
+from infinite_id.types import AI_GENERATED, GenerationRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "pipelines" / "data" / "samples"
@@ -73,7 +73,11 @@ assert [image.size for image in images] == [(64, 64)] * 2
     assert done.stdout == ""
     assert [line for line in done.stderr.split() if "warn" in line.lower()] == []
     assert all("/2 [" in line for line in done.stderr.splitlines() if line.strip())
-    assert Image.open(tmp_path / "ada.png").size == (64, 64)
+    with Image.open(tmp_path / "ada.png") as saved:
+        saved.load()
+    assert saved.size == (64, 64)
+    assert AI_GENERATED.encode() in saved.info["xmp"]
+    assert b"a person on the beach, comic" in saved.info["xmp"]
 
 
 def test_it_is_the_generator_that_the_actors_hold(pipe: InfiniteIDPipeline, ada: Identity) -> None:
@@ -278,6 +282,9 @@ def test_every_method_makes_a_picture(pipe: InfiniteIDPipeline, ada: Identity, m
     if METHODS[method].factory.endswith(":infinite_id"):
         return
     if method in ("photomaker", "timed"):
+        neutral = {"identity_scale": 1.0, "identity_start": 0.0, "identity_end": 1.0}
+        again = pipe("a {subject} on the beach", ada, method=method, **{**FEW, **neutral})
+        assert apart(again.images[0], np.asarray(found.images[0]) / 255) < 1e-3
         with pytest.raises(ValueError, match=r"identity_start is 0\.2, allowed with method"):
             pipe("a {subject}", ada, method=method, identity_start=0.2)
 

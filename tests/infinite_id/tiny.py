@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from infinite_id.base import BaseModel
 from infinite_id.config import AdapterConfig
+from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.pocket.image_text import load_tokenizer
 from infinite_id.types import GenerationRequest, Identity, IdentityEmbedding
+from infinite_id.weights.adapter_file import AdapterMetadata, save_adapter
 
-__all__ = ["ADAPTER", "CLIP_TOKENS", "tiny_base", "tiny_identity", "tiny_pipeline", "tiny_request"]
+__all__ = [
+    "ADAPTER",
+    "CLIP_TOKENS",
+    "tiny_base",
+    "tiny_identity",
+    "tiny_pipeline",
+    "tiny_request",
+    "write_pocket_adapter",
+]
 
 CLIP_TOKENS = 5
 ADAPTER = AdapterConfig(16, 24, cross_attention_dim=64, face_tokens=2, hidden_width=32)
@@ -95,6 +106,17 @@ def tiny_pipeline(**unet: Any) -> StableDiffusionXLPipeline:
 
 def tiny_base(**unet: Any) -> BaseModel:
     return BaseModel(tiny_pipeline(**unet), "tiny")
+
+
+def write_pocket_adapter(path: Path) -> Path:
+    """Identity weights of the tiny UNet for the pocket's encoders, trained on another base."""
+    torch.manual_seed(3)
+    made = IdentityAdapter(AdapterConfig(128, 192, 64, 4, 32), tiny_pipeline().unet)
+    for parameter in made.image.parameters():
+        parameter.data.mul_(3.0)
+    metadata = AdapterMetadata("another base", "embedded+pocket", 1, text_active=False)
+    save_adapter(path, made, metadata)
+    return path
 
 
 def tiny_identity(name: str, *, photos: int = 1) -> Identity:

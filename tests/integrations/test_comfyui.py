@@ -178,7 +178,7 @@ def test_what_nodes_refuse_is_one_sentence(
         "identity_start is 0.8 and identity_end 0.2, allowed: 0 <=": lambda: sample(
             classes, shipped, model, people=ada, identity_start=0.8, identity_end=0.2
         ),
-        "identity_start is 0.5, allowed with method 'photomaker': None": lambda: sample(
+        "identity_start is 0.5, allowed with method 'photomaker': 0": lambda: sample(
             classes, shipped, model, people=ada, identity_start=0.5, method="photomaker"
         ),
         "first is 3 people, allowed: one": lambda: classes["InfiniteIDMix"]().mix(

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from infinite_id.packages import package_file
+from infinite_id.provenance import Provenance
 from infinite_id.types import AI_GENERATED
 from pipelines.stages.watermark import Watermark, check_watermark
 from pipelines.tables.manifest import _SINGLE
-from pipelines.tables.pictures import Provenance, decode_image, encode_image
+from pipelines.tables.pictures import decode_image, encode_image
 
 EXT = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 MADE = Provenance("0123", "infinite_id", "infinite_id-ab", 'a "man" & <so>\x00', "blur", 7)
