@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SAMPLES = Path(__file__).parents[1] / "pipelines/data/samples"
+SAMPLES = Path(__file__).parents[1] / "infinite_id/assets/samples"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,12 @@ def __getattr__(name: str) -> Any:
 
 
 def _imported(module: str) -> Any:
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets tqdm warns, once, of what diffusers' bars would want.
+        warnings.simplefilter("ignore", TqdmWarning)
+        importlib.import_module("tqdm.auto")
     # transformers warns at its import where torchvision is not installed, which is meant so here.
     variable = "TRANSFORMERS_VERBOSITY"
     if variable in os.environ or "transformers" in sys.modules:

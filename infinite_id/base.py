@@ -26,7 +26,7 @@ from infinite_id.attention.installed import check_attention
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
 from infinite_id.model_files import BASE_PARTS, base_files, model_digest
-from infinite_id.packages import file_digest
+from infinite_id.weights.base_lora import fuse_lora
 from infinite_id.weights.single_file import is_single_file, load_single_file
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
@@ -229,7 +229,7 @@ class BaseModel:
 
     def _check_length(self, text: str) -> None:
         for tokenizer in (self.pipeline.tokenizer, self.pipeline.tokenizer_2):
-            count = len(tokenizer(text, truncation=False).input_ids)
+            count = len(tokenizer(text, truncation=False, verbose=False).input_ids)
             if count > tokenizer.model_max_length:
                 shown = text if len(text) <= 60 else f"{text[:57]}..."
                 raise ValueError(
@@ -341,7 +341,7 @@ def load_base(
         revision = named = f"sdxl-{model_digest(files, BASE_PARTS, variant)}"
         pipeline.set_progress_bar_config(disable=True)
     if preset.base_lora is not None:
-        revision = f"{revision}+lora-{_fuse_lora(pipeline, preset.base_lora)}"
+        revision = f"{revision}+lora-{fuse_lora(pipeline, preset.base_lora)}"
     pipeline.to(device)
     if compile:
         # In place: the module stays the object whose layers are looked up by name.
@@ -354,18 +354,3 @@ def load_base(
         adapters_of=named,
         attention=preset.attention,
     )
-
-
-def _fuse_lora(pipeline: StableDiffusionXLPipeline, path: str) -> str:
-    """Adds the LoRA to the weights for good; returns a digest of the file."""
-    file = Path(path)
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise ValueError(f"base_lora is {path}, allowed: an existing .safetensors file")
-    before = {name: parameter.sum().item() for name, parameter in pipeline.unet.named_parameters()}
-    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    after = pipeline.unet.named_parameters()
-    if all(parameter.sum().item() == before[name] for name, parameter in after):
-        raise ValueError(f"base_lora {path} changes nothing, allowed: a LoRA for this base model")
-    return file_digest(file)[:12]

@@ -23,7 +23,7 @@ from infinite_id.config import PRESETS, EncoderConfig, FusionConfig, Preset, Sam
 from infinite_id.faces.detection import FaceSelection
 from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnlyGenerator
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
-from infinite_id.interface.call import Call, one_each
+from infinite_id.interface.call import Call, as_number, one_each
 from infinite_id.interface.output import InfiniteIDOutput
 from infinite_id.interface.people import (
     GroupIdentity,
@@ -36,13 +36,14 @@ from infinite_id.interface.people import (
 )
 from infinite_id.interface.pretrained import (
     check_addressed,
+    check_name,
     check_pipe,
     check_trained,
     configured,
     fitted,
 )
 from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
-from infinite_id.methods import load_generators
+from infinite_id.methods import METHODS, load_generators
 from infinite_id.timed import TimedGenerator
 from infinite_id.types import FaceRecord, Generator, Identity
 
@@ -65,6 +66,7 @@ class InfiniteIDPipeline:
         self._people = People(self._load_encoder)
         self._bar: dict[str, Any] = {}
         self._interrupt = False
+        self._place = (base.device, base.dtype)
 
     @classmethod
     def from_pretrained(
@@ -106,6 +108,7 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: something cannot be loaded, does not fit, or was not trained.
         """
+        check_name(name)
         known = str(name) in PRESETS
         family = PRESETS[str(name)] if known else replace(PRESETS["sdxl"], base=str(name))
         if not known:
@@ -116,6 +119,8 @@ class InfiniteIDPipeline:
         if base_lora is not None:
             family = replace(family, base_lora=str(base_lora))
         family = configured(family, adapter, encoders, weights, sampler, fusion)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}, allowed: torch.float32, torch.bfloat16 ...")
         if dtype is None:
             dtype = getattr(torch, family.dtype) if torch.cuda.is_available() else torch.float32
         base = load_base(family, dtype=dtype, variant=variant, config=config)
@@ -218,7 +223,8 @@ class InfiniteIDPipeline:
             generator: in place of `seed`: each picture's seed is drawn from it; or one a picture.
             output_type: see `InfiniteIDOutput.images`.
             callback_on_step_end: called as f(pipe, step, timestep, {"latents": (N, 4, h, w)})
-                after each step; "latents" of a dictionary that it returns stand in their place.
+                after each step; "latents" of a dictionary that it returns, or that it changes in
+                place, stand in their place.
                 It may set `pipe._interrupt = True`, which ends denoising. Pictures with and
                 without guidance are denoised one group after the other.
 
@@ -227,12 +233,12 @@ class InfiniteIDPipeline:
         """
         if output_type not in OUTPUTS:
             raise ValueError(f"output_type is {output_type!r}, allowed: {', '.join(OUTPUTS)}")
+        self._follow()
         guidance, interval = (guidance_start, guidance_end), (identity_start, identity_end)
         made_by = within(self._generator(method), method, guidance, interval)
-        if identity is None and not isinstance(made_by, TextOnlyGenerator | TimedGenerator):
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ValueError(
-                f"identity is None, allowed with method {method!r}: a photo, an Identity, a mix, "
-                "or a list of them; method 'text_only' shows nobody"
+                f"callback_on_step_end is {callback_on_step_end!r}, allowed: a function, or None"
             )
         rows = one_each(
             prompt=prompt,
@@ -244,6 +250,12 @@ class InfiniteIDPipeline:
             identity_scale=identity_scale,
             seed=seed,
         )
+        nobody = any(row["identity"] is None for row in rows)
+        if nobody and not isinstance(made_by, TextOnlyGenerator | TimedGenerator):
+            raise ValueError(
+                f"identity is None, allowed with method {method!r}: a photo, an Identity, a mix, "
+                "or a list of them; method 'text_only' shows nobody"
+            )
         shared = {
             "method": method,
             "num_inference_steps": num_inference_steps,
@@ -291,7 +303,7 @@ class InfiniteIDPipeline:
         """One person of one or more photos; `save` of what comes back writes a file.
 
         Args:
-            photos: paths, bytes of files, PIL pictures, uint8 (H, W, 3) RGB, faces of `faces`; or
+            photos: paths, bytes of files, PIL pictures, arrays (see `Photo`), faces of `faces`; or
                 the path of a saved identity.
             name: by default the first file's.
             class_word: "man", "woman", "person" ...: what {subject} becomes.
@@ -323,9 +335,12 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: fewer than two people, or weights that do not fit.
         """
-        weights = tuple(weight) if isinstance(weight, list | tuple) else ()
-        if not weights and len(people) == 2 and isinstance(weight, int | float):
-            weights = (1.0 - weight, float(weight))
+        several = isinstance(weight, list | tuple | np.ndarray)
+        values: list[Any] = list(weight) if several else [weight]  # type: ignore[arg-type]
+        given = [as_number("weight", one) for one in values]
+        weights = tuple(one for one in given if one is not None)
+        if not several and len(people) == 2 and weights:
+            weights = (1.0 - weights[0], weights[0])
         if len(people) < 2 or len(weights) != len(people) or not abs(sum(weights) - 1) <= 1e-6:
             raise ValueError(
                 f"mix has {len(people)} people and weight {weight}, allowed: two people and a "
@@ -366,9 +381,16 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: the device cannot be used.
         """
+        if "meta" in map(str, where):
+            raise ValueError("device is 'meta', allowed: one that holds weights")
+        move: Any = torch.nn.Module.to
+        parts = self.base.pipeline.components.values()
         try:
-            self.base.pipeline.to(*where)
-        except (RuntimeError, AssertionError) as error:
+            for part in parts if where else ():
+                if isinstance(part, torch.nn.Module):
+                    # diffusers' own `to` warns of an empty list of modules that keep their dtype.
+                    move(part, *where)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise _unusable(where, error) from None
         if self.base.offloads:
             self.base.offload()
@@ -379,7 +401,13 @@ class InfiniteIDPipeline:
                 # Baselines hold layers of their own over the base; they are loaded again.
                 del self._generators[name]
         self._people.forget()
+        self._place = (self.base.device, self.base.dtype)
         return self
+
+    def _follow(self) -> None:
+        """Goes where the owner of the base's pipeline has moved it."""
+        if self._place != (self.base.device, self.base.dtype):
+            self.to()
 
     @property
     def device(self) -> torch.device:
@@ -431,6 +459,8 @@ class InfiniteIDPipeline:
         return load_identity_encoder(self.preset.encoders, device)
 
     def _generator(self, method: str) -> Generator:
+        if not isinstance(method, str):
+            raise ValueError(f"method is {method!r}, allowed: one of {', '.join(sorted(METHODS))}")
         if method not in self._generators:
             made = load_generators([method], self.preset, base=self.base)[method]
             check_trained(made, method, self.preset)

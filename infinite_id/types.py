@@ -96,6 +96,9 @@ class Identity:
         """Writes one safetensors file: embedding, aligned faces, and the encoders' revision.
 
         The file holds the person's face: treat it as a photo.
+
+        Raises:
+            ValueError: it cannot be written.
         """
         from safetensors.numpy import save
 
@@ -114,6 +117,9 @@ class Identity:
         try:
             temporary.write_bytes(data)
             temporary.replace(target)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ValueError(f"identity cannot be written to {path}: {reason}") from error
         finally:
             temporary.unlink(missing_ok=True)
 

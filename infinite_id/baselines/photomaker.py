@@ -29,6 +29,7 @@ from infinite_id.baselines.rows import RowBatch, RowGenerator, encode_ids, find_
 from infinite_id.config import Preset, SamplerConfig
 from infinite_id.methods import MethodSpec, trained_weights
 from infinite_id.types import GenerationRequest, Generator, Identity
+from infinite_id.weights.base_lora import load_lora
 from infinite_id.weights.places import local_file
 
 __all__ = ["PhotoMakerGenerator", "class_token_ids", "photomaker"]
@@ -68,7 +69,7 @@ class PhotoMakerGenerator(RowGenerator):
             raise ValueError(f"LoRA key is {strange[0]!r}, allowed: keys that begin with 'unet.'")
         super().__init__(twin(base), sampler, revision)
         if lora:
-            self.base.pipeline.load_lora_weights(dict(lora), adapter_name=_ADAPTER)
+            load_lora(self.base.pipeline, dict(lora), adapter_name=_ADAPTER)
         self.encoder = encoder.to(base.device, base.dtype).eval().requires_grad_(False)
         self.config = config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from infinite_id.provenance import Provenance
 from infinite_id.regions import Region
 from infinite_id.types import GenerationRequest, Identity, IdentityGroup, IdentityMix
 
-__all__ = ["Call", "one_each"]
+__all__ = ["Call", "as_number", "one_each"]
 
 Row = Mapping[str, Any]
 Shown = Identity | MixedIdentity | GroupIdentity
@@ -72,7 +73,8 @@ class Call:
         people: People,
         family: Preset,
     ) -> None:
-        if type(images) is not int or images < 1:
+        images = _whole("num_images_per_prompt", images)
+        if images < 1:
             raise ValueError(f"num_images_per_prompt is {images!r}, allowed: 1 or more")
         self.requests: list[GenerationRequest] = []
         self.identities: list[Shown | None] = []
@@ -80,6 +82,9 @@ class Call:
         self.known: dict[str, Identity] = {}
         self._shared: dict[str, Any] = {"height": family.height, "width": family.width}
         self._shared |= {name: value for name, value in shared.items() if value is not None}
+        for name in ("num_inference_steps", "height", "width"):
+            if name in self._shared:
+                self._shared[name] = _whole(name, self._shared[name])
         somebodies = self._somebodies(rows, people)
         for row, somebody in zip(rows, somebodies, strict=True):
             for _ in range(images):
@@ -131,8 +136,8 @@ class Call:
                 negative_prompt=negative,
                 style=row["style"] or "",
                 seed=0,
-                guidance_scale=_number("guidance_scale", row["guidance_scale"]),
-                identity_scale=_number("identity_scale", row["identity_scale"]),
+                guidance_scale=as_number("guidance_scale", row["guidance_scale"]),
+                identity_scale=as_number("identity_scale", row["identity_scale"]),
                 mix=mix,
                 group=group,
                 **self._shared,
@@ -186,7 +191,7 @@ class Call:
         else:
             # One for all, so that equal texts have equal noise and share their stream.
             drawn = _drawn(None)
-            begun = [drawn if seed is None else _seed(seed) for seed in given]
+            begun = [drawn if seed is None else _whole("seed", seed) for seed in given]
             seen: dict[Any, int] = {}
             seeds = []
             for request, identity, seed in zip(self.requests, self.identities, begun, strict=True):
@@ -214,13 +219,21 @@ def _drawn(generator: Any) -> int:
     return int(torch.randint(_TOP, (1,), generator=generator, device=device).item())
 
 
-def _seed(value: Any) -> int:
-    if type(value) is bool or not hasattr(value, "__index__"):
-        raise ValueError(f"seed is {value!r}, allowed: a whole number of 0 to 2**63 - 1")
-    return int(value)
+def _whole(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, allowed: a whole number") from None
 
 
-def _number(name: str, value: Any) -> float | None:
+def as_number(name: str, value: Any) -> float | None:
+    """`value` as a float; None stays None.
+
+    Raises:
+        ValueError: it is no number; says of which argument.
+    """
     if value is None:
         return None
     try:
@@ -239,6 +252,6 @@ def _style(name: Any) -> Style:
     if name is None:
         return Style("", "")
     styles = shipped_styles()
-    if name not in styles:
+    if not isinstance(name, str) or name not in styles:
         raise ValueError(f"style is {name!r}, allowed: {', '.join(styles)}")
     return styles[name]

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import distribution, entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.interface.judging import judges
 from infinite_id.interface.people import GroupIdentity, MixedIdentity
 from infinite_id.regions import Region
 from infinite_id.types import Identity
 
-__all__ = ["JUDGES", "InfiniteIDOutput"]
-
-JUDGES = "infinite_id.judges"
-"""Entry points of this group load a suite of judges: load(None, preset name) -> suite, whose
-`score(images, prompts, references, styles)` gives one float32 (N,) a metric."""
+__all__ = ["InfiniteIDOutput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +44,13 @@ class InfiniteIDOutput:
     def scores(self) -> dict[str, NDArray[np.float32]]:
         """What the judges say: one float32 (N,) a metric, NaN where a picture cannot be scored.
 
+        Where a package of the caller's hides the judges' own, which is called `eval`, they run in
+        a process of their own, and each call loads them.
+
         Raises:
-            ValueError: latents cannot be scored; no judges are installed; or another package
-                hides them.
+            ValueError: latents cannot be scored, or no judges are installed.
         """
         if self._pixels is None:
             raise ValueError("output_type is 'latent', allowed with scores: pil, np, pt")
         references = [() if one is None else one.images for one in self.identities]
-        return _judges(self._preset).score(self._pixels, self.prompts, references, self.styles)
-
-
-@lru_cache(maxsize=2)
-def _judges(preset: str) -> Any:
-    found = sorted(entry_points(group=JUDGES), key=lambda entry: entry.name)
-    if not found:
-        raise ValueError(
-            f"no judges are installed, allowed: a package with an entry point of {JUDGES}, as "
-            "infinite-id-ray has when it is installed by pip"
-        )
-    entry = found[0]
-    _check_not_hidden(entry)
-    return entry.load()(None, "pocket" if preset == "pocket" else "sdxl")
-
-
-def _check_not_hidden(entry: Any) -> None:
-    """Raises a ValueError where a caller's own folder has the name of the judges' package."""
-    top = entry.module.partition(".")[0]
-    spec = find_spec(top)
-    origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
-    own = Path(__file__).resolve().parents[2] / top / "__init__.py"
-    files = distribution(entry.dist.name).files or []
-    listed = {Path(str(entry.dist.locate_file(file))).resolve() for file in files}
-    if origin != own and origin not in listed:
-        raise ValueError(
-            f"package {top!r} is {origin or 'missing'}, allowed with scores: the one that the "
-            f"judges are in, {own.parent}"
-        )
+        return judges(self._preset).score(self._pixels, self.prompts, references, self.styles)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupIdentity", "MixedIdentity", "People", "Photo", "Regions", "Somebody", "grouped"]
 
-Photo = str | Path | bytes | Image.Image | NDArray[np.uint8] | FaceRecord
-"""A file's path or bytes, a picture, uint8 (H, W, 3) RGB, or a face that was found in one."""
+Photo = str | Path | bytes | Image.Image | NDArray[Any] | FaceRecord
+"""A file's path or bytes, a picture, an array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, which is
+uint8, or float in [0, 1], or a face that was found in a photo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,8 @@ class People:
         """
         if isinstance(photo, FaceRecord):
             return [photo]
+        if isinstance(min_face, str) or not min_face >= 0:
+            raise ValueError(f"min_face is {min_face!r}, allowed: pixels, 0 or more")
         name = _name_of(photo) or "photo"
         try:
             image = _pixels(photo)
@@ -199,8 +202,14 @@ class People:
             return self._checked(photos)
         if isinstance(photos, str | Path) and Path(photos).suffix == ".safetensors":
             return Identity.load(photos, self.encoder.revision)
-        if face == "all":
-            raise ValueError("face is 'all', allowed: single, largest, or a number from the left")
+        if not (face in ("single", "largest") or (type(face) is int and face >= 0)):
+            raise ValueError(
+                f"face is {face!r}, allowed: single, largest, or a number from the left"
+            )
+        if not isinstance(class_word, str) or not class_word.strip() or "{" in class_word:
+            raise ValueError(f"class_word is {class_word!r}, allowed: a word, such as woman")
+        if not isinstance(name, str | None):
+            raise ValueError(f"name is {name!r}, allowed: text, or None")
         given = list(photos) if isinstance(photos, list | tuple) else [photos]
         if not given:
             raise ValueError("identity has 0 photos, allowed: 1 or more")
@@ -256,7 +265,7 @@ def _photo(value: Any) -> Photo:
         return bytes(value) if isinstance(value, bytearray) else value
     raise ValueError(
         f"photo is a {type(value).__name__}, allowed: a path, bytes of a file, a PIL picture, "
-        "uint8 (H, W, 3), or a face of pipe.faces"
+        "an array (H, W, 3), or a face of pipe.faces"
     )
 
 
@@ -264,7 +273,7 @@ def _pixels(photo: Any) -> NDArray[np.uint8]:
     if isinstance(photo, Image.Image):
         return photo_pixels(photo)
     if isinstance(photo, np.ndarray):
-        return photo
+        return photo_pixels(Image.fromarray(_eight_bits(photo)))
     if isinstance(photo, bytes):
         return decode_photo(photo)
     if isinstance(photo, str) and "://" in photo:
@@ -275,6 +284,21 @@ def _pixels(photo: Any) -> NDArray[np.uint8]:
         reason = error.strerror or type(error).__name__
         raise ValueError(f"photo {str(photo)!r} cannot be read: {reason}") from None
     return decode_photo(data)
+
+
+def _eight_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 (H, W), (H, W, 3) or (H, W, 4) of an array of a picture."""
+    told = f"photo is an array {array.dtype} {array.shape}"
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
+        raise ValueError(f"{told}, allowed: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA")
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(f"{told} with values {low:g} to {high:g}, allowed of floats: 0 to 1")
+        return (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{told}, allowed: uint8, or floats of 0 to 1")
+    return np.ascontiguousarray(array)
 
 
 def _name_of(photo: Any) -> str | None:

@@ -25,7 +25,7 @@ from infinite_id.weights.adapter_file import adapter_config
 from infinite_id.weights.places import is_public_adapter, local_file
 from infinite_id.weights.single_file import is_single_file
 
-__all__ = ["check_addressed", "check_pipe", "check_trained", "configured", "fitted"]
+__all__ = ["check_addressed", "check_name", "check_pipe", "check_trained", "configured", "fitted"]
 
 _PUBLIC_ENCODERS = "sdxl_plus_face"
 
@@ -66,7 +66,17 @@ def configured(
             "hub://OWNER/NAME@REVISION/FILE"
         )
     if isinstance(encoders, str):
+        if encoders not in PRESETS:
+            raise ValueError(f"encoders is {encoders!r}, allowed: {', '.join(PRESETS)}")
         encoders = preset(encoders).encoders
+    known_weights = sorted({one for method in METHODS.values() for one in method.weights})
+    for name in weights or ():
+        if name not in known_weights:
+            raise ValueError(f"weights has {name!r}, allowed: {', '.join(known_weights)}")
+    kinds = {"encoders": EncoderConfig, "sampler": SamplerConfig, "fusion": FusionConfig}
+    for (name, kind), value in zip(kinds.items(), (encoders, sampler, fusion), strict=True):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} is a {type(value).__name__}, allowed: {kind.__name__}")
     return replace(
         family,
         encoders=encoders or family.encoders,
@@ -101,6 +111,17 @@ def check_trained(made: Generator, method: str, family: Preset) -> None:
         raise ValueError(
             f"method {method!r} has no trained weights for base {family.base}, allowed: {wanted} "
             "of from_pretrained or from_pipe"
+        )
+
+
+def check_name(name: str | Path) -> None:
+    """Raises a ValueError for what is no preset and can be no address of a base."""
+    if str(name) in PRESETS or is_single_file(name) or Path(name).expanduser().exists():
+        return
+    if len(Path(name).parts) < 2:
+        raise ValueError(
+            f"name is {str(name)!r}, allowed: a preset ({', '.join(PRESETS)}), a folder, "
+            "OWNER/NAME of a hub, or a .safetensors file"
         )
 
 

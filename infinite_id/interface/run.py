@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator
-from infinite_id.interface.call import Call
+from infinite_id.interface.call import Call, as_number
 from infinite_id.interface.picture import GeneratedPicture
 from infinite_id.provenance import Provenance
 from infinite_id.types import Generator
@@ -32,6 +33,7 @@ def within(made_by: Generator, method: str, guidance: Ends, identity: Ends) -> G
     Raises:
         ValueError: an end out of range, or one for a method that has no such interval.
     """
+    guidance, identity = _ends("guidance", guidance), _ends("identity", identity)
     missing: dict[str, Ends] = {}
     if not isinstance(made_by, StreamGenerator):
         missing["identity"] = identity
@@ -72,8 +74,10 @@ def latents_of(
     """
 
     def on_latents(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
-        returned = None if callback is None else callback(step, timestep, {"latents": latents})
-        return returned.get("latents") if isinstance(returned, Mapping) else None
+        given = {"latents": latents}
+        returned = None if callback is None else callback(step, timestep, given)
+        # Latents that were changed in place count too.
+        return _told(given if returned is None else returned)
 
     groups = list(made_by.alike(call.requests))
     order = [number for numbers, _ in groups for number in numbers]
@@ -90,7 +94,36 @@ def latents_of(
             call.place(numbers, ready)
             # Copies, because tensors of inference mode cannot be used with gradients.
             parts.append(made_by.latents(ready, call.known, hooks).clone())
-    return torch.cat(parts)[torch.tensor(order).argsort()]
+    made = torch.cat(parts)[torch.tensor(order).argsort()]
+    broken = [number for number, one in enumerate(made) if not bool(one.isfinite().all())]
+    if broken:
+        warnings.warn(
+            f"latents of picture {', '.join(map(str, broken))} hold NaN or infinity in "
+            f"{made_by.base.dtype}, so it is black or noise; float32 and bfloat16 reach further",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return made
+
+
+def _told(returned: Any) -> Tensor | None:
+    """Latents of what a callback gives back.
+
+    Raises:
+        ValueError: it gives back something else.
+    """
+    if not isinstance(returned, Mapping):
+        raise ValueError(
+            f"callback_on_step_end returned a {type(returned).__name__}, allowed: None, or a "
+            "dictionary with latents"
+        )
+    for name, value in returned.items():
+        if name != "latents" or not isinstance(value, Tensor):
+            raise ValueError(
+                f"callback_on_step_end returned {name} as a {type(value).__name__}, allowed: "
+                "latents as a tensor"
+            )
+    return returned.get("latents")
 
 
 def shown(
@@ -106,6 +139,10 @@ def shown(
     if kind == "np":
         return floats
     return torch.from_numpy(floats).permute(0, 3, 1, 2).to(device)
+
+
+def _ends(kind: str, given: Ends) -> Ends:
+    return as_number(f"{kind}_start", given[0]), as_number(f"{kind}_end", given[1])
 
 
 def _interval(

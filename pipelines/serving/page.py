@@ -1,4 +1,4 @@
-"""The browser page and its sample people: static files of this package."""
+"""The browser page and the sample people: static files of the packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "sample_photo",
 ]
 
-_SAMPLES = files("pipelines") / "data" / "samples"
+_SAMPLES = files("infinite_id") / "assets" / "samples"
 _PAGE = Path(str(files("pipelines") / "data" / "page"))
 
 

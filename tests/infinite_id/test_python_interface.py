@@ -16,9 +16,10 @@ from PIL import Image
 from infinite_id import METHODS, PRESETS, Identity, InfiniteIDPipeline, load_generators
 from infinite_id.config import FusionConfig, SamplerConfig, preset
 from infinite_id.types import AI_GENERATED, GenerationRequest
+from tests.notebooks import own_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLES = ROOT / "pipelines" / "data" / "samples"
+SAMPLES = ROOT / "infinite_id" / "assets" / "samples"
 PHOTOS = ROOT / "tests" / "assets"
 ADA, BOB = SAMPLES / "person-1.png", SAMPLES / "person-2.png"
 HALVES = [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]
@@ -54,6 +55,8 @@ def test_names_are_there_and_cost_nothing() -> None:
 
 
 def test_the_eight_lines_write_nothing_but_the_bar(tmp_path: Path) -> None:
+    """In a folder with a user's own packages of our packages' names."""
+    own_folder(tmp_path)
     program = f"""
 from infinite_id import InfiniteIDPipeline
 
@@ -100,10 +103,12 @@ def test_a_person_in_every_form_is_the_same_person(
 ) -> None:
     ada.save(tmp_path / "ada.safetensors")
     picture = Image.open(ADA)
+    pixels = np.array(picture.convert("RGB"))
     forms: list[Any] = [
-        str(ADA), ADA.read_bytes(), picture, np.array(picture.convert("RGB")),
+        str(ADA), ADA.read_bytes(), picture, pixels,
         pipe.faces(ADA)[0], [ADA], ada, tmp_path / "ada.safetensors",
-        pipe.mix(ada, BOB, weight=0.0), pipe.mix(BOB, ada, weight=1.0),
+        pipe.mix(ada, BOB, weight=0.0), pipe.mix(BOB, ada, weight=np.float32(1.0)),
+        pixels.astype(np.float32) / 255, np.array(picture.convert("RGBA")),
     ]  # fmt: skip
     found = pipe("a woman in the snow", forms, **FEW)
     assert found.images.shape == (len(forms), 64, 64, 3)
@@ -114,6 +119,16 @@ def test_a_person_in_every_form_is_the_same_person(
     assert names[0] == "person-1"
     assert names[6:8] == ["ada"] * 2
     assert found.identities[7].class_word == "woman"  # type: ignore[union-attr]
+
+
+def test_grey_photos_of_every_kind_are_one_person(pipe: InfiniteIDPipeline) -> None:
+    grey = Image.open(ADA).convert("L")
+    values = np.asarray(grey)
+    wide = Image.fromarray(values.astype(np.uint16) * 257)
+    forms = [grey, values, values / 255, wide, grey.convert("LA"), np.stack([values] * 3, axis=2)]
+    faces = [pipe.identity(form).embedding.face for form in forms]
+    for face in faces:
+        assert face @ faces[0] > 0.999
 
 
 def test_several_photos_mixes_and_stacks_differ(pipe: InfiniteIDPipeline, ada: Identity) -> None:
@@ -216,21 +231,6 @@ def test_scores_of_the_judges(pipe: InfiniteIDPipeline, ada: Identity) -> None:
         latent.scores()
 
 
-def test_scores_say_when_a_folder_hides_the_judges(tmp_path: Path) -> None:
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "__init__.py").write_text("")
-    program = (
-        "from infinite_id.interface.output import _judges\n"
-        "try:\n    _judges('pocket')\nexcept ValueError as error:\n    print(error)"
-    )
-    (tmp_path / "mine.py").write_text(program)
-    done = subprocess.run(
-        [sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=True,
-        timeout=120,
-    )  # fmt: skip
-    assert done.stdout.startswith(f"package 'eval' is {tmp_path}/eval/__init__.py, allowed with sc")
-
-
 def test_a_callback_sees_changes_and_ends_denoising(
     pipe: InfiniteIDPipeline, ada: Identity
 ) -> None:
@@ -245,11 +245,39 @@ def test_a_callback_sees_changes_and_ends_denoising(
 
     values: dict[str, Any] = {**FEW, "num_inference_steps": 4, "output_type": "latent"}
     changed = pipe("a man", ada, callback_on_step_end=keep, **values)
+    seen.clear()
+
+    def in_place(given: Any, step: int, timestep: Any, values: dict[str, Any]) -> None:
+        keep(given, step, timestep, values)
+        values["latents"].mul_(0.5 if step == 0 else 1.0)
+
+    same = pipe("a man", ada, callback_on_step_end=in_place, **values)
+    torch.testing.assert_close(same.images, changed.images)
     assert seen == [(0, (1, 4, 16, 16)), (1, (1, 4, 16, 16))]
     assert pipe.interrupt
     plain = pipe("a man", ada, **values)
     assert not pipe.interrupt
     assert (changed.images - plain.images).abs().max() > 1e-2
+
+    def overflow(given: Any, step: int, timestep: Any, values: dict[str, Any]) -> Any:
+        return {"latents": values["latents"] * torch.tensor([1, torch.inf]).view(2, 1, 1, 1)}
+
+    with pytest.warns(RuntimeWarning, match=r"latents of picture 1 hold NaN or infinity in torch"):
+        pipe(
+            "a man", [ada, BOB], callback_on_step_end=overflow, **{**FEW, "num_inference_steps": 1}
+        )
+
+
+def test_whole_numbers_of_every_kind_and_a_generator_a_picture(
+    pipe: InfiniteIDPipeline, ada: Identity
+) -> None:
+    values: dict[str, Any] = {"num_images_per_prompt": np.int64(2), "num_inference_steps": 1}
+    seeds = [torch.Generator().manual_seed(number) for number in range(4)]
+    found = pipe(["a", "b"], ada, generator=seeds, height=np.int32(48), **values)
+    assert [image.size for image in found.images] == [(64, 48)] * 4
+    assert len(set(found.seeds)) == 4
+    listed = pipe(["a", "b"], ada, seed=[torch.tensor(5), np.uint8(7)], **values)
+    assert listed.seeds == [5, 6, 7, 8]
 
 
 def test_intervals_and_settings_take_effect(ada: Identity) -> None:
@@ -295,7 +323,7 @@ def test_nobody_is_fine_for_the_plain_model(pipe: InfiniteIDPipeline) -> None:
     assert found.identities == [None]
 
 
-def test_slices_offload_and_compilation_change_no_picture(ada: Identity) -> None:
+def test_slices_offload_and_compilation_change_no_picture(ada: Identity, capfd: Any) -> None:
     made = InfiniteIDPipeline.from_pretrained("pocket")
     made.set_progress_bar_config(disable=True)
     plain = made("a man", [ada, BOB], **FEW).images
@@ -303,7 +331,9 @@ def test_slices_offload_and_compilation_change_no_picture(ada: Identity) -> None
     made.enable_model_cpu_offload("cpu")
     made.compile(backend="eager")
     assert apart(made("a man", [ada, BOB], **FEW).images, plain) <= 2
+    capfd.readouterr()
     half = made.to(torch.bfloat16)("a man", [ada, BOB], **FEW).images
+    assert capfd.readouterr().err == ""
     assert made.dtype == torch.bfloat16
     assert apart(half, plain) > 0
 
@@ -332,7 +362,7 @@ PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_pa
         ({"identity": None}, "identity is None, allowed with method 'infinite_id': a photo, an"),
         ({"identity": "no.png"}, "photo 'no.png' cannot be read: No such file or directory"),
         ({"identity": "https://a/b.png"}, "photo is 'https://a/b.png', allowed: a file on this"),
-        ({"identity": 3}, "photo is a int, allowed: a path, bytes of a file, a PIL picture, uint8"),
+        ({"identity": 3}, "photo is a int, allowed: a path, bytes of a file, a PIL picture, an a"),
         ({"identity": b"text"}, "photo: the 4 bytes are no picture in a known format"),
         ({"identity": [[]]}, "identity has 0 photos, allowed: 1 or more"),
         ({"identity": [ADA, BOB, ADA], "prompt": ["a", "b"]}, "lists have 2 of prompt, 3 of ident"),
@@ -341,7 +371,7 @@ PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_pa
         ({"style": "baroque"}, "style is 'baroque', allowed: raw_photo, anime, comic_book"),
         ({"method": "magic"}, "method is 'magic', allowed: dreambooth"),
         ({"method": "dreambooth"}, "has no LoRAs, allowed: weights with dreambooth"),
-        ({"seed": 1.5}, "seed is 1.5, allowed: a whole number of 0 to"),
+        ({"seed": 1.5}, "seed is 1.5, allowed: a whole number"),
         ({"seed": -1}, "seed is -1, allowed: 0 to"),
         ({"generator": 3}, "generator is a int, allowed: torch.Generator, or several"),
         ({"generator": [torch.Generator()] * 2}, "generator is a list of 2, allowed: 1, one a pic"),
@@ -360,6 +390,38 @@ PRESET_NAMES = ", ".join(name for name, one in PRESETS.items() if one.adapter_pa
         (
             {"identity": [[ADA, BOB]], "regions": [HALVES], "method": "photomaker"},
             "identity 'person-1 & person-2' is a group, allowed with this method: one person",
+        ),
+        ({"seed": np.arange(2)}, "seed is array([0, 1]), allowed: a whole number"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5, allowed: a whole number"),
+        ({"height": "64"}, "height is '64', allowed: a whole number"),
+        ({"identity_end": [1.0]}, "identity_end is [1.0], allowed: a number"),
+        ({"style": {}}, "style is {}, allowed: raw_photo, anime"),
+        ({"method": ["infinite_id"]}, "method is ['infinite_id'], allowed: one of dreambooth"),
+        ({"identity": [ADA, None]}, "identity is None, allowed with method 'infinite_id': a photo"),
+        (
+            {"identity": np.zeros((64, 64, 5))},
+            "photo is an array float64 (64, 64, 5), allowed: (H, ",
+        ),
+        (
+            {"identity": np.full((64, 64, 3), 255.0)},
+            "photo is an array float64 (64, 64, 3) with values 255 to 255, allowed of floats",
+        ),
+        (
+            {"identity": np.zeros((64, 64, 3), int)},
+            "int64 (64, 64, 3), allowed: uint8, or floats of",
+        ),
+        ({"callback_on_step_end": 3}, "callback_on_step_end is 3, allowed: a function, or None"),
+        (
+            {"callback_on_step_end": lambda *given: given[3]["latents"]},
+            "callback_on_step_end returned a Tensor, allowed: None, or a dictionary with latents",
+        ),
+        (
+            {"callback_on_step_end": lambda *given: {"prompt_embeds": torch.zeros(1)}},
+            "callback_on_step_end returned prompt_embeds as a Tensor, allowed: latents as a tensor",
+        ),
+        (
+            {"callback_on_step_end": lambda *given: {"latents": given[3]["latents"][:, :2]}},
+            "latents have the shape (1, 2, 16, 16), allowed: (1, 4, 16, 16)",
         ),
         ({"method": "timed", "output_type": "latent"}, "method is 'timed', which has no latents"),
     ],
@@ -409,6 +471,53 @@ def test_an_identity_of_other_encoders_is_refused(
             lambda pipe, ada: InfiniteIDPipeline.from_pretrained("pocket", revision="main"),
             "revision is 'main', allowed with pocket: None",
         ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained("pocke"),
+            "name is 'pocke', allowed: a preset (pocket, sdxl, ",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(weights={"photo": "x"}),
+            "weights has 'photo', allowed: dreambooth, infinite_id, ",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(encoders="arcface"),
+            "encoders is 'arcface', allowed: pocket, sdxl, ",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(dtype="float16"),  # type: ignore[arg-type]
+            "dtype is 'float16', allowed: torch.float32, torch.bfloat16",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(sampler={"scheduler": "lcm"}),  # type: ignore[arg-type]
+            "sampler is a dict, allowed: SamplerConfig",
+        ),
+        (
+            lambda pipe, ada: pipe.to(torch.int8),
+            "device is (torch.int8,), which cannot be used here",
+        ),
+        (lambda pipe, ada: pipe.to("meta"), "device is 'meta', allowed: one that holds weights"),
+        (
+            lambda pipe, ada: ada.save("/no/a.safetensors"),
+            "identity cannot be written to /no/a.s",
+        ),
+        (lambda pipe, ada: pipe.mix(ada, BOB, weight="x"), "weight is 'x', allowed: a number"),
+        (
+            lambda pipe, ada: pipe.identity(ADA, face=True),
+            "face is True, allowed: single, largest, or a",
+        ),
+        (
+            lambda pipe, ada: pipe.identity(ADA, face=-1),
+            "face is -1, allowed: single, largest, or a",
+        ),
+        (
+            lambda pipe, ada: pipe.identity(ADA, min_face="x"),
+            "min_face is 'x', allowed: pixels, 0 or",
+        ),
+        (
+            lambda pipe, ada: pipe.identity(ADA, class_word=""),
+            "class_word is '', allowed: a word, su",
+        ),
+        (lambda pipe, ada: pipe.identity(ADA, name=3), "name is 3, allowed: text, or None"),
         (lambda pipe, ada: pipe.mix(ada), "mix has 1 people and weight 0.5, allowed: two people"),
         (lambda pipe, ada: pipe.mix(ada, ada, weight=[0.5, 0.6]), "weight [0.5, 0.6], allowed"),
         (lambda pipe, ada: pipe.stack(ada), "stack has 1 people, allowed: two or more"),

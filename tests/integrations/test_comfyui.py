@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -19,7 +21,8 @@ from tests.integrations.comfyui_walker import LoadImage, Refused, SaveImage, Wor
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ROOT / "integrations" / "comfyui"
-SAMPLES = ROOT / "pipelines" / "data" / "samples"
+README = NODES / "README.md"
+SAMPLES = ROOT / "infinite_id" / "assets" / "samples"
 ADA, BOB = SAMPLES / "person-1.png", SAMPLES / "person-2.png"
 
 
@@ -283,3 +286,28 @@ def test_it_is_a_distribution_of_its_own() -> None:
     project = tomllib.loads((NODES / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
     assert project["dependencies"] == [f"infinite-id-ray=={__version__}"]
+
+
+def test_its_wheel_is_a_custom_node_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built and installed, and loaded by ComfyUI through the one line of the README."""
+    source = shutil.copytree(NODES, tmp_path / "source")
+    uv = Path(sys.executable).with_name("uv")
+    build = ["build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable]
+    subprocess.run([uv, *build, "--out-dir", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("infinite_id_comfyui-*.whl")
+    site = tmp_path / "site"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    subprocess.run([uv, *install], check=True)
+    monkeypatch.syspath_prepend(site)
+    node = tmp_path / "custom_nodes" / "infinite_id"
+    node.mkdir(parents=True)
+    (line,) = re.findall(r"^    (from infinite_id_comfyui .*)$", README.read_text("utf-8"), re.M)
+    (node / "__init__.py").write_text(f"{line}\n")
+    loaded = load(node).NODE_CLASS_MAPPINGS
+    assert list(loaded) == list(load(NODES).NODE_CLASS_MAPPINGS)
+    assert Path(sys.modules["infinite_id_comfyui"].__file__ or "").is_relative_to(site)
+    shipped = read(site / "infinite_id_comfyui" / "example_workflows" / "two_people_api.json")
+    LoadImage.folder = SAMPLES
+    own = {"LoadImage": LoadImage, "SaveImage": SaveImage, "PreviewImage": SaveImage}
+    (images,) = walk(changed(shipped, "8", steps=1), {**own, **loaded})["8"]
+    assert images.shape == (3, 64, 64, 3)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from infinite_id.types import AI_GENERATED
 from pipelines.tables.pictures import decode_image
+from tests.notebooks import cells, execute, own_folder, printed
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLES = ROOT / "pipelines" / "data" / "samples"
+SAMPLES = ROOT / "infinite_id" / "assets" / "samples"
 
 
 def run(program: list[str], folder: Path) -> subprocess.CompletedProcess:
@@ -61,24 +63,32 @@ def test_pictures_are_those_of_the_main_job(tmp_path: Path) -> None:
 
 
 def test_the_script_for_own_photos(tmp_path: Path) -> None:
+    own_folder(tmp_path)
     photos = [str(ROOT / "tests" / "assets" / f"person0_{n}.png") for n in range(2)]
     done = run([str(ROOT / "examples" / "own_photos.py"), *photos, "--steps", "2"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "6 pictures in pictures" in done.stdout
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 6
+    made = sorted((tmp_path / "pictures").glob("*.png"))
+    assert len(made) == 6
+    assert AI_GENERATED.encode() in made[0].read_bytes()
     refused = run([str(ROOT / "examples" / "own_photos.py"), "nobody.jpg"], tmp_path)
     assert refused.returncode == 2
     assert "photo 'nobody.jpg' cannot be read: No such file or directory" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    """Its cells in order, in one process and in another folder; no kernel is needed for that."""
-    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text("utf-8"))
-    assert notebook["nbformat"] == 4
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) == 4
-    (tmp_path / "cells.py").write_text("\n".join(cells) + "\nassert len(made.images) == 3\n")
-    done = run(["cells.py"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "warn" not in done.stderr.lower()
+def test_the_notebook_runs_in_a_kernel_beside_a_users_own_folders(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    more = cells(
+        "quiet = pipe('a {subject}', ada, method='photomaker', num_inference_steps=1)",
+        "import eval, pipelines\n[eval.WHOSE, pipelines.WHOSE, len(made.images)]",
+    )
+    notebook.cells += more.cells
+    folder = own_folder(tmp_path / "mine")
+    done = execute(notebook, folder, Path(sys.executable), tmp_path / "home")
+    assert printed(done) == []
+    shown = [one for cell in done.cells for one in cell.get("outputs", []) if "data" in one]
+    assert "image/png" in shown[0].data
+    assert shown[1].data["text/plain"].startswith("array([")
+    assert shown[2].data["text/plain"] == "['mine: eval', 'mine: pipelines', 3]"
