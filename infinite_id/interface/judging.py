@@ -21,7 +21,7 @@ __all__ = ["JUDGES", "judges"]
 
 JUDGES = "infinite_id.judges"
 """Entry points of this group load a suite of judges: load(None, preset name) -> suite, whose
-`score(images, prompts, references, styles)` gives one float32 (N,) a metric."""
+`score(images, prompts, references, styles, weights)` gives one float32 (N,) a metric."""
 
 # What libraries print goes to stderr, so that stdout holds the answer alone.
 _PROGRAM = """

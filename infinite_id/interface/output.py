@@ -53,4 +53,20 @@ class InfiniteIDOutput:
         if self._pixels is None:
             raise ValueError("output_type is 'latent', allowed with scores: pil, np, pt")
         references = [() if one is None else one.images for one in self.identities]
-        return judges(self._preset).score(self._pixels, self.prompts, references, self.styles)
+        weights = [_shares(one) for one in self.identities]
+        return judges(self._preset).score(
+            self._pixels, self.prompts, references, self.styles, weights
+        )
+
+
+def _shares(shown: Identity | MixedIdentity | GroupIdentity | None) -> list[float]:
+    """Of each face of `images`: a mix is judged by its weights, as in a report."""
+    if shown is None:
+        return []
+    people = (shown,) if isinstance(shown, Identity) else shown.people
+    weights = shown.weights if isinstance(shown, MixedIdentity) else (1.0,) * len(people)
+    return [
+        weight / len(person.images)
+        for person, weight in zip(people, weights, strict=True)
+        for _ in person.images
+    ]

@@ -223,6 +223,10 @@ def test_output_types(pipe: InfiniteIDPipeline, ada: Identity) -> None:
 def test_scores_of_the_judges(pipe: InfiniteIDPipeline, ada: Identity) -> None:
     made = pipe(["a {subject}", "a {subject}"], [ada, BOB], style=["anime", None], **FEW)
     scores = made.scores()
+    # A mix is judged by its weights: nothing of Bob is asked for here.
+    alone = pipe("a woman", [ada, pipe.mix(ada, BOB, weight=0.0)], **FEW).scores()
+    for name in ("identity_facenet", "identity_sface"):
+        assert alone[name][0] == pytest.approx(alone[name][1], abs=0.05)
     assert {"identity_facenet", "text_score", "style_score"} <= set(scores)
     assert all(values.shape == (2,) for values in scores.values())
     assert np.isnan(scores["style_score"]).tolist() == [False, True]
