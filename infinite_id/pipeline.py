@@ -94,8 +94,8 @@ class InfiniteIDPipeline:
             encoders: those that the adapter was trained with, or the name of a preset that has
                 them; by default those of the preset that names the adapter, of public files
                 "sdxl_plus_face"'s, otherwise `name`'s.
-            dtype: of the weights; by default the preset's where this machine has a GPU, else
-                float32.
+            dtype: of the weights; by default the preset's, `dtype` where this machine has a GPU and
+                else `cpu_dtype`.
             variant: of the base's files, such as "fp16".
             revision: of the base on the hub.
             config: of a checkpoint in one file: folder or hub id of a pipeline with the settings
@@ -122,7 +122,8 @@ class InfiniteIDPipeline:
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, allowed: torch.float32, torch.bfloat16 ...")
         if dtype is None:
-            dtype = getattr(torch, family.dtype) if torch.cuda.is_available() else torch.float32
+            has_gpu = torch.cuda.is_available()
+            dtype = getattr(torch, family.dtype if has_gpu else family.cpu_dtype)
         base = load_base(family, dtype=dtype, variant=variant, config=config)
         if not known:
             # Weights of a fine-tuned base are those of the base that it was made of.

@@ -170,8 +170,8 @@ class People:
         """
         if isinstance(photo, FaceRecord):
             return [photo]
-        if isinstance(min_face, str) or not min_face >= 0:
-            raise ValueError(f"min_face is {min_face!r}, allowed: pixels, 0 or more")
+        if isinstance(min_face, str) or not min_face > 0:
+            raise ValueError(f"min_face is {min_face!r}, allowed: pixels, more than 0")
         name = _name_of(photo) or "photo"
         try:
             image = _pixels(photo)

@@ -515,7 +515,7 @@ def test_an_identity_of_other_encoders_is_refused(
         ),
         (
             lambda pipe, ada: pipe.identity(ADA, min_face="x"),
-            "min_face is 'x', allowed: pixels, 0 or",
+            "min_face is 'x', allowed: pixels, more",
         ),
         (
             lambda pipe, ada: pipe.identity(ADA, class_word=""),
