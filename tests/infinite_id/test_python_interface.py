@@ -481,7 +481,7 @@ def test_an_identity_of_other_encoders_is_refused(
         ),
         (
             lambda pipe, ada: InfiniteIDPipeline.from_pretrained(weights={"photo": "x"}),
-            "weights has 'photo', allowed: dreambooth, infinite_id, ",
+            "weights has 'photo', allowed: dreambooth, ",
         ),
         (
             lambda pipe, ada: InfiniteIDPipeline.from_pretrained(encoders="arcface"),
