@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.base import BaseModel, load_base
-from infinite_id.config import PRESETS, EncoderConfig, FusionConfig, Preset, SamplerConfig
+from infinite_id.config import (
+    PRESETS,
+    EncoderConfig,
+    FusionConfig,
+    Preset,
+    SamplerConfig,
+    profiled,
+)
 from infinite_id.faces.detection import FaceSelection
 from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnlyGenerator
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
@@ -81,6 +88,7 @@ class InfiniteIDPipeline:
         config: str | Path | None = None,
         base_lora: str | Path | None = None,
         weights: Mapping[str, str | Path] | None = None,
+        profile: str = "full",
         sampler: SamplerConfig | None = None,
         fusion: FusionConfig | None = None,
     ) -> Self:
@@ -102,6 +110,7 @@ class InfiniteIDPipeline:
                 and tokenizers that the file lacks; by default SDXL's own on the hub.
             base_lora: safetensors file fused into the base.
             weights: files of other methods: {"photomaker": FILE, "dreambooth": FOLDER, ...}.
+            profile: "fast" or "faster" leave out steps and work, see `infinite_id.config.PROFILES`.
             sampler: scheduler, steps and guidance in place of the preset's.
             fusion: settings of the two streams in place of the preset's.
 
@@ -118,7 +127,9 @@ class InfiniteIDPipeline:
             family = replace(family, base_revision=revision)
         if base_lora is not None:
             family = replace(family, base_lora=str(base_lora))
-        family = configured(family, adapter, encoders, weights, sampler, fusion)
+        if sampler is not None and profile != "full":
+            raise ValueError(f"profile is {profile!r} beside a sampler, allowed: one of them")
+        family = configured(profiled(family, profile), adapter, encoders, weights, sampler, fusion)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, allowed: torch.float32, torch.bfloat16 ...")
         if dtype is None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from infinite_id import METHODS, PRESETS, Identity, InfiniteIDPipeline, load_generators
-from infinite_id.config import FusionConfig, SamplerConfig, preset
+from infinite_id.config import FusionConfig, SamplerConfig, preset, profiled
 from infinite_id.types import AI_GENERATED, GenerationRequest
 from tests.notebooks import own_folder
 
@@ -542,3 +542,12 @@ def test_a_device_that_is_not_there(pipe: InfiniteIDPipeline) -> None:
     for move in (lambda: pipe.to("cuda"), pipe.enable_model_cpu_offload):
         with pytest.raises(ValueError, match=r"device is .*cuda.*, which cannot be used here: "):
             move()
+
+
+def test_a_profile_sets_the_sampler() -> None:
+    made = InfiniteIDPipeline.from_pretrained("pocket", profile="fast")
+    assert made.preset.sampler == profiled(preset("pocket"), "fast").sampler
+    with pytest.raises(ValueError, match="profile is 'quick', allowed: full, fast, faster"):
+        InfiniteIDPipeline.from_pretrained("pocket", profile="quick")
+    with pytest.raises(ValueError, match="profile is 'fast' beside a sampler, allowed: one of"):
+        InfiniteIDPipeline.from_pretrained("pocket", profile="fast", sampler=SamplerConfig())
