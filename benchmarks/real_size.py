@@ -19,7 +19,7 @@ from benchmarks.real_size_processes import Watched
 
 __all__ = ["model_settings", "run", "run_file", "write_files"]
 
-_SAMPLES = Path(__file__).parents[1] / "pipelines" / "data" / "samples"
+_SAMPLES = Path(__file__).parents[1] / "infinite_id" / "assets" / "samples"
 _PHOTO = "person-1.png"
 _READY_SECONDS = 1800.0
 # Digests of smaller files are not remembered, see `infinite_id.packages.file_digest`.

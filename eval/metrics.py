@@ -121,8 +121,10 @@ def _judge(needs: Sequence[Need], networks: Networks) -> tuple[str, str]:
 def _conditions(name: str, networks: Networks, preset_name: str) -> str:
     """A warning where a judge of identity also conditions the methods; else empty."""
     by = networks.judges.conditions or ("embedded" if preset_name == "pocket" else "")
+    if by == "none":
+        return ""
     if name == "identity_sface" and by == "embedded":
-        return "pocket methods CONDITION on this network: for information, no judge"
+        return "methods CONDITION on this network: for information, no judge"
     arcface = name == "identity_arcface" or (
         name == "identity_mean" and "arcface" in networks.face_files
     )

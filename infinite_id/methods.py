@@ -246,6 +246,8 @@ def load_generators(
         from infinite_id.base import load_base
 
         base = load_base(preset, device=device, dtype=dtype, compile=compile, offload=offload)
+    if base is not None:
+        device = str(base.device)
     return {
         name: _factory(spec)(spec, preset, device if spec.whole else base)
         for name, spec in specs.items()

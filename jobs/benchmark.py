@@ -139,15 +139,32 @@ def benchmark(
 
             if config is not None:
                 raise ValueError(f"config is {config!r} beside --from, allowed: one of them")
-            run_field_benchmark(source, overrides, finish, command=command, progress=progress)
+            run_field_benchmark(
+                source,
+                overrides,
+                finish,
+                check=_check_tracking,
+                command=command,
+                progress=progress,
+            )
             return
         settings = load_config(config, **overrides)
         _check_tracking(settings)
+        _tell_unused_judges(settings)
 
         from pipelines.benchmark import run_benchmark
 
         summary = run_benchmark(settings, command=command, progress=progress)
     finish(summary, settings)
+
+
+def _tell_unused_judges(settings: BenchmarkConfig) -> None:
+    from eval.metrics import needs_of
+
+    needed = settings.given_judges().required(needs_of(settings.metrics, settings.judges))
+    for name in settings.judges:
+        if name not in needed:
+            console.print(f"judge {name} is given, and no metric asks for it", markup=False)
 
 
 def _check_tracking(settings: BenchmarkConfig) -> None:

@@ -11,6 +11,7 @@ import yaml
 from eval.benchmarks.cases import Benchmark
 from eval.benchmarks.multiid import read_multiid
 from eval.benchmarks.references import read_references
+from eval.judges.networks import FACE_FILES
 from jobs.console import console
 from pipelines.benchmark import RunSummary, run_benchmark
 from pipelines.plan.weights import local_judges, local_weights
@@ -35,6 +36,7 @@ def run_field_benchmark(
     overrides: Mapping[str, Any],
     finish: Finish,
     *,
+    check: Callable[[BenchmarkConfig], None],
     command: str,
     progress: Callable[[str, int, int], None],
 ) -> None:
@@ -44,6 +46,7 @@ def run_field_benchmark(
         source: "multiid:FOLDER" or "references:FOLDER".
         overrides: configuration values of the command line.
         finish: called with the finished run: report and tracking.
+        check: called with the configuration before anything is made.
         command: for the record.
         progress: see `pipelines.benchmark.run_benchmark`.
 
@@ -63,6 +66,10 @@ def run_field_benchmark(
     given = {**overrides, "output": overrides.get("output") or f"runs/{kind}"}
     config = load_config(None, **given)
     config = config.model_copy(update=_inputs(benchmark, config))
+    check(config)
+    # Its table has their columns, whatever metrics were asked for.
+    judges = config.given_judges()
+    judges.check({"benchmark": [name for name in (*FACE_FILES, "aesthetic") if name in judges]})
     own = {case.case_id: case.prompt for case in benchmark.cases if case.prompt is not None}
     summary = run_benchmark(config, command=command, progress=progress, prompts_of=own)
 
@@ -75,7 +82,7 @@ def run_field_benchmark(
         config.preset,
         options=options,
         scorer=None if config.scorer is None else local_weights(config.scorer, options),
-        judges=local_judges(config.given_judges(), options),
+        judges=local_judges(judges, options),
     )
     finish(summary, config)
     console.print(table_markdown(found), markup=False)
@@ -84,7 +91,7 @@ def run_field_benchmark(
 
 def _inputs(benchmark: Benchmark, config: BenchmarkConfig) -> dict[str, str]:
     """Manifests beside the run folder; the same in every rerun."""
-    store = Store(f"{config.output}-inputs", config.storage_options)
+    store = Store(f"{config.output.rstrip('/')}-inputs", config.storage_options)
     people = [
         {
             **dict.fromkeys(IDENTITIES.names),

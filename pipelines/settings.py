@@ -435,6 +435,13 @@ class BenchmarkConfig(RunConfig):
                 raise ValueError(f"unknown judge {name!r}, allowed: {', '.join(JUDGES)}")
         return value
 
+    def _conditions(self) -> str:
+        """The face network whose embeddings the methods see, "none" for none."""
+        # Plus-face weights read no face embedding.
+        if self.adapter is None and self.preset.startswith("sdxl_plus_face"):
+            return "none"
+        return self.family().encoders.faces
+
     def given_judges(self) -> GivenJudges:
         """The judges with what the endpoint needs; addresses are as they were written."""
         from eval.judges.given import GivenJudges
@@ -442,7 +449,7 @@ class BenchmarkConfig(RunConfig):
         key = self.vlm_key.get_secret_value() if self.vlm_key else ""
         return GivenJudges(
             addresses=self.judges,
-            conditions=self.family().encoders.faces,
+            conditions=self._conditions(),
             vlm_model=self.vlm_model,
             vlm_key=key or os.environ.get(VLM_KEY, ""),
         )

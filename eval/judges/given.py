@@ -104,7 +104,12 @@ class GivenJudges:
                 raise ValueError(f"judge vlm is {address!r}, allowed: an http or https address")
             if not self.vlm_model:
                 raise ValueError("judge vlm has no model, allowed: vlm_model with its name")
-        elif "://" not in address and name != "arcface" and not Path(address).is_file():
+        elif (
+            "://" not in address
+            # A pack of insightface has a name or a folder.
+            and (name != "arcface" or address.endswith(".onnx"))
+            and not Path(address).expanduser().is_file()
+        ):
             raise ValueError(f"judge {name} is {address!r}, which is no file, allowed: its weights")
         for package, install in _PACKAGES.get(name, ()):
             if find_spec(package) is None:

@@ -184,7 +184,7 @@ def _answer(text: Any) -> dict[str, Any]:
     if isinstance(score, list) and len(score) == 1:
         (score,) = score
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 10:
-        raise ValueError(f"its score is {score!r}, allowed: 0 to 10")
+        raise ValueError("its score is no number from 0 to 10")
     return {"score": score, "reason": str(values.get("reason", ""))}
 
 

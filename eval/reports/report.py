@@ -344,8 +344,11 @@ def _cell(cell: Any, unit: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _record(cell: Mapping[str, Any], unit: str) -> str:
-    """Mean and interval of a summary that was read from JSON."""
+def _record(cell: Mapping[str, Any] | float, unit: str) -> str:
+    """Mean and interval of a summary that was read from JSON; a number is one of an earlier
+    version, which had no interval."""
+    if isinstance(cell, int | float):
+        return _value(cell, unit)
     text = _value(cell["mean"], unit)
     if cell["low"] is None:
         return text

@@ -129,7 +129,7 @@ def editor(spec: MethodSpec, preset: Preset, device: str) -> Generator:
     Raises:
         ValueError: no folder is given, it holds another pipeline, or it does not load.
     """
-    from infinite_id.packages import file_digest
+    from infinite_id.weights.places import weights_digest
 
     config: EditorConfig = spec.config
     address = trained_weights(spec, preset)
@@ -146,7 +146,7 @@ def editor(spec: MethodSpec, preset: Preset, device: str) -> Generator:
             f"weights {name} are {address!r} of the pipeline {kind}, allowed: "
             f"{' or '.join(config.pipelines)}"
         )
-    digest = file_digest(index)[:12]
+    digest = weights_digest(str(folder))[:12]
     pipeline = loaded_once((name, str(folder), digest, device), lambda: _load(kind, folder, device))
     sampler = preset.sampler
     return EditorGenerator(

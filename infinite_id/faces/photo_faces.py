@@ -83,7 +83,8 @@ def photo_faces(
 def _small_faces(image: Picture, backend: FaceBackend, min_face: float) -> Found:
     """Faces at the first finer scale that shows one, left to right."""
     longest = max(image.shape[:2])
-    finest = round(longest * _SEEN / min_face)
+    # Beyond four times its size a photo shows no more: smaller faces are not looked for.
+    finest = min(round(longest * _SEEN / min_face), 4 * longest)
     size = max(_SIZES)
     while size < finest:
         size = min(2 * size, finest)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infinite_id.config import Preset
+from infinite_id.weights.places import weights_digest
 from pipelines.plan.weights import RunWeights
 from pipelines.settings import RunConfig
 from pipelines.tables.manifest import Manifests, parse_seeds
@@ -28,18 +30,30 @@ _PHOTOS = "manifests/photos.parquet"
 
 def deciding_settings(config: RunConfig, family: Preset, weights: RunWeights) -> dict[str, Any]:
     """What decides the rows besides the manifests, by name: not addresses, actors or tracking."""
-    chosen = config.model_dump(include=set(config.decides), mode="json")
+    # As in records that others may read: an address may hold a password.
+    chosen = {name: value for name, value in config.record().items() if name in config.decides}
     chosen["height"], chosen["width"] = family.height, family.width
     chosen["num_inference_steps"] = family.sampler.num_inference_steps
     chosen["guidance_scale"] = family.sampler.guidance_scale
     if "seeds" in chosen:
         chosen["seeds"] = _seeds(parse_seeds(chosen["seeds"]))
     if "metrics" in chosen:
-        from eval.metrics import DEFAULT_METRICS
+        from eval.metrics import metric_names
 
-        chosen["metrics"] = list(chosen["metrics"] or DEFAULT_METRICS)
+        chosen["metrics"] = metric_names(chosen["metrics"], chosen.get("judges") or ())
+    if chosen.get("scorer"):
+        chosen["scorer"] = _content(str(config.scorer), chosen["scorer"])
+    if chosen.get("judges"):
+        addresses: Mapping[str, str] = getattr(config, "judges")  # noqa: B009 -- of the benchmark
+        chosen["judges"] = {n: _content(addresses[n], one) for n, one in chosen["judges"].items()}
     named = {f"weights of {name}": revision for name, revision in weights.revisions.items()}
     return {**dict(sorted(chosen.items())), "face and CLIP networks": weights.encoders, **named}
+
+
+def _content(address: str, told: str) -> str:
+    """What lies there, where that is a place on this machine; else `told`."""
+    path = Path(address).expanduser()
+    return weights_digest(str(path))[:12] if path.exists() else told
 
 
 def _seeds(seeds: list[int]) -> str:
@@ -149,7 +163,9 @@ def _first_row(kind: str, before: pa.Table, now: pa.Table) -> str | None:
 def _keep(store: Store, manifests: Manifests, photos: pa.Table) -> None:
     if store.exists(_PHOTOS):
         before = store.read_table(_PHOTOS)
-        if before["photo"].equals(photos["photo"]):
+        # A name hides what an address has of passwords and signatures, which may be new ones.
+        hidden = pc.any(pc.match_substring(photos["photo"], "***")).as_py()
+        if before["photo"].equals(photos["photo"]) and not hidden:
             return
         # What cannot be looked at now keeps what is known of it.
         known = pc.coalesce(photos["digest"], before["digest"])

@@ -103,6 +103,8 @@ class Lease:
                     f"{holder['host']}, allowed: another --output, or the same once that run has "
                     f"ended (a dead one's lease runs out in {max(left, 0):.0f} s)"
                 )
+            if holder is None and not self._store.exists(_NAME):
+                continue
             stale = True
             self._store.delete(_NAME)
         raise StorageError(f"{self._store.url}/{_NAME} does not stay as it is written")
@@ -146,7 +148,12 @@ class Lease:
             return None
         try:
             holder = json.loads(self._store.read_bytes(_NAME))
-        except (json.JSONDecodeError, UnicodeDecodeError, StorageError):
+        except StorageError:
+            # What is there and cannot be read may be a live run's.
+            if self._store.exists(_NAME):
+                raise
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
             return None
         wanted = {"token", "host", "pid", "began", "until"}
         return holder if isinstance(holder, dict) and wanted <= set(holder) else None

@@ -68,7 +68,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         # A thousand empty files would cost half a second in which nobody else is answered.
-        form_limits={"max_files": _MOST_PARTS, "max_fields": _MOST_PARTS},
+        form_limits={"max_files": max(_MOST_PARTS, config.max_photos), "max_fields": _MOST_PARTS},
     )
     app.state.measures = measures or Measures()
     hashes = config.key_hashes + (read_hashes(config.key_file) if config.key_file else ())

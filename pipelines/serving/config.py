@@ -123,11 +123,17 @@ class ServiceConfig(ModelConfig):
             if name not in METHODS:
                 raise ValueError(f"method is {name!r}, allowed: {', '.join(sorted(METHODS))}")
         if self.metrics is not None:
+            from eval.judges.given import JUDGES
             from eval.metrics import METRICS
 
             for name in self.metrics:
                 if name not in METRICS:
                     raise ValueError(f"metric is {name!r}, allowed: {', '.join(METRICS)}")
+                if any(need in JUDGES for need in METRICS[name].needs):
+                    raise ValueError(
+                        f"metric is {name!r}, which needs a judge of yours, allowed in the "
+                        "service: metrics without"
+                    )
         if self.max_images > self.max_queue:
             raise ValueError(
                 f"max_images is {self.max_images}, allowed: at most max_queue {self.max_queue}"

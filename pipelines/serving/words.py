@@ -9,6 +9,8 @@ from functools import lru_cache
 
 __all__ = ["Blocklist"]
 
+_I_OR_L = "ı"
+_ALIKE = {"i": "[iı]", "l": "[lı]", _I_OR_L: "[ilı]"}
 _FORM = re.compile(r".*(?:LATIN|REGIONAL INDICATOR)\b.* ([A-Z])(?: WITH .+)?")
 
 
@@ -35,21 +37,24 @@ class Blocklist:
             if not parts:
                 raise ValueError(f"blocked_words has {word!r}, allowed: with letters or digits")
             self._phrases.append(f" {' '.join(parts)} ")
-            self._seen.append(f" {' '.join(_words(_looks(word)))} ")
+            seen = " ".join(_words(_looks(word)))
+            self._seen.append(re.compile(f" {''.join(_ALIKE.get(c, re.escape(c)) for c in seen)} "))
 
     def finds(self, text: str) -> bool:
         """Whether one of the words stands in the text."""
         if not self._phrases:
             return False
-        return _holds(_plain(text), self._phrases) or (
-            not text.isascii() and _holds(_looks(text), self._seen)
+        if any(phrase in one for one in _readings(_plain(text)) for phrase in self._phrases):
+            return True
+        return not text.isascii() and any(
+            phrase.search(one) for one in _readings(_looks(text)) for phrase in self._seen
         )
 
 
-def _holds(plain: str, phrases: list[str]) -> bool:
+def _readings(plain: str) -> list[str]:
+    """A text's words, each between spaces: as they stand, joined, and spelt."""
     joined = [w for part in plain.split() if (w := "".join(_words(part)))]
-    readings = (" ".join(_words(plain)), " ".join(joined), " ".join(_spelt(_words(plain))))
-    return any(phrase in f" {reading} " for reading in readings for phrase in phrases)
+    return [f" {' '.join(words)} " for words in (_words(plain), joined, _spelt(_words(plain)))]
 
 
 def _bare(text: str) -> str:
@@ -63,17 +68,23 @@ def _plain(text: str) -> str:
 
 
 def _looks(text: str) -> str:
-    """As it looks, in small Latin letters; i and l, whose forms meet in capitals, are one."""
+    """As it looks, in small Latin letters; what stands for an i or an l, whose forms meet in
+    capitals, is "ı"."""
     # Capitals by their own form first: a Greek capital nu is an N, the small letter a v.
     seen = "".join(map(_latin, _bare(text))).casefold()
-    return "".join(map(_latin, seen)).casefold().replace("l", "i")
+    return "".join(map(_latin, seen)).casefold()
 
 
 @lru_cache(4096)
 def _latin(character: str) -> str:
     """The Latin letter that a character looks like, else the character."""
-    if character.isascii():
+    if character.isascii() or character == _I_OR_L:
         return character
+    found = _alike(character)
+    return _I_OR_L if found in tuple("ilIL") else found
+
+
+def _alike(character: str) -> str:
     from confusable_homoglyphs.confusables import confusables_data
 
     for alike in confusables_data.get(character, ()):

@@ -31,7 +31,9 @@ PHOTO_DIGESTS = pa.schema(
 _PIECE = 1 << 16
 _THREADS = 16
 _PEOPLE_AT_ONCE = 256
-_NAMES_CONTENT = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+_MD5 = ("md5Hash", "content_md5", "Content-MD5")
+_ETAG = ("ETag", "etag")
+"""Tells versions of one object apart; equal content elsewhere may have another one."""
 
 
 def photo_digests(identities: pa.Table, options: Mapping[str, Any] | None = None) -> pa.Table:
@@ -65,15 +67,19 @@ def other_photo(before: pa.Table, now: pa.Table) -> str | None:
         had, has = Counter(ids[0]), Counter(ids[1])
         key = next(key for key in {**had, **has} if had[key] != has[key])
         return f"{key!r} had {had[key]} photos, now {has[key]}"
-    for key, name, old, new in zip(
+    for key, was, name, old, new in zip(
         ids[1],
+        before["photo"].to_pylist(),
         now["photo"].to_pylist(),
         before["digest"].to_pylist(),
         now["digest"].to_pylist(),
         strict=True,
     ):
         # Digests of two kinds cannot be compared: the set moved to a store, or from one.
-        if old and new and old != new and old.split(":")[0] == new.split(":")[0]:
+        kinds = {one.split(":")[0] for one in (old, new) if one}
+        if kinds == {"etag"} and was != name:
+            continue
+        if old and new and old != new and len(kinds) == 1:
             return f"{name or 'a photo'} of {key!r} is another photo than it was"
     return None
 
@@ -114,9 +120,10 @@ def content_digest(store: Store) -> str | None:
 
 def _of_file(fs: Any, path: str) -> str | None:
     info = fs.info(path)
-    named = next((info[key] for key in _NAMES_CONTENT if info.get(key)), None)
-    if named is not None:
-        return f"store:{str(named).strip(chr(34))}"
+    for kind, keys in (("md5", _MD5), ("etag", _ETAG)):
+        named = next((info[key] for key in keys if info.get(key)), None)
+        if named is not None:
+            return f"{kind}:{str(named).strip(chr(34))}"
     if "local" not in fs.protocol:
         return None
     with fs.open(path, "rb") as file:

@@ -21,7 +21,7 @@ from pipelines.serve import local_app
 from pipelines.serving.config import ServiceConfig
 from pipelines.settings import load_config
 
-PHOTO = Path(__file__).parents[2] / "pipelines" / "data" / "samples" / "person-1.png"
+PHOTO = Path(__file__).parents[2] / "infinite_id/assets/samples/person-1.png"
 ARGUMENTS: dict[str, Any] = load_scenario("real_size")["arguments"] | {"size": 64}
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "adapter")
 

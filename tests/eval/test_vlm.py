@@ -124,7 +124,7 @@ def test_it_asks_again_after_a_passing_fault(endpoint, judge, first):
     [
         ((401, ""), 1, "the endpoint answered 401"),
         ((200, "I cannot judge people."), 4, "it holds no JSON object"),
-        ((200, '{"score": true}'), 4, "its score is True, allowed: 0 to 10"),
+        ((200, '{"score": true}'), 4, "its score is no number from 0 to 10"),
     ],
 )
 def test_without_an_answer_there_is_no_number_and_a_line_says_why(

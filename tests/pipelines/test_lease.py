@@ -17,7 +17,7 @@ import pytest
 from jobs.dreambooth import dreambooth
 from jobs.train import train
 from pipelines.run.lease import Lease, LeaseLostError
-from pipelines.tables.storage import Store
+from pipelines.tables.storage import StorageError, Store
 
 
 def test_a_second_run_is_refused_and_the_first_leaves_nothing(tmp_path):
@@ -148,3 +148,17 @@ def test_training_and_dreambooth_are_refused_where_another_works(tmp_path, capsy
     assert left.value.code == 2
     assert "is being written by process" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == []
+
+
+def test_a_lease_that_cannot_be_read_is_not_taken_for_nobodys(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    with Lease(store):
+        other = Store(str(tmp_path))
+
+        def unreachable(name: str) -> bytes:
+            raise StorageError("the store is away")
+
+        monkeypatch.setattr(other, "read_bytes", unreachable)
+        with pytest.raises(StorageError, match="the store is away"), Lease(other):
+            pass
+        assert Lease.held(store)

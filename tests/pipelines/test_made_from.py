@@ -187,3 +187,40 @@ def test_references_are_compared_too(tmp_path, photos):
     (others / "ben.png").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"references: .*others/ben.png of 'ben' is another photo"):
         begin()
+
+
+def test_no_password_of_an_address_is_kept(tmp_path, photos):
+    judges = {"hpsv2": "https://me:secret1@host/h.pt"}
+    config = _config(photos, judges=judges, scorer="sftp://me:secret2@host/x")
+    folder = _begin(tmp_path / "run", config)
+    assert "hpsv2" in str(folder.record["made_from"])
+    assert "secret" not in str(folder.record)
+
+
+def test_judges_are_known_by_content_and_metrics_by_what_they_mean(tmp_path, photos):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.onnx").write_bytes(b"network")
+    judges = {"arcface": str(tmp_path / "a.onnx")}
+    _begin(tmp_path / "run", _config(photos, judges=judges))
+    moved = {"arcface": str(tmp_path / "b.onnx")}
+    _begin(
+        tmp_path / "run",
+        _config(photos, judges=moved, metrics=["default", "identity_arcface", "identity_mean"]),
+    )
+    with pytest.raises(ValueError, match="belongs to a run with metrics"):
+        _begin(tmp_path / "run", _config(photos, judges=moved, metrics=["default"]))
+    (tmp_path / "b.onnx").write_bytes(b"another")
+    with pytest.raises(ValueError, match="belongs to a run with judges"):
+        _begin(tmp_path / "run", _config(photos, judges=moved))
+
+
+def test_a_version_of_an_object_is_not_compared_with_another_objects():
+    def table(photo: str, digest: str) -> pa.Table:
+        row = {"identity_id": "ada", "photo": photo, "digest": digest}
+        return pa.Table.from_pylist([row], schema=digests.PHOTO_DIGESTS)
+
+    before = table("gs://a/p.jpg", "etag:1")
+    assert digests.other_photo(before, table("gs://b/p.jpg", "etag:2")) is None
+    assert "another photo" in str(digests.other_photo(before, table("gs://a/p.jpg", "etag:2")))
+    before = table("gs://a/p.jpg", "md5:1")
+    assert "another photo" in str(digests.other_photo(before, table("gs://b/p.jpg", "md5:2")))

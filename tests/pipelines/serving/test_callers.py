@@ -260,6 +260,13 @@ def test_other_words_pass(prompt):
     assert not Blocklist(["naked", "red light"]).finds(prompt)
 
 
+def test_an_accent_elsewhere_makes_no_i_of_an_l():
+    ali = Blocklist(["Ali"])
+    assert not ali.finds("a café where all people smile")
+    assert ali.finds("a café with Аlі")  # a Cyrillic A and i
+    assert Blocklist(["villain"]).finds("a viⅼⅼain")  # Roman numeral fifty
+
+
 def test_a_word_without_letters_is_refused():
     with pytest.raises(ValueError, match="blocked_words has '__'"):
         Blocklist(["__"])
