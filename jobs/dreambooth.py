@@ -75,7 +75,8 @@ def dreambooth(
         console.print(f"refused  {line}", markup=False)
     for line in done.left_out:
         console.print(f"left out  {line}", markup=False)
-    lost = f"; {len(done.left_out)} photos left out" if done.left_out else ""
+    count = len(done.left_out)
+    lost = f"; {count} photo{'s' if count > 1 else ''} left out" if count else ""
     console.print(
         f"{done.fitted} people fitted, {done.present} were there, {len(done.refused)} refused, "
         f"in {done.seconds:.0f} s: {output}{lost}",

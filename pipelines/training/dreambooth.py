@@ -95,6 +95,8 @@ def fit_people(
                 "preset": family,
                 "fit": fit,
                 "largest": config.largest_face,
+                "min_face": config.min_face,
+                "max_photo_pixels": config.max_photo_pixels,
                 "held_out": config.held_out_photos,
                 "options": config.storage_options,
                 "threads": threads,
@@ -135,6 +137,7 @@ class DreamBoothActor:
         preset: model family.
         fit: settings.
         largest: of several faces in a photo take the largest.
+        min_face, max_photo_pixels: see `pipelines.settings.RunConfig`.
         held_out: last photos of each person that are not trained on.
         options: of the photos' fsspec file system.
         threads: of torch on the CPU.
@@ -149,6 +152,8 @@ class DreamBoothActor:
         fit: DreamBoothConfig,
         *,
         largest: bool = False,
+        min_face: float = 20.0,
+        max_photo_pixels: int = 50_000_000,
         held_out: int = 0,
         options: Mapping[str, Any] | None = None,
         threads: int = 1,
@@ -158,6 +163,7 @@ class DreamBoothActor:
 
         from infinite_id.base import load_base
         from infinite_id.faces.loading import load_face_backend
+        from infinite_id.faces.photos import PhotoLimits
 
         torch.set_num_threads(threads)
         check_device(device)
@@ -168,6 +174,7 @@ class DreamBoothActor:
         )
         self._identities, self._folder, self._preset, self._fit = identities, folder, preset, fit
         self._largest, self._held_out, self._options = largest, held_out, dict(options or {})
+        self._min_face, self._limits = min_face, PhotoLimits(max_pixels=max_photo_pixels)
         self._classes: dict[str, Any] = {}
 
     def __call__(self, units: pa.Table) -> pa.Table:
@@ -215,11 +222,11 @@ class DreamBoothActor:
                 data = photo["bytes"]
                 if data is None:
                     data = read_uri(photo["uri"], self._options)
-                image = decode_photo(data)
+                image = decode_photo(data, self._limits)
                 select: Any = (
                     index if index is not None else ("largest" if self._largest else "single")
                 )
-                face, _ = photo_faces(image, self._faces, select=select)[0]
+                face, _ = photo_faces(image, self._faces, select=select, min_face=self._min_face)[0]
                 image, face = stand_upright(image, face)
             except (StorageError, ValueError) as error:
                 left_out.append(f"{name_of(photo) or f'photo {number}'}: {error}")
