@@ -128,6 +128,9 @@ def _end(processes: Sequence[int]) -> None:
 
 def not_permitted() -> str | None:
     """Why hosts cannot be made here, in a sentence; None where they can."""
+    for place in (sys.prefix, sys.base_prefix, __file__):
+        if Path(place).resolve().is_relative_to("/tmp"):  # noqa: S108 -- the very folder
+            return f"{place} lies in /tmp, which each host has for itself"
     name = f"{_PREFIX}-probe-{os.getpid()}"
     try:
         _ip("netns", "add", name)

@@ -64,7 +64,9 @@ def count_photos(config: TrainingConfig) -> int:
 
 def _compared(store: Store, config: TrainingConfig) -> dict[str, Any]:
     """`_made_of`, with the data by content where that is known, and else by address."""
-    made_of, before = _made_of(config), json.loads(store.read_bytes(_MADE_OF))
+    made_of = _made_of(config)
+    # Pairs that another program put there have no such record, and nothing to be compared with.
+    before = json.loads(store.read_bytes(_MADE_OF)) if store.exists(_MADE_OF) else {}
     known = made_of["content of data"] is not None and before.get("content of data") is not None
     del made_of["data" if known else "content of data"]
     return made_of
