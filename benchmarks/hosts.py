@@ -41,6 +41,7 @@ class Host:
     def __init__(self, name: str, number: int, of: int) -> None:
         self.name, self.address = f"{_PREFIX}{of}-{name}", f"{_NETWORK}.{of}.{number}"
         self._link = f"{_PREFIX}{of}v{number}"
+        _clear(self.name, self._link)
         _ip("netns", "add", self.name)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip("link", "set", self._link, "master", f"{_BRIDGE}{of}", "up")
@@ -102,6 +103,15 @@ class Host:
         self._sleeper.kill()
         self._sleeper.wait()
         _ip("netns", "del", self.name)
+
+
+def _clear(name: str, link: str) -> None:
+    """Removes what a killed process left of this name: the set's number is nobody else's now."""
+    with contextlib.suppress(RuntimeError):
+        _end(_processes(name))
+        _ip("netns", "del", name)
+    with contextlib.suppress(RuntimeError):
+        _ip("link", "del", link)
 
 
 def _mounts(process: str) -> str:
