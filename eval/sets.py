@@ -26,6 +26,7 @@ from eval.dataset_metrics import (
     seed_diversity,
 )
 from eval.identity import identity_of_methods
+from eval.json_values import json_value
 from eval.judges.networks import Need, Networks
 from eval.picture_batch import PictureBatch
 from eval.reports.thumbnails import open_picture
@@ -130,7 +131,7 @@ def measure_sets(
         },
         "curves": _curves(data, pictures, people, targets),
     }
-    found = _plain(found)
+    found = json_value(found)
     data.folder.write("sets.json", json.dumps(found, indent=1).encode())
     return found
 
@@ -393,14 +394,3 @@ def _means(values: Sequence[tuple[str, float]]) -> dict[str, float]:
         if not math.isnan(value):
             found[person].append(value)
     return {person: sum(own) / len(own) for person, own in found.items()}
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: keys as text, NaN as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from eval.benchmarks.cases import Benchmark
 from eval.dataset_metrics import copy_paste_score, unit_rows
+from eval.json_values import json_value
 from eval.judges.given import GivenJudges
 from eval.judges.networks import FACE_FILES, Need, Networks
 from eval.picture_batch import PictureBatch
@@ -100,7 +101,7 @@ def measure_benchmark(
         "notes": benchmark.notes,
         "methods": methods,
     }
-    found = json.loads(json.dumps(_plain(found)))
+    found = json.loads(json.dumps(json_value(found)))
     folder = data.folder
     folder.write("benchmark.json", json.dumps(found, indent=1).encode())
     folder.write("report/benchmark.csv", table_csv(found).encode())
@@ -300,14 +301,3 @@ def table_markdown(found: Mapping[str, Any]) -> str:
 
 def _three(value: float) -> str:
     return f"{value:.3f}".replace("-", "−")
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: NaN as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from eval.comparable import describe
+from eval.json_values import json_value
 from eval.metric_info import MetricInfo
 from eval.reports.exports import csv_table, latex_table
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
@@ -251,7 +252,7 @@ def _over(tables: Tables) -> str:
 def _json(
     data: RunData, tables: Tables, extreme: dict[str, Any], shown: Sequence[str]
 ) -> dict[str, Any]:
-    return _clean(
+    return json_value(
         {
             "schema_version": SCHEMA_VERSION,
             "untrained": bool(data.run.get("untrained")),
@@ -288,17 +289,6 @@ def _rate(timing: dict[str, Any] | None) -> float | None:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 5)
-
-
-def _clean(value: Any) -> Any:
-    """`value` with NaN and infinities as null: JSON has neither."""
-    if isinstance(value, dict):
-        return {str(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
 
 
 def _environment() -> Environment:

@@ -19,6 +19,10 @@ from pipelines.serving.server import Connections, Server, listen
 LIMITS = {"header_timeout_seconds": 1.0, "max_connections": 20, "max_body_bytes": 2048}
 
 
+arrived = threading.Event()
+"""A request for /slow is being answered."""
+
+
 async def answering(scope, receive, send) -> None:
     """Answers at once; /slow after a second."""
     if scope["type"] != "http":
@@ -26,6 +30,7 @@ async def answering(scope, receive, send) -> None:
         await send({"type": "lifespan.startup.complete"})
         return
     if scope["path"] == "/slow":
+        arrived.set()
         await asyncio.sleep(1)
     await JSONResponse({})(scope, receive, send)
 
@@ -137,8 +142,9 @@ def test_a_server_that_loses_something_answers_what_it_has_and_ends():
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/slow"
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(httpx.get(url, timeout=30)))
+    arrived.clear()
     asking.start()
-    time.sleep(0.3)
+    assert arrived.wait(30)
     server.lose("the generators")
     thread.join(30)
     asking.join(30)
