@@ -30,7 +30,6 @@ from infinite_id.training.adapter import (
     AdapterTraining,
 )
 from infinite_id.training.captions import draw_description
-from infinite_id.training.context import pixels_of
 from infinite_id.training.world import compose
 from infinite_id.types import Identity
 from infinite_id.weights.adapter_file import load_adapter
@@ -74,7 +73,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         people.append(Identity(str(person.index), (given.aligned,), encoder.embed([given.aligned])))
         references["sface"].append(encoder.embed([other.aligned]).face)
         references["facenet"].append(judge.embed([other.image], [other.detection])[0])
-    latents = _latents(base, photos)
+    latents = base.encode_pictures(photos)
     model = _training(base)
     wanted = {name: np.stack(vectors) for name, vectors in references.items()}
     figures: dict[str, float] = {"people": float(len(people))}
@@ -110,18 +109,6 @@ def _training(base: BaseModel) -> AdapterTraining:
         base.unet, adapter, scheduler.alphas_cumprod, scheduler.config.prediction_type
     )
     return model.eval()
-
-
-def _latents(base: BaseModel, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
-    vae = base.pipeline.vae
-    view = (1, -1, 1, 1)
-    with torch.no_grad():
-        pixels = pixels_of(np.stack(photos), torch.device("cpu"))
-        raw = vae.encode(pixels * 2 - 1).latent_dist.mean
-    channels = vae.config.latent_channels
-    mean = raw.new_tensor(vae.config.latents_mean or [0.0] * channels).view(view)
-    deviation = raw.new_tensor(vae.config.latents_std or [1.0] * channels).view(view)
-    return (raw - mean) / deviation * vae.config.scaling_factor
 
 
 def _predict(

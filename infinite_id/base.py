@@ -25,6 +25,7 @@ from torch import Tensor
 from infinite_id.attention.installed import check_attention
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
+from infinite_id.latents import encode_pictures, raw_latents
 from infinite_id.model_files import BASE_PARTS, base_files, model_digest
 from infinite_id.weights.base_lora import fuse_lora
 from infinite_id.weights.single_file import is_single_file, load_single_file
@@ -96,8 +97,7 @@ class BaseModel:
         self.adapters_of = adapters_of
         self.unet = pipeline.unet
         self._offload = False
-        self._attention: AttentionKind = attention
-        self._processors = stream_processors(self.unet, attention)
+        self.set_attention(attention)
         self._lock = threading.Lock()
         # Tokenizers keep padding and truncation on themselves; offloaded parts move.
         self._text_lock, self._decode_lock = threading.Lock(), threading.Lock()
@@ -105,6 +105,11 @@ class BaseModel:
         self._installed: Any = None
         if offload:
             self.offload()
+
+    def set_attention(self, kind: AttentionKind) -> None:
+        """From now on self-attention has that kernel."""
+        self._attention: AttentionKind = kind
+        self._processors = stream_processors(self.unet, kind)
 
     def offload(self) -> None:
         """From now on only the UNet stays on the device."""
@@ -264,18 +269,19 @@ class BaseModel:
                 if upcast:
                     vae.to(torch.float16)
 
+    def encode_pictures(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Pictures uint8 (H, W, 3) of one size -> latents (B, C, h, w), float32, as the UNet sees
+        them."""
+        with self.precise_vae() as vae:
+            return encode_pictures(vae, pictures)
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> list[NDArray[np.uint8]]:
         """Latents (B, C, h, w) -> B pictures, uint8 (H, W, 3) RGB, in slices of `decode_slice`."""
         pictures: list[NDArray[np.uint8]] = []
         with self.precise_vae() as vae:
-            scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-            mean, deviation = vae.config.latents_mean, vae.config.latents_std
-            if mean is not None and deviation is not None:
-                view = (1, -1, 1, 1)
-                scaled = scaled * scaled.new_tensor(deviation).view(view)
-                scaled = scaled + scaled.new_tensor(mean).view(view)
-            for part in scaled.split(self.decode_slice):
+            raw = raw_latents(vae, latents.to(vae.dtype))
+            for part in raw.split(self.decode_slice):
                 decoded = vae.decode(part, return_dict=False)[0]
                 pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round()
                 pictures.extend(pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

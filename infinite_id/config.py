@@ -348,7 +348,7 @@ def profiled(family: Preset, name: str) -> Preset:
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         raise ValueError(f"profile is {name!r}, allowed: {', '.join(PROFILES)}")
     given = {
         field.name: value

@@ -7,7 +7,6 @@ and calls them in the same way: a request gives the same picture here and there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +17,9 @@ from diffusers import StableDiffusionXLPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infinite_id.base import BaseModel, load_base
-from infinite_id.config import (
-    PRESETS,
-    EncoderConfig,
-    FusionConfig,
-    Preset,
-    SamplerConfig,
-    profiled,
-)
+from infinite_id.attention.installed import check_attention
+from infinite_id.base import BaseModel
+from infinite_id.config import AttentionKind, EncoderConfig, FusionConfig, Preset, SamplerConfig
 from infinite_id.faces.detection import FaceSelection
 from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnlyGenerator
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
@@ -41,14 +34,7 @@ from infinite_id.interface.people import (
     Somebody,
     grouped,
 )
-from infinite_id.interface.pretrained import (
-    check_addressed,
-    check_name,
-    check_pipe,
-    check_trained,
-    configured,
-    fitted,
-)
+from infinite_id.interface.pretrained import Given, check_trained, loaded, over
 from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
 from infinite_id.methods import METHODS, load_generators
 from infinite_id.timed import TimedGenerator
@@ -91,6 +77,7 @@ class InfiniteIDPipeline:
         profile: str = "full",
         sampler: SamplerConfig | None = None,
         fusion: FusionConfig | None = None,
+        attention: AttentionKind = "sdpa",
     ) -> Self:
         """Loads a base model and identity weights, onto the CPU.
 
@@ -113,36 +100,23 @@ class InfiniteIDPipeline:
             profile: "fast" or "faster" leave out steps and work, see `infinite_id.config.PROFILES`.
             sampler: scheduler, steps and guidance in place of the preset's.
             fusion: settings of the two streams in place of the preset's.
+            attention: kernel of self-attention: torch's "sdpa"; "flash" or "sage" where the
+                packages flash-attn or sageattention are installed, on a GPU in half precision.
 
         Raises:
             ValueError: something cannot be loaded, does not fit, or was not trained.
         """
-        check_name(name)
-        known = str(name) in PRESETS
-        family = PRESETS[str(name)] if known else replace(PRESETS["sdxl"], base=str(name))
-        if not known:
-            family = replace(family, base_revision=None)
-        check_addressed(family.base, revision=revision, variant=variant, config=config)
-        if revision is not None:
-            family = replace(family, base_revision=revision)
-        if base_lora is not None:
-            family = replace(family, base_lora=str(base_lora))
-        if sampler is not None and profile != "full":
-            raise ValueError(f"profile is {profile!r} beside a sampler, allowed: one of them")
-        family = configured(profiled(family, profile), adapter, encoders, weights, sampler, fusion)
-        if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise ValueError(f"dtype is {dtype!r}, allowed: torch.float32, torch.bfloat16 ...")
-        if dtype is None:
-            has_gpu = torch.cuda.is_available()
-            dtype = getattr(torch, family.dtype if has_gpu else family.cpu_dtype)
-        base = load_base(family, dtype=dtype, variant=variant, config=config)
-        if not known:
-            # Weights of a fine-tuned base are those of the base that it was made of.
-            base.adapters_of = None
-        made = cls(fitted(family, base), base)
-        if made.preset.base == "pocket" or made.preset.adapter_path is not None:
-            made._generator("infinite_id")  # now, and not in the first call
-        return made
+        family, base = loaded(
+            name,
+            Given(adapter, encoders, weights, sampler, fusion, attention),
+            dtype=dtype,
+            variant=variant,
+            revision=revision,
+            config=config,
+            base_lora=base_lora,
+            profile=profile,
+        )
+        return cls._ready(family, base)
 
     @classmethod
     def from_pipe(
@@ -154,6 +128,7 @@ class InfiniteIDPipeline:
         weights: Mapping[str, str | Path] | None = None,
         sampler: SamplerConfig | None = None,
         fusion: FusionConfig | None = None,
+        attention: AttentionKind = "sdpa",
     ) -> Self:
         """Over a pipeline that the caller has loaded, with its checkpoint, LoRAs and scheduler.
 
@@ -161,26 +136,19 @@ class InfiniteIDPipeline:
 
         Args:
             pipe: without an IP-Adapter and without offloading.
-            adapter, encoders, weights, fusion: see `from_pretrained`.
+            adapter, encoders, weights, fusion, attention: see `from_pretrained`.
             sampler: by default the pipe's own scheduler, 30 steps, guidance 5.
 
         Raises:
             ValueError: a pipeline of another kind, or weights that do not fit.
         """
-        check_pipe(pipe)
-        side = int(pipe.default_sample_size * pipe.vae_scale_factor)
-        family = replace(
-            PRESETS["sdxl"],
-            base=str(pipe.config.get("_name_or_path") or "the given pipeline"),
-            base_revision=None,
-            height=side,
-            width=side,
-        )
-        sampler = sampler or SamplerConfig("own")
-        family = configured(family, adapter, encoders, weights, sampler, fusion)
-        base = BaseModel(pipe, f"{family.base}@given")
-        made = cls(fitted(family, base), base)
-        if made.preset.base == "pocket" or made.preset.adapter_path is not None:
+        family, base = over(pipe, Given(adapter, encoders, weights, sampler, fusion, attention))
+        return cls._ready(family, base)
+
+    @classmethod
+    def _ready(cls, family: Preset, base: BaseModel) -> Self:
+        made = cls(family, base)
+        if family.base == "pocket" or family.adapter_path is not None:
             made._generator("infinite_id")  # now, and not in the first call
         return made
 
@@ -387,12 +355,25 @@ class InfiniteIDPipeline:
         """
         return grouped([self._people.identity(one) for one in people], regions)
 
-    def to(self, *where: str | torch.device | torch.dtype) -> Self:
+    def to(
+        self,
+        *where: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         """Moves all weights to a device and, or, a dtype; returns this pipeline.
+
+        Args:
+            where: device, dtype, or both.
+            device, dtype: the same by name.
 
         Raises:
             ValueError: the device cannot be used.
         """
+        where += tuple(one for one in (device, dtype) if one is not None)
+        for one in where:
+            if not isinstance(one, str | int | torch.device | torch.dtype):
+                raise ValueError(f"device is {one!r}, allowed: a torch device, or a dtype")
         if "meta" in map(str, where):
             raise ValueError("device is 'meta', allowed: one that holds weights")
         move: Any = torch.nn.Module.to
@@ -417,7 +398,13 @@ class InfiniteIDPipeline:
         return self
 
     def _follow(self) -> None:
-        """Goes where the owner of the base's pipeline has moved it."""
+        """Goes where the owner of the base's pipeline has moved it.
+
+        Raises:
+            ValueError: the attention does not compute there.
+        """
+        kind = str(self.dtype).removeprefix("torch.")
+        check_attention(self.preset.attention, str(self.device), kind)
         if self._place != (self.base.device, self.base.dtype):
             self.to()
 
@@ -439,8 +426,8 @@ class InfiniteIDPipeline:
             ValueError: there is no such device.
         """
         try:
-            self.base.unet.to(device)
-        except (RuntimeError, AssertionError) as error:
+            self.base.unet.to(torch.device(device))
+        except (RuntimeError, AssertionError, TypeError) as error:
             raise _unusable(device, error) from None
         self.base.offload()
         self.to()

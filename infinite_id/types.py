@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self, runtime_checkable
 
@@ -54,9 +54,9 @@ class FaceRecord:
     identity_id: str
     image_id: str
     bbox: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
+    landmarks: NDArray[np.float32] = field(repr=False)
     det_score: float
-    aligned: NDArray[np.uint8]
+    aligned: NDArray[np.uint8] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class IdentityEmbedding:
         revision: names and revisions of both encoders, e.g. ``"sface-2021dec+pocket-clip-1"``.
     """
 
-    face: NDArray[np.float32]
-    clip: NDArray[np.float16]
+    face: NDArray[np.float32] = field(repr=False)
+    clip: NDArray[np.float16] = field(repr=False)
     revision: str
 
 
@@ -88,19 +88,25 @@ class Identity:
     """
 
     identity_id: str
-    images: tuple[NDArray[np.uint8], ...]
+    images: tuple[NDArray[np.uint8], ...] = field(repr=False)
     embedding: IdentityEmbedding
     class_word: str = "person"
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file: embedding, aligned faces, and the encoders' revision.
+        """Writes one file: embedding, aligned faces, and the encoders' revision.
 
         The file holds the person's face: treat it as a photo.
 
+        Args:
+            path: NAME.safetensors, by which it is known for no photo.
+
         Raises:
-            ValueError: it cannot be written.
+            ValueError: it cannot be written, or has another ending.
         """
         from safetensors.numpy import save
+
+        if not isinstance(path, str | Path) or Path(path).suffix != ".safetensors":
+            raise ValueError(f"path is {path!r}, allowed: NAME.safetensors")
 
         header = {
             "format": _IDENTITY_FORMAT,

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import torch
 from diffusers.training_utils import cast_training_params
-from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
@@ -42,7 +40,6 @@ __all__ = [
     "DreamBoothGenerator",
     "class_latents",
     "dreambooth",
-    "encode_photos",
     "fit_lora",
     "is_fitted",
     "lora_path",
@@ -60,20 +57,6 @@ def personal_prompt(prompt: str, class_word: str, rare_word: str) -> str:
     if found is None:
         return f"{rare_word} {class_word}, {prompt}"
     return f"{prompt[: found.start()]}{rare_word} {prompt[found.start() :]}"
-
-
-@torch.no_grad()
-def encode_photos(base: BaseModel, photos: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Latents (P, C, h, w), scaled as the UNet expects, of photos uint8 (H, W, 3)."""
-    with base.precise_vae() as vae:
-        pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).to(base.device, vae.dtype)
-        latents = vae.encode(pixels / 127.5 - 1).latent_dist.mean
-    mean, deviation = vae.config.latents_mean, vae.config.latents_std
-    if mean is not None and deviation is not None:
-        view = (1, -1, 1, 1)
-        centred = latents - latents.new_tensor(mean).view(view)
-        latents = centred / latents.new_tensor(deviation).view(view)
-    return (latents * vae.config.scaling_factor).float()
 
 
 def class_latents(
@@ -123,7 +106,7 @@ def fit_lora(
 
     Args:
         base: left as it is.
-        photos: latents (P, C, h, w) of the person, `encode_photos`.
+        photos: latents (P, C, h, w) of the person, of `BaseModel.encode_pictures`.
         prior: latents (P, C, h, w) of the class, `class_latents`; unread where the weight is 0.
         class_word: of the person.
         config: of the fit; equal inputs and seed give equal weights on one machine.

@@ -11,7 +11,6 @@ Three forms share the names of their modules and are told apart by them:
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from infinite_id.base import BaseModel
 from infinite_id.identity.encoders import CLIP_MEAN, CLIP_STD
 from infinite_id.packages import file_digest
 from infinite_id.types import Identity
+from infinite_id.weights.pickled import load_pickled
 
 __all__ = ["PhotoMakerEncoder", "load_photomaker", "save_photomaker", "untrained_encoder"]
 
@@ -301,9 +301,9 @@ def load_photomaker(path: str | Path) -> tuple[PhotoMakerEncoder, dict[str, Tens
                 part, _, name = key.partition(".")
                 parts.setdefault(part, {})[name] = tensor
         else:
-            parts = torch.load(file, map_location="cpu", weights_only=True)
+            parts = load_pickled(file)
         digest = file_digest(file)[:12]
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"PhotoMaker weights {path} cannot be read: {reason}") from error
     found = sorted(map(str, parts)) if isinstance(parts, dict) else [type(parts).__name__]

@@ -7,6 +7,7 @@ never depend on the order of a dictionary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -145,7 +146,7 @@ def request_tokens(
     identities: Mapping[str, Identity],
 ) -> list[Tensor | GroupTokens]:
     """Identity tokens of each request, (T, D), mixes made, or of its group; each person is
-    projected once.
+    projected once. Between people of fewer and of more photos those of the former are repeated.
 
     Raises:
         ValueError: a person is missing or has a bad embedding, a mix does not fit, or a group has
@@ -180,5 +181,19 @@ def request_tokens(
         weights = [weight for _, weight in request.mix.parts]
         if not np.isfinite(weights).all():
             raise ValueError(f"mix weights are {weights}, allowed: finite numbers")
-        tokens.append(stack(parts) if request.mix.mode == "stack" else interpolate(parts, weights))
+        if request.mix.mode == "stack":
+            tokens.append(stack(parts))
+            continue
+        parents = [identities[key] for key, _ in request.mix.parts]
+        if len({part.shape for part in parts}) > 1 and all(one.images for one in parents):
+            most = max(len(one.images) for one in parents)
+            parts = [adapter.tokens(_repeated(one, most)) for one in parents]
+        tokens.append(interpolate(parts, weights))
     return tokens
+
+
+def _repeated(person: Identity, photos: int) -> IdentityEmbedding:
+    """The embedding as if of so many photos: the person's own, from the first again."""
+    clip = person.embedding.clip
+    rows = len(clip) // len(person.images) * photos
+    return replace(person.embedding, clip=np.resize(clip, (rows, clip.shape[1])))

@@ -168,9 +168,10 @@ class People:
             FaceError, PhotoError: ValueErrors that name the photo and the reason.
             ValueError: the photo is of no allowed type or does not exist.
         """
+        photo = _photo(photo)
         if isinstance(photo, FaceRecord):
             return [photo]
-        if isinstance(min_face, str) or not min_face > 0:
+        if not isinstance(min_face, int | float | np.number) or not min_face > 0:
             raise ValueError(f"min_face is {min_face!r}, allowed: pixels, more than 0")
         name = _name_of(photo) or "photo"
         try:
@@ -210,13 +211,13 @@ class People:
             raise ValueError(f"class_word is {class_word!r}, allowed: a word, such as woman")
         if not isinstance(name, str | None):
             raise ValueError(f"name is {name!r}, allowed: text, or None")
-        given = list(photos) if isinstance(photos, list | tuple) else [photos]
+        given: list[Any] = list(photos) if isinstance(photos, list | tuple) else [photos]
         if not given:
             raise ValueError("identity has 0 photos, allowed: 1 or more")
         records = [
             record
             for photo in given
-            for record in self.faces(_photo(photo), select=face, min_face=min_face)
+            for record in self.faces(photo, select=face, min_face=min_face)
         ]
         crops = tuple(record.aligned for record in records)
         first = given[0]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import StableDiffusionXLPipeline
 
-from infinite_id.base import BaseModel
+from infinite_id.attention.installed import check_attention
+from infinite_id.base import BaseModel, load_base
 from infinite_id.config import (
     PRESETS,
     AdapterConfig,
+    AttentionKind,
     EncoderConfig,
     FusionConfig,
     Preset,
     SamplerConfig,
     preset,
+    profiled,
 )
 from infinite_id.methods import METHODS
 from infinite_id.types import Generator
@@ -25,24 +29,96 @@ from infinite_id.weights.adapter_file import adapter_config
 from infinite_id.weights.places import is_public_adapter, local_file
 from infinite_id.weights.single_file import is_single_file
 
-__all__ = ["check_addressed", "check_name", "check_pipe", "check_trained", "configured", "fitted"]
+__all__ = ["Given", "check_trained", "loaded", "over"]
 
 _PUBLIC_ENCODERS = "sdxl_plus_face"
 
 
-def configured(
-    family: Preset,
-    adapter: str | Path | None,
-    encoders: str | EncoderConfig | None,
-    weights: Mapping[str, str | Path] | None,
-    sampler: SamplerConfig | None,
-    fusion: FusionConfig | None,
-) -> Preset:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a caller names in the place of a preset's own, see `InfiniteIDPipeline`."""
+
+    adapter: str | Path | None
+    encoders: str | EncoderConfig | None
+    weights: Mapping[str, str | Path] | None
+    sampler: SamplerConfig | None
+    fusion: FusionConfig | None
+    attention: AttentionKind
+
+
+def loaded(
+    name: str | Path,
+    given: Given,
+    *,
+    dtype: torch.dtype | None,
+    variant: str | None,
+    revision: str | None,
+    config: str | Path | None,
+    base_lora: str | Path | None,
+    profile: str,
+) -> tuple[Preset, BaseModel]:
+    """Family and base of a name, on the CPU: see `InfiniteIDPipeline.from_pretrained`.
+
+    Raises:
+        ValueError: something cannot be loaded, or does not fit.
+    """
+    _check_name(name)
+    known = str(name) in PRESETS
+    family = PRESETS[str(name)] if known else replace(PRESETS["sdxl"], base=str(name))
+    if not known:
+        family = replace(family, base_revision=None)
+    _check_addressed(family.base, revision=revision, variant=variant, config=config)
+    if revision is not None:
+        family = replace(family, base_revision=revision)
+    if base_lora is not None:
+        family = replace(family, base_lora=str(base_lora))
+    if given.sampler is not None and profile != "full":
+        raise ValueError(f"profile is {profile!r} beside a sampler, allowed: one of them")
+    family = _configured(profiled(family, profile), given)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype is {dtype!r}, allowed: torch.float32, torch.bfloat16 ...")
+    if dtype is None:
+        has_gpu = torch.cuda.is_available()
+        dtype = getattr(torch, family.dtype if has_gpu else family.cpu_dtype)
+    # On a CPU, from where the caller moves it.
+    plain = replace(family, attention="sdpa")
+    base = load_base(plain, dtype=dtype, variant=variant, config=config)
+    base.set_attention(given.attention)
+    if not known:
+        # Weights of a fine-tuned base are those of the base that it was made of.
+        base.adapters_of = None
+    return _fitted(family, base), base
+
+
+def over(pipe: StableDiffusionXLPipeline, given: Given) -> tuple[Preset, BaseModel]:
+    """Family and base of a pipeline: see `InfiniteIDPipeline.from_pipe`.
+
+    Raises:
+        ValueError: a pipeline of another kind, or weights that do not fit.
+    """
+    _check_pipe(pipe)
+    side = int(pipe.default_sample_size * pipe.vae_scale_factor)
+    family = replace(
+        PRESETS["sdxl"],
+        base=str(pipe.config.get("_name_or_path") or "the given pipeline"),
+        base_revision=None,
+        height=side,
+        width=side,
+        sampler=SamplerConfig("own"),
+    )
+    family = _configured(family, given)
+    base = BaseModel(pipe, f"{family.base}@given", attention=given.attention)
+    return _fitted(family, base), base
+
+
+def _configured(family: Preset, given: Given) -> Preset:
     """`family` with what the caller names in the place of its own.
 
     Raises:
         ValueError: an adapter that cannot be had, or an unknown name.
     """
+    adapter, encoders, weights = given.adapter, given.encoders, given.weights
+    check_attention(given.attention)
     named = PRESETS.get(str(adapter))
     if named is not None:
         if named.adapter_path is None:
@@ -74,7 +150,8 @@ def configured(
         if name not in known_weights:
             raise ValueError(f"weights has {name!r}, allowed: {', '.join(known_weights)}")
     kinds = {"encoders": EncoderConfig, "sampler": SamplerConfig, "fusion": FusionConfig}
-    for (name, kind), value in zip(kinds.items(), (encoders, sampler, fusion), strict=True):
+    values = (encoders, given.sampler, given.fusion)
+    for (name, kind), value in zip(kinds.items(), values, strict=True):
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{name} is a {type(value).__name__}, allowed: {kind.__name__}")
     return replace(
@@ -83,14 +160,15 @@ def configured(
         weights=tuple((name, str(path)) for name, path in weights.items())
         if weights
         else family.weights,
-        sampler=sampler or family.sampler,
-        fusion=fusion or family.fusion,
+        sampler=given.sampler or family.sampler,
+        fusion=given.fusion or family.fusion,
+        attention=given.attention,
         # `check_trained` refuses them, in the words of this interface.
         allow_untrained=True,
     )
 
 
-def fitted(family: Preset, base: BaseModel) -> Preset:
+def _fitted(family: Preset, base: BaseModel) -> Preset:
     """`family` with the adapter's shapes: those of its file, or of encoders and base."""
     if family.base == "pocket" and family.adapter_path is None:
         return family
@@ -114,18 +192,21 @@ def check_trained(made: Generator, method: str, family: Preset) -> None:
         )
 
 
-def check_name(name: str | Path) -> None:
+def _check_name(name: str | Path) -> None:
     """Raises a ValueError for what is no preset and can be no address of a base."""
-    if str(name) in PRESETS or is_single_file(name) or Path(name).expanduser().exists():
-        return
-    if len(Path(name).parts) < 2:
-        raise ValueError(
-            f"name is {str(name)!r}, allowed: a preset ({', '.join(PRESETS)}), a folder, "
-            "OWNER/NAME of a hub, or a .safetensors file"
-        )
+    if isinstance(name, str | Path) and str(name):
+        place = Path(name).expanduser()
+        if str(name) in PRESETS or is_single_file(name) or place.is_dir():
+            return
+        if len(place.parts) > 1 and not place.is_file():
+            return
+    raise ValueError(
+        f"name is {name!r}, allowed: a preset ({', '.join(PRESETS)}), a folder, OWNER/NAME of a "
+        "hub, or a .safetensors file"
+    )
 
 
-def check_addressed(base: str, *, revision: Any, variant: Any, config: Any) -> None:
+def _check_addressed(base: str, *, revision: Any, variant: Any, config: Any) -> None:
     """Raises a ValueError for an argument that a base of this kind has not."""
     if base == "pocket":
         kind, given = "pocket", {"revision": revision, "variant": variant, "config": config}
@@ -138,7 +219,7 @@ def check_addressed(base: str, *, revision: Any, variant: Any, config: Any) -> N
             raise ValueError(f"{name} is {value!r}, allowed with {kind}: None")
 
 
-def check_pipe(pipe: Any) -> None:
+def _check_pipe(pipe: Any) -> None:
     """Raises a ValueError unless `pipe` can be used and left as it is."""
     if not isinstance(pipe, StableDiffusionXLPipeline):
         raise ValueError(f"pipe is a {type(pipe).__name__}, allowed: StableDiffusionXLPipeline")

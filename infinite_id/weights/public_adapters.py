@@ -35,6 +35,7 @@ from infinite_id.attention.processors import attention_layers, cross_attention_l
 from infinite_id.identity.adapter import ImageKeyValues, check_embedding
 from infinite_id.model_files import read_header, shapes_of
 from infinite_id.types import IdentityEmbedding
+from infinite_id.weights.pickled import load_pickled
 
 __all__ = ["PublicAdapter", "load_public_adapter"]
 
@@ -194,7 +195,7 @@ def _read(path: str | Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[
                     parts.setdefault(part, {})[rest] = file.get_tensor(key)
         else:
             place = "meta" if shapes_only else "cpu"
-            loaded: Any = torch.load(str(path), map_location=place, weights_only=True)
+            loaded = load_pickled(path, place)
             parts |= loaded if isinstance(loaded, dict) else {"?": {}}
     except Exception as error:
         reason = str(error).strip().splitlines()[0]

@@ -205,7 +205,7 @@ class DreamBoothActor:
             self._classes[word] = method.class_latents(
                 self._base, word, self._fit, self._preset.sampler, *size
             )
-        latents = method.encode_photos(self._base, photos)
+        latents = self._base.encode_pictures(photos)
         weights = method.fit_lora(self._base, latents, self._classes[word], word, self._fit)
         method.save_lora(path, weights, self._fit, **made_from)
         return "fitted"

@@ -36,9 +36,6 @@ PAIRS = pa.schema(
 
 Picture = NDArray[np.uint8]
 
-# Someone may have hundreds of photos, of 1024 px each.
-_ENCODED_AT_ONCE = 8
-
 
 def split_of_identity(identity_id: str) -> str:
     """ "train" (90 %), "validation" or "test" (5 % each), by the person's key alone."""
@@ -125,7 +122,8 @@ class PairActor:
         views = [aligned for _, aligned, _ in kept]
         if len(kept) == 1:
             views.append(changed_view(views[0], identity_id))
-        latents = self._latents([target for target, _, _ in kept])
+        encoded = self._base.encode_pictures([target for target, _, _ in kept])
+        latents = encoded.cpu().numpy().astype("<f2")
         faces = [self._encoder.embed([view]) for view in views]
         return [
             self._row(
@@ -138,26 +136,6 @@ class PairActor:
             for number, (_, _, caption) in enumerate(kept)
             for other in other_views(number, len(views), self._most)
         ]
-
-    def _latents(self, targets: list[Picture]) -> NDArray[np.float16]:
-        import torch
-
-        means = []
-        with torch.inference_mode(), self._base.precise_vae() as vae:
-            for first in range(0, len(targets), _ENCODED_AT_ONCE):
-                part = np.stack(targets[first : first + _ENCODED_AT_ONCE])
-                pixels = torch.from_numpy(part).to(self._device)
-                pixels = pixels.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
-                means.append(vae.encode(pixels).latent_dist.mean)
-        mean = torch.cat(means)
-        shift, deviation = vae.config.latents_mean, vae.config.latents_std
-        if shift is not None and deviation is not None:
-            view = (1, -1, 1, 1)
-            mean = (mean - mean.new_tensor(shift).view(view)) / mean.new_tensor(deviation).view(
-                view
-            )
-        scaled = mean * vae.config.scaling_factor
-        return scaled.float().cpu().numpy().astype("<f2")
 
     @staticmethod
     def _row(identity_id: str, **values: Any) -> dict[str, Any]:

@@ -147,12 +147,26 @@ def test_bad_mixes(adapter: IdentityAdapter, people: dict[str, Identity]) -> Non
         mixed(adapter, people, (("ada", 0.5), ("zoe", 0.5)))
     with pytest.raises(ValueError, match=r"mix weights are .*nan.*, allowed: finite"):
         mixed(adapter, people, (("ada", float("nan")), ("bob", 0.5)))
-    photos = people | {"two": tiny_identity("two", photos=2)}
     with pytest.raises(ValueError, match=r"shapes .*\(7, 64\), \(12, 64\).*, allowed: one shape"):
-        mixed(adapter, photos, (("ada", 0.5), ("two", 0.5)))
+        interpolate([torch.zeros(7, 64), torch.zeros(12, 64)], [0.5, 0.5])
     with pytest.raises(ValueError, match="0 people have 0 weights"):
         interpolate([], [])
     assert stack([torch.zeros(2, 3)]).shape == (2, 3)
+
+
+def test_a_mix_of_people_with_fewer_and_more_photos(
+    adapter: IdentityAdapter, people: dict[str, Identity]
+) -> None:
+    """Those of fewer count again, from the first."""
+    three, two = (tiny_identity("more", photos=number) for number in (3, 2))
+    clip = two.embedding.clip
+    wrapped = np.concatenate([clip, clip[:CLIP_TOKENS]])
+    again = replace(two, embedding=replace(two.embedding, clip=wrapped))
+    known = people | {"three": three, "two": two, "again": again}
+    found = mixed(adapter, known, (("three", 0.3), ("two", 0.7)))
+    torch.testing.assert_close(found, mixed(adapter, known, (("three", 0.3), ("again", 0.7))))
+    alone = mixed(adapter, known, (("three", 1.0), ("ada", 0.0)))
+    torch.testing.assert_close(alone, adapter.tokens(three.embedding))
 
 
 def test_width_of_another_base_model(base: BaseModel) -> None:

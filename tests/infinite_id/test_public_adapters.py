@@ -204,7 +204,9 @@ def test_wrong_encoder_width_names_both_sides(tmp_path: Path, base: BaseModel) -
 def test_bin_files_run_no_code(tmp_path: Path, base: BaseModel) -> None:
     path = tmp_path / "evil.bin"
     torch.save({"image_proj": print}, path)
-    with pytest.raises(ValueError, match=r"evil.bin cannot be read: Weights only load failed"):
+    with pytest.raises(
+        ValueError, match=r"evil.bin cannot be read: it holds something else than tensors, or"
+    ):
         load(path, base)
 
 

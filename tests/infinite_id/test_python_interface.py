@@ -140,6 +140,9 @@ def test_several_photos_mixes_and_stacks_differ(pipe: InfiniteIDPipeline, ada: I
     assert len(found.identities[1].images) == 2  # type: ignore[union-attr]
     # People of different class words are persons together.
     assert found.prompts[3:] == ["a person in the snow"] * 2
+    # Of two photos and of one.
+    uneven = pipe.mix(photos, BOB, weight=0.0)
+    assert apart(pipe("a {subject} in the snow", uneven, **FEW).images[0], found.images[1]) <= 2
     mixed = pipe.mix(ada, BOB, photos[0], weight=[0.2, 0.3, 0.5])
     assert mixed.identity_id == "ada:0.2+person-2:0.3+person0_0:0.5"
 
@@ -270,6 +273,19 @@ def test_a_callback_sees_changes_and_ends_denoising(
         pipe(
             "a man", [ada, BOB], callback_on_step_end=overflow, **{**FEW, "num_inference_steps": 1}
         )
+
+
+def test_people_and_pictures_print_no_faces(pipe: InfiniteIDPipeline, ada: Identity) -> None:
+    made = pipe("a man", [ada, pipe.mix(ada, BOB)], num_inference_steps=1)
+    assert repr(ada).startswith("Identity(identity_id='ada', embedding=IdentityEmbedding(revision=")
+    for shown in (ada, made, pipe.faces(ADA)):
+        assert len(repr(shown)) < 1500
+
+
+def test_it_moves_by_position_and_by_name(pipe: InfiniteIDPipeline) -> None:
+    assert pipe.to(device="cpu", dtype=torch.bfloat16) is pipe
+    assert (pipe.device.type, pipe.dtype) == ("cpu", torch.bfloat16)
+    assert pipe.to("cpu", torch.float32).dtype == torch.float32
 
 
 def test_whole_numbers_of_every_kind_and_a_generator_a_picture(
@@ -479,6 +495,27 @@ def test_an_identity_of_other_encoders_is_refused(
             lambda pipe, ada: InfiniteIDPipeline.from_pretrained("pocke"),
             "name is 'pocke', allowed: a preset (pocket, sdxl, ",
         ),
+        (lambda pipe, ada: InfiniteIDPipeline.from_pretrained(""), "name is '', allowed: a preset"),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(None),  # type: ignore[arg-type]
+            "name is None, allowed: a preset",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(ADA, adapter="sdxl_plus_face"),
+            "OWNER/NAME of a hub, or a .safetensors file",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(profile=["fast"]),  # type: ignore[arg-type]
+            "profile is ['fast'], allowed: full, fast, faster",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(adapter=ADA),
+            "person-1.png cannot be read: it holds something else than tensors, or is not whole",
+        ),
+        (
+            lambda pipe, ada: InfiniteIDPipeline.from_pretrained(dtype=torch.int8),
+            "dtype is torch.int8, allowed: torch.float32, torch.bfloat16",
+        ),
         (
             lambda pipe, ada: InfiniteIDPipeline.from_pretrained(weights={"photo": "x"}),
             "weights has 'photo', allowed: dreambooth, ",
@@ -500,6 +537,11 @@ def test_an_identity_of_other_encoders_is_refused(
             "device is (torch.int8,), which cannot be used here",
         ),
         (lambda pipe, ada: pipe.to("meta"), "device is 'meta', allowed: one that holds weights"),
+        (lambda pipe, ada: pipe.to(3.5), "device is 3.5, allowed: a torch device, or a dtype"),
+        (lambda pipe, ada: pipe.enable_model_cpu_offload(None), "device is None, which cannot be"),
+        (lambda pipe, ada: pipe.faces(None), "photo is a NoneType, allowed: a path, bytes of a"),
+        (lambda pipe, ada: pipe.faces(ADA, min_face=[3]), "min_face is [3], allowed: pixels, more"),
+        (lambda pipe, ada: ada.save("ada.png"), "path is 'ada.png', allowed: NAME.safetensors"),
         (
             lambda pipe, ada: ada.save("/no/a.safetensors"),
             "identity cannot be written to /no/a.s",

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from infinite_id import METHODS, InfiniteIDPipeline, __version__
+from infinite_id import METHODS, PRESETS, InfiniteIDPipeline, __version__
+from tests.infinite_id.single_file import two_widths, write_checkpoint
+from tests.infinite_id.tiny import write_pocket_adapter
 from tests.integrations.comfyui_walker import LoadImage, Refused, SaveImage, Workflow, read, walk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,6 +283,49 @@ def test_files_are_those_of_the_models_folders(classes: dict[str, Any], comfyui:
         ValueError, match=r"file is 'x.bin', allowed in models/infinite_id: none is"
     ):
         node().load("sdxl", adapter="x.bin")
+
+
+def test_a_checkpoint_and_identity_weights_of_ones_own(
+    classes: dict[str, Any],
+    shipped: Workflow,
+    comfyui: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the text encoders and the VAE waiting on the CPU. The settings that a checkpoint lacks
+    are SDXL's, here the tiny model's in the hub's cache."""
+    open_preset = PRESETS["sdxl_plus_face_open"]
+    monkeypatch.setitem(
+        PRESETS, "sdxl_plus_face_open", replace(open_preset, encoders=PRESETS["pocket"].encoders)
+    )
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = cache / f"models--{open_preset.base.replace('/', '--')}" / "snapshots"
+    settings /= str(open_preset.base_revision)
+    pipe = two_widths()
+    pipe.save_pretrained(settings)
+    write_checkpoint(comfyui / "models/checkpoints/own.safetensors", pipe)
+    node = classes["InfiniteIDLoad"]
+    node.INPUT_TYPES()
+    adapter = write_pocket_adapter(comfyui / "models/infinite_id/mine.safetensors")
+    assert "mine.safetensors" in node.INPUT_TYPES()["optional"]["adapter"][0]
+    given = ("sdxl_plus_face_open", "own.safetensors", "mine.safetensors")
+    (model,) = node().load(*given, offload=True)
+    assert model.base.offloads
+    people, _ = classes["InfiniteIDPerson"]().person(
+        model, LoadImage().load_image("person-1.png")[0], "man", "single", 0
+    )
+    made = sample(classes, shipped, model, people=people, width=16, height=16)
+    over = InfiniteIDPipeline.from_pipe(
+        pipe, adapter=adapter, encoders="pocket", sampler=model.preset.sampler
+    )
+    values = {name: shipped["8"]["inputs"][name] for name in ("prompt", "style", "seed")}
+    expected = over(
+        identity=list(people), num_inference_steps=2, height=16, width=16, output_type="np",
+        **values,
+    ).images  # fmt: skip
+    np.testing.assert_allclose(made.numpy(), expected, atol=2 / 255)
 
 
 def test_it_is_a_distribution_of_its_own() -> None:

@@ -12,7 +12,6 @@ from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.baselines.dreambooth import (
     DreamBoothGenerator,
     class_latents,
-    encode_photos,
     fit_lora,
     is_fitted,
     lora_path,
@@ -33,7 +32,7 @@ MADE_FROM = {"class_word": "man", "photos": "digest"}
 def latents(base):
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    photos = encode_photos(base, list(blocks.repeat(8, axis=1).repeat(8, axis=2)))
+    photos = base.encode_pictures(list(blocks.repeat(8, axis=1).repeat(8, axis=2)))
     return photos, class_latents(base, "man", CONFIG, SAMPLER, 32, 32)
 
 
@@ -83,7 +82,7 @@ def test_the_rare_word_stands_before_the_class_word(prompt, expected):
 
 
 def test_photos_come_back_from_their_latents_as_the_vae_makes_them(base, latents):
-    photos = encode_photos(base, base.decode(latents[0]))
+    photos = base.encode_pictures(base.decode(latents[0]))
     assert photos.shape == latents[0].shape
     assert torch.isfinite(photos).all()
 

@@ -159,9 +159,9 @@ def damaged(path, kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("code", "cannot be read"),
+        ("code", "cannot be read: it holds something else than tensors, or is not whole"),
         ("text", "cannot be read"),
-        ("missing", "cannot be read"),
+        ("missing", "cannot be read: No such file or directory"),
         ("other", "state_dict"),
         ("keys", "fuse_module"),
     ],
