@@ -38,20 +38,19 @@ def benchmark(
     styles: options.Styles = None,
     mixes: options.Mixes = None,
     methods: options.Methods = None,
-    metrics: Annotated[Optional, typer.Option(help="Metrics, comma-separated.")] = None,
+    metrics: Annotated[
+        Optional, typer.Option(help="Metrics, comma-separated; default: see infinite-id metrics.")
+    ] = None,
     seeds: options.Seeds = None,
-    limit: Annotated[int | None, typer.Option(help="Most pictures per method.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most pictures per method; default: all.")
+    ] = None,
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
     output: options.Output = None,
     preset: options.Preset = None,
     profile: options.Profile = None,
-    tracking_uri: Annotated[
-        Optional,
-        typer.Option(
-            help="MLflow; default: MLFLOW_TRACKING_URI, else sqlite beside the output; none: off."
-        ),
-    ] = None,
+    tracking_uri: options.TrackingUri = None,
     require_tracking: Annotated[
         bool, typer.Option("--require-tracking", help="Exit code 1 where MLflow lacks the run.")
     ] = False,
@@ -64,26 +63,30 @@ def benchmark(
         int | None, typer.Option(help="More rejects make the exit code 1; default: any number.")
     ] = None,
     weights: Annotated[
-        Optional, typer.Option(help="Of methods: photomaker=FILE,dreambooth=FOLDER.")
+        Optional,
+        typer.Option(help="Of methods: photomaker=FILE,dreambooth=FOLDER; default: the preset's."),
     ] = None,
     allow_untrained: options.AllowUntrained = False,
     override: options.Set = None,
     scenario: Annotated[
-        Optional, typer.Option(help="A figure of the comparison, or all; see --list-scenarios.")
+        Optional,
+        typer.Option(
+            help="A figure of the comparison, or all; see --list-scenarios; default: none."
+        ),
     ] = None,
     source: Annotated[
         Optional,
         typer.Option(
             "--from",
             help="A benchmark of the field: multiid:FOLDER (MultiID-Bench, one person), or "
-            "references:FOLDER (photos and prompts.txt).",
+            "references:FOLDER (photos and prompts.txt); default: none.",
         ),
     ] = None,
     judges: Annotated[
         Optional,
         typer.Option(
             help="More judges, NAME=ADDRESS, comma-separated: arcface, adaface, aesthetic, hpsv2, "
-            "vlm."
+            "vlm; default: none."
         ),
     ] = None,
     list_scenarios: Annotated[

@@ -40,7 +40,7 @@ def _kinds() -> dict[str, type[ModelConfig]]:
 @user_errors()
 def check(
     config: Annotated[
-        str | None, typer.Argument(help="YAML file of the command's settings.")
+        str | None, typer.Argument(help="YAML file of the command's settings; default: none.")
     ] = None,
     command: Annotated[
         str, typer.Option("--for", help="benchmark, synthesize, train or serve.")
@@ -50,11 +50,18 @@ def check(
     identities: options.Identities = None,
     layout: options.RunLayout = None,
     address: options.Address = None,
-    photos: Annotated[int, typer.Option(help="Photos of each person, for the memory.")] = 1,
+    photos: Annotated[
+        int, typer.Option(help="Photos of each person, for the estimate of memory.")
+    ] = 1,
     images_per_second: Annotated[
-        float | None, typer.Option(help="Of one GPU, for the time; see infinite-id plan.")
+        float | None,
+        typer.Option(
+            help="Of one GPU, for the time; see infinite-id plan; default: no time is told."
+        ),
     ] = None,
-    image_kb: Annotated[float, typer.Option(help="KB of an encoded picture, for storage.")] = 1500,
+    image_kb: Annotated[
+        float, typer.Option(help="KB of an encoded picture, for the estimate of storage.")
+    ] = 1500,
     override: options.Set = None,
 ) -> None:
     """Check weights, licences, inputs, storage, tracking and cluster; load nothing.

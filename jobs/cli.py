@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 from pipelines.run.session import quiet
 
 quiet()
 
 import typer
+from typer.core import TyperCommand
 
 from jobs.benchmark import benchmark
 from jobs.check import check
@@ -25,6 +26,9 @@ from jobs.report import report, status
 from jobs.serve import serve
 from jobs.synthesize import synthesize
 from jobs.train import train
+from pipelines.settings import BenchmarkConfig, ModelConfig
+from pipelines.synthesis.config import SynthesisConfig
+from pipelines.training.config import TrainingConfig
 
 __all__ = ["EXAMPLES", "main"]
 
@@ -64,7 +68,8 @@ EXAMPLES = {
     "status": "infinite-id status runs/first",
     "compare": "infinite-id compare runs/old runs/new --fail identity_margin=0.02",
     "export": "infinite-id export runs/first --output sets/first --format webdataset",
-    "plan": "infinite-id plan --identities photos --per-person 100 --images-per-second 0.8",
+    "plan": "infinite-id plan --identities photos --per-person 100 --images-per-second 0.8 "
+    "--image-kb 1500",
     "synthesize": "infinite-id synthesize --identities photos --per-person 20 --output runs/set",
     "train": "infinite-id train --data pairs.parquet --output runs/adapter --steps 1000",
     "dreambooth": "infinite-id dreambooth --identities photos --output loras",
@@ -77,8 +82,39 @@ EXAMPLES = {
 }
 
 
+# Whose defaults count where an option is not given.
+_SETTINGS: dict[str, type[ModelConfig]] = {
+    "benchmark": BenchmarkConfig,
+    "plan": BenchmarkConfig,
+    "dreambooth": BenchmarkConfig,
+    "check": BenchmarkConfig,
+    "synthesize": SynthesisConfig,
+    "train": TrainingConfig,
+    "serve": ModelConfig,
+}
+
+
+class _Command(TyperCommand):
+    """A command whose help tells the defaults of its settings, which its options have not."""
+
+    def __init__(self, name: str | None, **values: Any) -> None:
+        super().__init__(name, **values)
+        settings = _SETTINGS.get(name or "")
+        fields = {} if settings is None else settings.model_fields
+        for param in self.params:
+            field = fields.get(str(param.name))
+            told = getattr(param, "help", None)
+            if field is None or told is None or param.default is not None or "default:" in told:
+                continue
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, list):
+                value = ", ".join(value)
+            if isinstance(value, str | int | float):
+                setattr(param, "help", f"{told.removesuffix('.')}; default: {value}.")  # noqa: B010
+
+
 def _add(to: typer.Typer, name: str, command: Callable[..., None], group: str = "") -> None:
-    to.command(name, epilog=f"Example: {EXAMPLES[group + name]}")(command)
+    to.command(name, cls=_Command, epilog=f"Example: {EXAMPLES[group + name]}")(command)
 
 
 for command in (

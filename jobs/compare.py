@@ -35,14 +35,17 @@ Given = Mapping[str, Any] | None
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run folders, or MLflow runs as runs:/ID; the first is compared to."),
+        typer.Argument(
+            help="Two run folders or more, or MLflow runs as runs:/ID; the others are compared "
+            "with the first. Needed, unless --log is given."
+        ),
     ] = None,
     metrics: Annotated[Optional, typer.Option(help="Comma-separated; default: all.")] = None,
     fail: Annotated[
         list[str] | None,
         typer.Option(
             help="METRIC=MARGIN: exit code 1 if it fell by more, with 95 % confidence, or if the "
-            "runs cannot be compared; may be repeated."
+            "runs cannot be compared; may be repeated; default: none."
         ),
     ] = None,
     fail_lost: Annotated[
@@ -54,9 +57,15 @@ def compare(
         ),
     ] = 0.05,
     samples: Annotated[int, typer.Option(help="Pictures listed that got better or worse.")] = 3,
-    json_file: Annotated[Optional, typer.Option("--json", help="Also write this file.")] = None,
-    log: Annotated[Optional, typer.Option(help="Send this run folder to MLflow, now.")] = None,
-    tracking_uri: Annotated[Optional, typer.Option(help="MLflow; default: sqlite there.")] = None,
+    json_file: Annotated[
+        Optional, typer.Option("--json", help="Also write this file; default: none.")
+    ] = None,
+    log: Annotated[
+        Optional, typer.Option(help="Send this run folder to MLflow, now; default: none.")
+    ] = None,
+    tracking_uri: Annotated[
+        Optional, typer.Option(help="MLflow; default: the SQLite file beside the run.")
+    ] = None,
     storage_options: options.StorageOptions = None,
 ) -> None:
     """Differences between runs with intervals; a gate for CI; or send a run to MLflow later."""

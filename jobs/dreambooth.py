@@ -37,12 +37,14 @@ def dreambooth(
     output: Annotated[str, typer.Option(help="Folder of the LoRAs; all machines must share it.")],
     identities: Identities = None,
     layout: RunLayout = None,
-    config: Annotated[Optional, typer.Option(help="YAML file of the benchmark.")] = None,
+    config: Annotated[
+        Optional, typer.Option(help="YAML file of the benchmark; default: none.")
+    ] = None,
     preset: Preset = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps per person.")] = 200,
-    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 8,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA.")] = 8,
     prior_weight: Annotated[
-        float, typer.Option(help="Of the prior preservation loss; 0: without.")
+        float, typer.Option(help="Weight of the prior preservation loss; 0: without.")
     ] = 1.0,
     class_pictures: Annotated[int, typer.Option(help="Made by the base for that loss.")] = 16,
     held_out_photos: Annotated[

@@ -21,7 +21,7 @@ def export(
     partition: Annotated[
         str, typer.Option(help="Hive folders by method, style or method,style; default: none.")
     ] = "",
-    file_size: Annotated[str, typer.Option(help="Of a file, as written.")] = "256MiB",
+    file_size: Annotated[str, typer.Option(help="Size of a file, as written.")] = "256MiB",
     refused: Annotated[
         bool, typer.Option("--refused", help="Of a synthesis: what its gates refused.")
     ] = False,

@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 Optional = str | None
-_FORMS = "CSV, YAML, JSONL, Excel or Parquet."
+_FORMS = "CSV, YAML, JSONL, Excel or Parquet"
 
 
 @user_errors()
 def manifest_build(
     photos: Annotated[str, typer.Option(help="Folder: a person a file or a sub-folder.")],
     output: Annotated[str, typer.Option(help="Where the manifests go.")],
-    prompts: Annotated[Optional, typer.Option(help=_FORMS)] = None,
-    styles: Annotated[Optional, typer.Option(help=_FORMS)] = None,
-    mixes: Annotated[Optional, typer.Option(help=_FORMS)] = None,
+    prompts: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: the shipped ones.")] = None,
+    styles: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: the shipped ones.")] = None,
+    mixes: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: no mixes.")] = None,
     layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:
@@ -69,7 +69,10 @@ def manifest_check(
         list[str],
         typer.Argument(help="Manifests; their columns tell the kind: identities, prompts ..."),
     ],
-    kind: Annotated[Optional, typer.Option(help=f"Of all of them: {', '.join(MANIFESTS)}.")] = None,
+    kind: Annotated[
+        Optional,
+        typer.Option(help=f"Of all of them: {', '.join(MANIFESTS)}; default: by their columns."),
+    ] = None,
     layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "Steps",
     "StorageOptions",
     "Styles",
+    "TrackingUri",
     "command_line",
     "names_of",
     "set_values",
@@ -45,7 +46,7 @@ __all__ = [
 
 _OPTION = "--storage-options"
 
-Config = Annotated[str | None, typer.Option(help="YAML file; options override it.")]
+Config = Annotated[str | None, typer.Option(help="YAML file; options override it; default: none.")]
 Identities = Annotated[
     str | None, typer.Option(help="Manifest, or folder of photos; default: demo photos.")
 ]
@@ -55,13 +56,17 @@ _LAYOUT = typer.Option(
 )
 Layout = Annotated[str, _LAYOUT]
 RunLayout = Annotated[str | None, _LAYOUT]
-Prompts = Annotated[str | None, typer.Option(help="Prompts manifest.")]
-Styles = Annotated[str | None, typer.Option(help="Styles manifest.")]
-Mixes = Annotated[str | None, typer.Option(help="Mixes manifest.")]
-Methods = Annotated[str | None, typer.Option(help="Methods, comma-separated.")]
-Seeds = Annotated[str | None, typer.Option(help="0:4, or 7, or 0,3,9.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
-BatchSize = Annotated[int | None, typer.Option(help="Pictures a generation batch.")]
+Prompts = Annotated[str | None, typer.Option(help="Prompts manifest; default: the shipped one.")]
+Styles = Annotated[str | None, typer.Option(help="Styles manifest; default: the shipped one.")]
+Mixes = Annotated[str | None, typer.Option(help="Mixes manifest; default: no mixes.")]
+Methods = Annotated[
+    str | None, typer.Option(help="Methods, comma-separated; see infinite-id methods.")
+]
+Seeds = Annotated[
+    str | None, typer.Option(help="Of each person, prompt and style: 0:4 (0 to 3), or 7, or 0,3,9.")
+]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps; default: the preset's.")]
+BatchSize = Annotated[int | None, typer.Option(help="Pictures per generation batch.")]
 Output = Annotated[str | None, typer.Option(help="Run folder, any fsspec address.")]
 Preset = Annotated[str | None, typer.Option(help=f"{', '.join(sorted(PRESETS))}.")]
 Profile = Annotated[
@@ -83,7 +88,14 @@ LargestFace = Annotated[
 StorageOptions = Annotated[
     str | None,
     typer.Option(
-        help='Of file systems by scheme, JSON or a file of it: {"s3": {"endpoint_url": "..."}}.'
+        help='Of file systems by scheme, JSON or a file of it: {"s3": {"endpoint_url": "..."}}; '
+        "default: none."
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow; default: MLFLOW_TRACKING_URI, else SQLite beside the output; none: off."
     ),
 ]
 Resume = Annotated[
@@ -96,7 +108,9 @@ AllowUntrained = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="key=value of any setting of the file; may be repeated."),
+    typer.Option(
+        "--set", help="key=value of any setting of the file; may be repeated; default: none."
+    ),
 ]
 
 

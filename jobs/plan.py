@@ -41,18 +41,33 @@ def plan(
     preset: options.Preset = None,
     override: options.Set = None,
     per_person: Annotated[
-        int | None, typer.Option(help="Of a synthesis: pictures wanted of each person.")
+        int | None,
+        typer.Option(
+            help="Of a synthesis: pictures wanted of each person; default: a benchmark's."
+        ),
     ] = None,
     acceptance: Annotated[
-        float, typer.Option(help="Of a synthesis: share of draws that pass the gates.")
+        float,
+        typer.Option(
+            help="Of a synthesis: share of draws that pass the gates, above 0, at most 1."
+        ),
     ] = 1.0,
-    images_per_second: Annotated[float | None, typer.Option(help="Of one GPU.")] = None,
-    image_kb: Annotated[float | None, typer.Option(help="KB of an encoded picture.")] = None,
-    from_run: Annotated[
-        Optional, typer.Option(help="An earlier run: takes both figures from what it measured.")
+    images_per_second: Annotated[
+        float | None, typer.Option(help="Of one GPU; needed without --from-run.")
     ] = None,
-    gpu_price: Annotated[float, typer.Option(help="Of a GPU hour.")] = 0.0,
-    storage_price: Annotated[float, typer.Option(help="Of a GB and month.")] = 0.0,
+    image_kb: Annotated[
+        float | None, typer.Option(help="KB of an encoded picture; needed without --from-run.")
+    ] = None,
+    from_run: Annotated[
+        Optional,
+        typer.Option(
+            help="An earlier run: takes both figures from what it measured; default: none."
+        ),
+    ] = None,
+    gpu_price: Annotated[float, typer.Option(help="Of a GPU hour, in any currency.")] = 0.0,
+    storage_price: Annotated[
+        float, typer.Option(help="Of a GB and month, in the same currency.")
+    ] = 0.0,
     storage_options: options.StorageOptions = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -36,7 +36,10 @@ _EXTRA = (
 @user_errors()
 def serve(
     config: Annotated[
-        str | None, typer.Option(help="YAML file of the service's settings; options override it.")
+        str | None,
+        typer.Option(
+            help="YAML file of the service's settings; options override it; default: none."
+        ),
     ] = None,
     preset: options.Preset = None,
     profile: options.Profile = None,

@@ -29,19 +29,27 @@ def synthesize(
     layout: options.RunLayout = None,
     prompts: options.Prompts = None,
     styles: options.Styles = None,
-    method: Annotated[Optional, typer.Option(help="Method.")] = None,
+    method: Annotated[Optional, typer.Option(help="One method; see infinite-id methods.")] = None,
     per_person: Annotated[int | None, typer.Option(help="Pictures wanted of each person.")] = None,
-    redraws: Annotated[int | None, typer.Option(help="New seeds for a refused picture.")] = None,
+    redraws: Annotated[
+        int | None, typer.Option(help="New seeds for a refused picture, at most.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed.")] = None,
     gates: Annotated[
         Optional,
-        typer.Option(help="E.g. identity=0.5,text=0.2,other_identity=none; see docs/data_sets.md."),
+        typer.Option(
+            help="E.g. identity=0.5,text=0.2,other_identity=none; default: see docs/data_sets.md."
+        ),
     ] = None,
     references: Annotated[
-        Optional, typer.Option(help="People who must not appear: photos or a references table.")
+        Optional,
+        typer.Option(
+            help="People who must not appear: photos or a references table; default: none."
+        ),
     ] = None,
     watermark: Annotated[
-        Optional, typer.Option(help="Invisible text in each picture; 256 px or more.")
+        Optional,
+        typer.Option(help="Invisible text in each picture of 256 px or more; default: none."),
     ] = None,
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,

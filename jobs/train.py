@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import console, progress_display, show_table, user_errors
-from jobs.options import Address, Config, Preset, Set, StorageOptions, set_values
+from jobs.options import Address, Config, Preset, Set, StorageOptions, TrackingUri, set_values
 from jobs.options import storage_options as read_options
 from jobs.tracking import (
     check_tracking,
@@ -48,9 +48,15 @@ _EXPERIMENT = "infinite-id-training"
 def train(
     config: Config = None,
     data: Annotated[
-        Optional, typer.Option(help="Parquet with identity_id, image, optional caption.")
+        Optional,
+        typer.Option(
+            help="Needed, here or in the file: Parquet with identity_id, image, optional caption."
+        ),
     ] = None,
-    output: Annotated[Optional, typer.Option(help="Folder of the run, any fsspec address.")] = None,
+    output: Annotated[
+        Optional,
+        typer.Option(help="Folder of the run, any fsspec address."),
+    ] = None,
     preset: Preset = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per worker and step.")] = None,
@@ -58,9 +64,7 @@ def train(
     text_active: Annotated[
         bool, typer.Option("--text-active", help="The ablation: text takes part in training.")
     ] = False,
-    tracking_uri: Annotated[
-        Optional, typer.Option(help="MLflow; default: sqlite beside the output; none: off.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     address: Address = None,
     storage_options: StorageOptions = None,
     override: Set = None,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import typer
 from typer.exceptions import TyperException
@@ -60,6 +63,35 @@ def _parse(words: list[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     with command.make_context(str(command.name), words):
         pass
+
+
+def helps() -> Iterator[tuple[str, click.Parameter]]:
+    """Parameters of every command, with the command's name."""
+    todo = [typer.main.get_command(app)]
+    while todo:
+        command = todo.pop()
+        todo += getattr(command, "commands", {}).values()
+        for param in command.params:
+            yield str(command.name), param
+
+
+@pytest.mark.parametrize(
+    ("command", "param"), [pytest.param(*one, id=f"{one[0]}-{one[1].name}") for one in helps()]
+)
+def test_help_says_what_is_needed_and_what_is_the_default(command: str, param: Any):
+    if param.name == "help" or getattr(param, "is_flag", False):
+        return
+    told = param.help
+    assert told, "no help"
+    assert param.required or param.default is not None or re.search("default: |[Nn]eeded", told)
+
+
+def test_help_shows_the_defaults_of_the_settings():
+    told = {(command, param.name): getattr(param, "help", "") for command, param in helps()}
+    assert told["benchmark", "batch_size"] == "Pictures per generation batch; default: 8."
+    assert told["train", "batch_size"].endswith("; default: 4.")
+    assert told["synthesize", "output"].endswith("; default: runs/synthesis.")
+    assert told["benchmark", "methods"].endswith("; default: infinite_id.")
 
 
 def test_pages_that_show_commands_were_found():
