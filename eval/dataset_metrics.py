@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.stats import Summary, mean_of_pairs, summarise
+from eval.vectors import unit_rows
 
 __all__ = [
     "ClassStructure",
     "class_structure",
     "copy_paste_score",
     "seed_diversity",
-    "unit_rows",
 ]
 
 
@@ -139,17 +139,3 @@ def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
         np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1)
     )
     return angle
-
-
-def unit_rows(features: ArrayLike) -> NDArray[np.float64]:
-    """float64 (N, D) of unit norm; rows of zeros stay zeros.
-
-    Raises:
-        ValueError: not of shape (N, D).
-    """
-    rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"features have shape {rows.shape}, allowed: (N, D)")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = rows / np.maximum(norms, np.finfo(np.float64).tiny)
-    return unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from eval.judges.networks import Networks
 from eval.pose import head_pose
+from eval.vectors import cosine
 from infinite_id.faces.detection import Detection, FaceError, align_face
 from infinite_id.faces.upright import find_upright_faces
 from infinite_id.prompts import shipped_styles
@@ -203,12 +203,6 @@ class PictureBatch:
             found = [cosine(self.image_features[row], feature) for feature in features]
             others.append(np.array(found, dtype=np.float32))
         return own, others
-
-
-def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Of two vectors (width,); NaN where one is 0."""
-    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(np.dot(a, b)) / norms if norms > 0 else math.nan
 
 
 def style_words(own: Sequence[str] = ()) -> list[str]:

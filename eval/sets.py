@@ -32,6 +32,7 @@ from eval.picture_batch import PictureBatch
 from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, mean_of_pairs, summarise
+from eval.vectors import cosine
 from eval.verification import verification
 
 __all__ = ["MAX_PICTURES", "measure_sets"]
@@ -241,10 +242,10 @@ def _bounds(people: _People) -> dict[str, Any]:
     for person, features in people.used.items():
         held = people.held_out.get(person)
         if held is not None:
-            own += [(person, _cosine(one, means[person])) for one in held]
+            own += [(person, cosine(one, means[person])) for one in held]
         elif len(features) > 1:
             total = features.sum(axis=0)
-            own += [(person, _cosine(one, total - one)) for one in features]
+            own += [(person, cosine(one, total - one)) for one in features]
     strangers = np.stack(list(means.values())) if means else np.empty((0, _FACENET_WIDTH))
     return {
         "ceiling": asdict(_summary(own)),
@@ -258,11 +259,6 @@ def _summary(pairs: Sequence[tuple[str, float]]) -> Summary:
     return summarise(
         [value for _, value in pairs], np.array([name for name, _ in pairs], dtype=str)
     )
-
-
-def _cosine(a: Features, b: Features) -> float:
-    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(np.dot(a, b)) / norms if norms > 0 else math.nan
 
 
 def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> dict[str, Any]:
@@ -304,7 +300,7 @@ def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> d
         scores = copy_paste_score(own_faces, target, reference)
         found["copy_paste"] = asdict(summarise(scores, whose))
         for key, photos in (("sim_gt", target), ("sim_ref", reference)):
-            cosines = [_cosine(face, photo) for face, photo in zip(own_faces, photos, strict=True)]
+            cosines = [cosine(face, photo) for face, photo in zip(own_faces, photos, strict=True)]
             found[key] = asdict(summarise(cosines, whose))
     real = _stacked(targets or people.used)
     if real is not None:
@@ -373,7 +369,7 @@ def _curves(
         method = data.samples["method"][row]
         for role, x, person in targets.get(data.samples["identity_id"][row], []):
             if person in people.used:
-                value = _cosine(face, people.used[person].mean(axis=0))
+                value = cosine(face, people.used[person].mean(axis=0))
                 cells[method, role, x].append((person, value))
     return [
         {

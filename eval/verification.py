@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from eval.dataset_metrics import unit_rows
 from eval.spread import one_way, quantile, wilson
 from eval.stats import Summary
+from eval.vectors import unit_rows
 
 __all__ = ["Verification", "verification"]
 

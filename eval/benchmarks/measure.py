@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.benchmarks.cases import Benchmark
-from eval.dataset_metrics import copy_paste_score, unit_rows
+from eval.dataset_metrics import copy_paste_score
 from eval.json_values import json_value
 from eval.judges.given import GivenJudges
 from eval.judges.networks import FACE_FILES, Need, Networks
@@ -34,6 +34,7 @@ from eval.reports.thumbnails import open_picture
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, summarise
 from eval.units import units_of
+from eval.vectors import cosine
 
 __all__ = ["KEPT", "measure_benchmark", "table_csv", "table_markdown"]
 
@@ -180,8 +181,8 @@ def _score(
             reference, target = references.get(case), targets.get(case)
             shown = target or reference
             common = {
-                "clip_i": math.nan if shown is None else _cosine(whole[place], shown[1]),
-                "clip_t": _cosine(whole[place], texts[place]),
+                "clip_i": math.nan if shown is None else cosine(whole[place], shown[1]),
+                "clip_t": cosine(whole[place], texts[place]),
                 "aesthetic": math.nan if liked is None else float(liked[place]),
             }
             for name in names:
@@ -210,8 +211,8 @@ def _similarities(own: Floats, r: Floats | None, t: Floats | None) -> dict[str, 
     r = None if r is None or missing or np.isnan(r).any() else r
     t = None if t is None or missing or np.isnan(t).any() else t
     found = {
-        "sim_gt": math.nan if t is None else _cosine(own, t),
-        "sim_ref": math.nan if r is None else _cosine(own, r),
+        "sim_gt": math.nan if t is None else cosine(own, t),
+        "sim_ref": math.nan if r is None else cosine(own, r),
         "copy_paste": math.nan,
     }
     if r is not None and t is not None:
@@ -231,11 +232,6 @@ def _grouped(data: RunData, ids: Sequence[str]) -> Iterator[list[tuple[str, Any]
             group = []
     if group:
         yield group
-
-
-def _cosine(a: Floats, b: Floats) -> float:
-    one, other = unit_rows([a])[0], unit_rows([b])[0]
-    return float(one @ other)
 
 
 def _summaries(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.vectors import unit_rows
 from infinite_id.faces.alignment import ALIGNED_SIZE
 from infinite_id.faces.onnx_files import onnx_session, session_options
 from infinite_id.packages import file_digest
@@ -57,7 +58,9 @@ class ArcFace:
         """float32 (N, D), unit L2 norm, of N aligned faces uint8 (112, 112, 3) RGB."""
         # One at a time: some packs fix the batch at 1. insightface takes BGR and turns it round.
         found = [self._model.get_feat(np.ascontiguousarray(crop[:, :, ::-1])) for crop in crops]
-        return _unit(np.concatenate(found)) if found else np.empty((0, 0), np.float32)
+        if not found:
+            return np.empty((0, 0), np.float32)
+        return unit_rows(np.concatenate(found)).astype(np.float32)
 
 
 class AdaFace:
@@ -96,7 +99,8 @@ class AdaFace:
         """float32 (N, D), unit L2 norm, of N aligned faces uint8 (112, 112, 3) RGB."""
         if not crops:
             return np.empty((0, 0), np.float32)
-        return _unit(np.concatenate([self._run(adaface_pixels(crop)) for crop in crops]))
+        found = np.concatenate([self._run(adaface_pixels(crop)) for crop in crops])
+        return unit_rows(found).astype(np.float32)
 
 
 def adaface_pixels(crop: NDArray[np.uint8]) -> Features:
@@ -160,9 +164,3 @@ def _file(judge: str, address: str, suffixes: tuple[str, ...]) -> Path:
 def _unreadable(judge: str, path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     return f"judge {judge} is {str(path)!r}, which cannot be read as its network: {reason}"
-
-
-def _unit(features: NDArray[Any]) -> Features:
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: Features = (features / np.maximum(norms, 1e-12)).astype(np.float32)
-    return unit

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.judges.pixels import resize_and_crop
+from eval.vectors import unit_rows
 from infinite_id.pocket.image_text import load_scorer
 from infinite_id.pocket.weights import CLIP_MEAN, CLIP_SIZE, CLIP_STD, is_trained
 
@@ -38,7 +39,8 @@ class PocketImageText:
         pictures = np.stack([resize_and_crop(image, CLIP_SIZE) for image in images])
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         output = self._model.vision_model(pixel_values=(pixels - self._mean) / self._std)
-        return _unit(self._model.visual_projection(output.pooler_output))
+        features = self._model.visual_projection(output.pooler_output)
+        return unit_rows(features.float().numpy()).astype(np.float32)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -49,9 +51,5 @@ class PocketImageText:
         output = self._model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
-        return _unit(self._model.text_projection(output.pooler_output))
-
-
-def _unit(features: torch.Tensor) -> NDArray[np.float32]:
-    normalised: NDArray[np.float32] = torch.nn.functional.normalize(features.float()).numpy()
-    return normalised
+        features = self._model.text_projection(output.pooler_output)
+        return unit_rows(features.float().numpy()).astype(np.float32)
