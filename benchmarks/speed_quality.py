@@ -39,19 +39,20 @@ def with_setting(family: Preset, setting: Mapping[str, Any]) -> Preset:
 
     Args:
         family: the preset.
-        setting: "profile", fields of `SamplerConfig` and of `FusionConfig`.
+        setting: "profile", "cpu_dtype", fields of `SamplerConfig` and of `FusionConfig`.
 
     Raises:
         ValueError: an unknown key.
     """
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in setting.items()}
     family = profiled(family, str(values.pop("profile", _WHOLE)))
+    family = replace(family, cpu_dtype=str(values.pop("cpu_dtype", family.cpu_dtype)))
     parts = {"sampler": SamplerConfig, "fusion": FusionConfig}
     for part, kind in parts.items():
         own = {f.name: values.pop(f.name) for f in fields(kind) if f.name in values}
         family = replace(family, **{part: replace(getattr(family, part), **own)})
     if values:
-        known = ["profile", *(f.name for kind in parts.values() for f in fields(kind))]
+        known = ["profile", "cpu_dtype", *(f.name for kind in parts.values() for f in fields(kind))]
         raise ValueError(f"setting has {', '.join(values)}, allowed: {', '.join(known)}")
     return family
 
@@ -113,13 +114,18 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
 def _generators(
     method: str, own: Preset, settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, StreamGenerator]:
-    made = load_generators([method], own)[method]
-    if not isinstance(made, StreamGenerator):
-        raise ValueError(f"method is {method!r}, allowed: one on the two-stream sampler")
     generators = {}
+    loaded: dict[str, StreamGenerator] = {}
     for name, setting in settings.items():
         family = with_setting(own, setting)
-        generators[name] = made.configured(fusion_of(METHODS[method], family), family.sampler)
+        if family.cpu_dtype not in loaded:
+            made = load_generators([method], family)[method]
+            if not isinstance(made, StreamGenerator):
+                raise ValueError(f"method is {method!r}, allowed: one on the two-stream sampler")
+            loaded[family.cpu_dtype] = made
+        generators[name] = loaded[family.cpu_dtype].configured(
+            fusion_of(METHODS[method], family), family.sampler
+        )
     return generators
 
 

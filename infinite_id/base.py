@@ -25,6 +25,7 @@ from torch import Tensor
 from infinite_id.attention.installed import check_attention
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
 from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
+from infinite_id.cpu import ready_for_cpu
 from infinite_id.latents import encode_pictures, raw_latents
 from infinite_id.model_files import BASE_PARTS, base_files, model_digest
 from infinite_id.weights.base_lora import fuse_lora
@@ -201,7 +202,8 @@ class BaseModel:
         stated = {name: value for name, value in own.config.items() if name not in silent}
         config = own.config if kind == "own" else {**_SDXL_NOISE, **stated}
         made = cls.from_config({**config, **_LATENTS, **overrides})
-        made.set_timesteps(steps, device=self.device)
+        # On the CPU whatever the device: numbers read from it in a step would make it wait.
+        made.set_timesteps(steps)
         return made
 
     def encode(self, texts: Sequence[str]) -> TextEmbeddings:
@@ -349,6 +351,8 @@ def load_base(
     if preset.base_lora is not None:
         revision = f"{revision}+lora-{fuse_lora(pipeline, preset.base_lora)}"
     pipeline.to(device)
+    if torch.device(device).type == "cpu":
+        ready_for_cpu(pipeline)
     if compile:
         # In place: the module stays the object whose layers are looked up by name.
         pipeline.unet.compile(fullgraph=True)

@@ -44,6 +44,8 @@ class StreamContext:
         fusion: how the identity rows take from the text rows.
         text_rows: the first rows of the batch, the text streams; 0 for none.
         source: int64 (identity rows,): the text row that feeds each identity row.
+        in_order: whether row i of the identities is fed by text row i, so that nothing need be
+            gathered.
         text: K'_t, V'_t of each cross-attention layer, each (texts, L, C); None where the
             identity rows see no text.
         identity: K'_id, V'_id of each cross-attention layer, each (identities, T, C), already
@@ -72,6 +74,7 @@ class StreamContext:
     active: bool = True
     identity_scale: Tensor | None = None
     regions: RegionRows | None = None
+    in_order: bool = False
 
     @property
     def lora_scale(self) -> float | Tensor:
@@ -79,6 +82,10 @@ class StreamContext:
         if self.identity_scale is not None:
             return self.identity_scale.clamp(0.0, 1.0)
         return min(max(self.fusion.identity_scale, 0.0), 1.0)
+
+    def of_texts(self, rows: Tensor, first: int = 0) -> Tensor:
+        """What feeds the identity rows from `first` on, of `rows` (text rows, ...)."""
+        return rows[first:] if self.in_order else rows[self.source[first:]]
 
 
 def _names(unet: UNet2DConditionModel, kind: str) -> list[str]:
@@ -158,17 +165,18 @@ class StreamAttnProcessor:
         query, key, value = (
             self._project(attn, name, hidden, streams) for name in ("to_q", "to_k", "to_v")
         )
-        first, last = streams.fusion.layers
-        acts = streams.active and first <= self.position <= last
+        shallowest, deepest = streams.fusion.layers
+        acts = streams.active and shallowest <= self.position <= deepest
         # Rows up to `cut` attend to themselves: the text streams, and unfused identity rows.
         cut = streams.text_rows + streams.unfused_rows
         alone = not streams.text_rows or hidden.shape[0] == cut
         if alone or streams.fusion.fusion == "none" or not acts:
             return attend(query, key, value, attn.heads, kind=self.kind)
         text = attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind)
-        source = streams.source[streams.unfused_rows :]
+        first = streams.unfused_rows
+        texts = [streams.of_texts(one[: streams.text_rows], first) for one in (key, value)]
         fused = fuse(
-            KeyValue(key[source], value[source]),
+            KeyValue(*texts),
             KeyValue(key[cut:], value[cut:]),
             streams.fusion.fusion,
             streams.fusion.self_norm,
@@ -190,9 +198,12 @@ class StreamAttnProcessor:
         out: Tensor | None = None
         if streams.text is not None and streams.fusion.text_cross_attention:
             texts = (streams.identity_text or streams.text)[self.index]
-            out = attend(rest, texts.key[streams.source], texts.value[streams.source], attn.heads)
-        scale = streams.identity_scale
-        if streams.identity is not None and (scale is not None or streams.fusion.identity_scale):
+            key, value = streams.of_texts(texts.key), streams.of_texts(texts.value)
+            out = attend(rest, key, value, attn.heads)
+        scale: Tensor | float = streams.fusion.identity_scale
+        if streams.identity_scale is not None:
+            scale = streams.identity_scale
+        if streams.identity is not None and (isinstance(scale, Tensor) or scale):
             own, mask = streams.identity[self.index], streams.identity_mask
             rows = streams.identity_source
             if rows is not None:
@@ -203,7 +214,8 @@ class StreamAttnProcessor:
             seen = attend(asking, own.key, own.value, attn.heads, mask)
             if regions is not None:
                 seen = regions.joined(seen, rest)
-            seen = seen * (streams.fusion.identity_scale if scale is None else scale)
+            if isinstance(scale, Tensor) or scale != 1:
+                seen = seen * scale
             out = seen if out is None else out + seen
         parts.append(torch.zeros_like(rest) if out is None else out)
         return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -125,7 +125,7 @@ class Conditioning:
         if self._personal is None:
             raise RuntimeError("the batch has no identities")
         layout = replace(self._layout, guidance=guided)
-        context = self._narrowed(self._personal, layout)
+        context = _in_order(self._narrowed(self._personal, layout))
         count, people = layout.group_count, len(layout.groups)
         blocks = [torch.arange(people, device=self._device)]
         groups = list(layout.groups)
@@ -237,6 +237,25 @@ class Conditioning:
             identity_text=keys if adapter.lora is not None else None,
             regions=regions,
         )
+
+
+def _in_order(context: StreamContext) -> StreamContext:
+    """`context` without gathers where rows stand as they are needed; read once, not per step."""
+    texts = context.text_rows or len(context.text[0].key if context.text else ())
+    context = replace(context, in_order=context.source.tolist() == list(range(texts)))
+    if context.identity_source is None or context.identity is None:
+        return context
+    rows = context.identity_source.tolist()
+    first, last = rows[0], rows[0] + len(rows)
+    if rows != list(range(first, last)):
+        return context
+    mask = context.identity_mask
+    return replace(
+        context,
+        identity=[KeyValue(one.key[first:last], one.value[first:last]) for one in context.identity],
+        identity_source=None,
+        identity_mask=None if mask is None else mask[first:last],
+    )
 
 
 def _shown(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from infinite_id.attention.fusion import KeyValue
+from infinite_id.attention.lora import AttentionLora
 from infinite_id.attention.processors import (
     StreamContext,
     cross_attention_layers,
@@ -18,7 +21,8 @@ from infinite_id.attention.processors import (
     stream_processors,
 )
 from infinite_id.base import BaseModel
-from infinite_id.config import AdapterConfig, FusionConfig
+from infinite_id.config import AdapterConfig, FusionConfig, SchedulerKind
+from infinite_id.cpu import ready_for_cpu
 from infinite_id.identity.adapter import IdentityAdapter
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_unet
 
@@ -191,3 +195,73 @@ def test_training_mode_has_gradients_in_the_adapter_alone(base: BaseModel) -> No
         run_unet(unet, given, 2).square().mean().backward()
     assert all(p.grad is not None for p in adapter.parameters())
     assert all(p.grad is None for p in unet.parameters())
+
+
+@pytest.mark.parametrize("unfused", [0, 2])
+def test_rows_in_order_need_no_gather(
+    base: BaseModel, adapter: IdentityAdapter, unfused: int
+) -> None:
+    unet = base.unet
+    texts = torch.randn(4, 6, 64, generator=torch.Generator().manual_seed(3))
+    layers: list[Any] = [unet.get_submodule(name) for name in cross_attention_layers(unet)]
+    fields = {
+        "text_rows": 4,
+        "source": torch.arange(4),
+        "text": [KeyValue(one.to_k(texts), one.to_v(texts)) for one in layers],
+        "identity": adapter.image(
+            torch.randn(4, 7, 64, generator=torch.Generator().manual_seed(1))
+        ),
+        "unfused_rows": unfused,
+    }
+    with install(unet), torch.no_grad():
+        gathered = run_unet(unet, context(unet, adapter, **fields), 8)
+        in_order = run_unet(unet, context(unet, adapter, in_order=True, **fields), 8)
+    torch.testing.assert_close(in_order, gathered, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, torch.tensor([0.25, 0.75]).view(-1, 1, 1)])
+def test_an_update_in_place_is_the_one_with_gradients(scale: float | Tensor) -> None:
+    generator = torch.Generator().manual_seed(5)
+    weights = {
+        ("layer", "to_q"): (
+            torch.randn(2, 8, generator=generator),
+            torch.randn(6, 2, generator=generator),
+        )
+    }
+    lora = AttentionLora(weights)
+    hidden = torch.randn(3, 4, 8, generator=generator)
+    out = torch.randn(3, 4, 6, generator=generator)
+    wanted = lora.add("layer", "to_q", hidden, out, 1, scale)
+    with torch.no_grad():
+        found = lora.add("layer", "to_q", hidden, out.clone(), 1, scale)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found[:1], out[:1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", get_args(SchedulerKind))
+def test_numbers_of_a_step_are_not_read_from_the_device(base: BaseModel, kind: Any) -> None:
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(base.unet.config)
+    pipeline = SimpleNamespace(unet=unet, scheduler=base.pipeline.scheduler)
+    elsewhere = BaseModel(pipeline, "r")  # type: ignore[arg-type]
+    assert elsewhere.device.type == "meta"
+    assert elsewhere.scheduler(kind, 4).timesteps.device.type == "cpu"
+
+
+def test_layouts_and_norms_of_a_cpu_change_nothing_but_rounding(base: BaseModel) -> None:
+    pipeline = copy.deepcopy(base.pipeline)
+    plain = run_unet(base.unet, None, 2)
+    ready_for_cpu(pipeline)
+    torch.testing.assert_close(run_unet(pipeline.unet, None, 2), plain, atol=1e-5, rtol=1e-5)
+    assert pipeline.unet.state_dict().keys() == base.unet.state_dict().keys()
+    norm = torch.nn.GroupNorm(2, 8)
+    hidden = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(1)) * 3 + 20
+    wanted = norm(hidden.bfloat16().float())
+    half: Any = SimpleNamespace(
+        unet=torch.nn.Sequential(norm.bfloat16()), vae=torch.nn.Sequential()
+    )
+    own = (norm(hidden.bfloat16()).float() - wanted).abs().mean()
+    ready_for_cpu(half)
+    found = half.unet(hidden.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - wanted).abs().mean() <= own

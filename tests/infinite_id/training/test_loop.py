@@ -288,3 +288,32 @@ def test_a_frozen_model_is_refused():
     model, loss = regression()
     with pytest.raises(ValueError, match="no trainable parameter"):
         TrainingLoop(model.requires_grad_(False), loss, LoopConfig())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_attention_of_the_loop_is_torchs_own_and_the_switch_is_put_back(precision: str):
+    torch.manual_seed(1)
+    model = nn.MultiheadAttention(16, 2, batch_first=True)
+    x = torch.randn(2, 9, 16)
+    products: list[str] = []
+
+    def loss(step: int, part: int) -> Tensor:
+        out, _ = model(x, x, x, need_weights=False)
+        node, names = [out.grad_fn], set()
+        while node:
+            one = node.pop()
+            if one is not None and one not in names:
+                names.add(one)
+                node += [before for before, _ in one.next_functions]
+        products.extend(one.name() for one in names)
+        return out.float().square().mean()
+
+    wanted = loss(0, 0)
+    assert any("ScaledDotProductFlash" in name for name in products)
+    products.clear()
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    made = TrainingLoop(model, loss, LoopConfig(precision=precision))
+    found, _ = made._optimise()
+    assert not any("ScaledDotProductFlash" in name for name in products)
+    torch.testing.assert_close(found, wanted.detach(), rtol=2e-2, atol=1e-5)
+    assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() == allowed
