@@ -22,7 +22,9 @@ def test_each_setting_of_the_scenario_is_one() -> None:
     made = with_setting(own, {"profile": "fast", "reuse_steps": 2, "identity_steps": [0.2, 1.0]})
     assert made.sampler.reuse_steps == 2
     assert made.fusion.identity_steps == (0.2, 1.0)
-    with pytest.raises(ValueError, match="setting has speed, allowed: profile, scheduler"):
+    with pytest.raises(
+        ValueError, match="setting has speed, allowed: profile, cpu_dtype, scheduler"
+    ):
         with_setting(own, {"speed": 2})
 
 
