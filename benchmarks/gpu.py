@@ -23,7 +23,7 @@ from typing import Any
 __all__ = ["Part", "main", "parts"]
 
 _LEAST_SECONDS = 20.0
-_FAST = ("guidance_steps=[0.0,0.6]", "identity_steps=[0.1,1.0]")
+_FEWER_ROWS = ("guidance_steps=[0.0,0.6]", "identity_steps=[0.1,1.0]")
 _MEMORY_GB = (80, 24, 16, 12)
 
 
@@ -57,7 +57,7 @@ def parts(small: bool, pack: Path | None, state: Path) -> Iterator[Part]:
     counts = "counts=[1,2]" if small else "counts=[1,8,16]"
     common = ["two_stream" if small else "two_stream_sdxl", counts]
     common += (
-        ["size=32", "steps=1", "repeats=1", "threads=1"] if small else ["steps=10", "repeats=2"]
+        ["size=32", "steps=1", "repeats=1", "threads=1"] if small else ["steps=30", "repeats=1"]
     )
 
     def bench(name: str, seconds: float, *settings: str, note: str = "", **more: Any) -> Part:
@@ -70,9 +70,11 @@ def parts(small: bool, pack: Path | None, state: Path) -> Iterator[Part]:
         tests = ("pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu")
         yield Part("gpu_tests", 120, tests)
     yield bench("eager", 150, "ways=[two_stream,plain]")
-    yield bench("compiled", 200, "ways=[two_stream]", "compile=true", note="torch.compile")
-    fast = ["ways=[two_stream]", *_FAST]
-    yield bench("fewer_rows", 90, *fast, note="; ".join(_FAST))
+    yield bench("compiled", 240, "ways=[two_stream]", "compile=true", note="torch.compile")
+    for profile in ("fast", "faster"):
+        yield bench(profile, 90, "ways=[two_stream]", f"profile={profile}", note="its own steps")
+    fewer = ["ways=[two_stream]", *_FEWER_ROWS]
+    yield bench("fewer_rows", 90, *fewer, note="; ".join(_FEWER_ROWS))
     yield bench("rivals", 150, "ways=[two_pass,two_stream,ip_adapter]")
     for fusion in ("none", "mutual"):
         yield bench(f"fusion_{fusion}", 60, "ways=[two_stream]", f"fusion={fusion}")

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.two_pass import two_pass
 from infinite_id.attention.processors import attention_layers, cross_attention_layers
 from infinite_id.base import BaseModel, TextEmbeddings
-from infinite_id.config import FusionConfig, Preset, SamplerConfig, preset
+from infinite_id.config import FusionConfig, Preset, SamplerConfig, preset, profiled
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
@@ -70,14 +70,16 @@ class _Bench:
         self.device = torch.device(arguments["device"])
         self.dtype = getattr(torch, arguments["dtype"])
         self.size = int(arguments["size"])
-        self.sampler = SamplerConfig(
-            num_inference_steps=arguments["steps"],
+        family = profiled(preset(arguments["model"]), arguments["profile"])
+        own = SamplerConfig(num_inference_steps=arguments["steps"])
+        # A profile has steps of its own, which make its speed.
+        self.sampler = replace(
+            own if arguments["profile"] == "full" else family.sampler,
             guidance_steps=tuple(arguments["guidance_steps"]),
         )
         self.fusion = FusionConfig(
             fusion=arguments["fusion"], identity_steps=tuple(arguments["identity_steps"])
         )
-        family = preset(arguments["model"])
         pipeline = _pipeline(family, self.device, self.dtype)
         if arguments["compile"]:
             pipeline.unet.compile(fullgraph=True)
@@ -260,8 +262,9 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         arguments: model (a preset's name), size (pixels), counts (of N), ways, steps, device,
-            dtype, threads (on a CPU), repeats, compile; fusion, guidance_steps and identity_steps
-            of two_stream, see `FusionConfig` and `SamplerConfig`.
+            dtype, threads (on a CPU), repeats, compile; profile, with steps of its own where it is
+            not "full"; fusion, guidance_steps and identity_steps of two_stream, see `FusionConfig`
+            and `SamplerConfig`.
 
     Returns:
         By N: images/s of each way; `speedup`, two_pass / two_stream; `cost_against_ip_adapter`
@@ -277,7 +280,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for count in arguments["counts"]:
         batch = bench.batch(count)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        short = replace(bench.sampler, num_inference_steps=min(2, arguments["steps"]))
+        few = min(2, bench.sampler.num_inference_steps)
+        short = replace(bench.sampler, num_inference_steps=few)
         full, bench.sampler = bench.sampler, short
         for way in ways.values():
             bench.seconds(way, batch)
@@ -310,7 +314,12 @@ def _hold_memory(device: str) -> None:
 
 
 def _split(bench: _Bench, batch: StreamBatch) -> dict[str, float]:
-    """Where two_stream's time goes, from one more run with clocks around the UNet."""
+    """Where two_stream's time goes, from one more run with clocks around the UNet.
+
+    Nothing with `reuse_steps`, whose steps do not go through the UNet's own forward pass.
+    """
+    if bench.sampler.reuse_steps > 1:
+        return {}
     marks: list[float] = []
 
     def mark(*_: Any) -> None:
