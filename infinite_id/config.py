@@ -111,6 +111,9 @@ class SamplerConfig:
             cost half as much.
         reuse_steps: each so many-th step is computed whole, the ones between keep the features of
             the UNet's inner blocks (`infinite_id.sampler.reuse`); 1: all steps are whole.
+        text_every: the text streams run in each so many-th step of both streams; in the ones
+            between, the identity streams read the keys and values of the last, and the text
+            streams go on by their last prediction; 1: in all steps.
     """
 
     scheduler: SchedulerKind = "ddim"
@@ -118,6 +121,7 @@ class SamplerConfig:
     guidance_scale: float = 5.0
     guidance_steps: tuple[float, float] = (0.0, 1.0)
     reuse_steps: int = 1
+    text_every: int = 1
 
     def __post_init__(self) -> None:
         check_choice("scheduler", self.scheduler, SchedulerKind)
@@ -127,8 +131,9 @@ class SamplerConfig:
             )
         if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}, allowed: finite, >= 0")
-        if self.reuse_steps < 1:
-            raise ValueError(f"reuse_steps is {self.reuse_steps}, allowed: 1 or more")
+        for name in ("reuse_steps", "text_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, allowed: 1 or more")
         _check_fractions("guidance_steps", self.guidance_steps)
 
 

@@ -59,6 +59,8 @@ class StreamContext:
         active: whether the step lies in the range where fusion acts.
         identity_scale: (identity rows, 1, 1) in place of the fusion's own, where rows differ.
         regions: where the people of groups are seen; None where every row sees one person.
+        kept: K_t, V_t of the self-attention layers by name, each (text rows, L, C): a call with
+            text rows writes them, one without reads them; None where every call has text rows.
     """
 
     fusion: FusionConfig
@@ -75,6 +77,7 @@ class StreamContext:
     identity_scale: Tensor | None = None
     regions: RegionRows | None = None
     in_order: bool = False
+    kept: dict[str, KeyValue] | None = None
 
     @property
     def lora_scale(self) -> float | Tensor:
@@ -166,23 +169,35 @@ class StreamAttnProcessor:
             self._project(attn, name, hidden, streams) for name in ("to_q", "to_k", "to_v")
         )
         shallowest, deepest = streams.fusion.layers
-        acts = streams.active and shallowest <= self.position <= deepest
+        fuses = streams.fusion.fusion != "none" and shallowest <= self.position <= deepest
+        texts = self._text_stream(key, value, streams) if fuses else None
         # Rows up to `cut` attend to themselves: the text streams, and unfused identity rows.
         cut = streams.text_rows + streams.unfused_rows
-        alone = not streams.text_rows or hidden.shape[0] == cut
-        if alone or streams.fusion.fusion == "none" or not acts:
+        if texts is None or not streams.active or hidden.shape[0] == cut:
             return attend(query, key, value, attn.heads, kind=self.kind)
-        text = attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind)
         first = streams.unfused_rows
-        texts = [streams.of_texts(one[: streams.text_rows], first) for one in (key, value)]
         fused = fuse(
-            KeyValue(*texts),
+            KeyValue(*(streams.of_texts(one, first) for one in texts)),
             KeyValue(key[cut:], value[cut:]),
             streams.fusion.fusion,
             streams.fusion.self_norm,
         )
         identity = attend(query[cut:], fused.key, fused.value, attn.heads, kind=self.kind)
+        if not cut:
+            return identity
+        text = attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind)
         return torch.cat([text, identity])
+
+    def _text_stream(self, key: Tensor, value: Tensor, streams: StreamContext) -> KeyValue | None:
+        """K_t, V_t of the call's text rows, or those kept; None where there are neither."""
+        kept, rows = streams.kept, streams.text_rows
+        if not rows:
+            return None if kept is None else kept[self.name]
+        own = KeyValue(key[:rows], value[:rows])
+        if kept is not None:
+            # Copies: a slice would hold the identity rows' memory too.
+            kept[self.name] = KeyValue(own.key.clone(), own.value.clone())
+        return own
 
     def _cross(
         self, attn: Attention, hidden: Tensor, encoded: Tensor | None, streams: StreamContext

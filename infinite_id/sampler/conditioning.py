@@ -40,6 +40,7 @@ class Phase:
         hidden, pooled: encoded texts of the rows.
         spread: where latents are not fed all, the fed row, without halves, whose prediction each
             of them takes.
+        unfed: the first latents, which are not fed and go on by their last prediction.
     """
 
     blocks: tuple[Tensor, ...]
@@ -48,6 +49,7 @@ class Phase:
     hidden: Tensor
     pooled: Tensor
     spread: Tensor | None
+    unfed: int = 0
 
 
 class Conditioning:
@@ -78,11 +80,13 @@ class Conditioning:
         self._text = _encode_groups(base, texts, layout.guidance)
         self._keys = _text_keys(base, self._text.hidden)
         self._personal: StreamContext | None = None
-        self._made: dict[tuple[PhaseKind, bool, bool], Phase] = {}
+        self._made: dict[tuple[PhaseKind, bool, bool, bool], Phase] = {}
         if adapter is not None and layout.personal:
             self._personal = self._with_identity(base, adapter, batch)
 
-    def phase(self, kind: PhaseKind, guided: bool, *, apart: bool = False) -> Phase:
+    def phase(
+        self, kind: PhaseKind, guided: bool, *, apart: bool = False, text_kept: bool = False
+    ) -> Phase:
         """The rows of a step.
 
         Args:
@@ -90,10 +94,15 @@ class Conditioning:
             guided: False leaves the rows without text out.
             apart: in a "text" step the latents of the identity streams are no longer those of
                 the text streams, because a caller has changed them.
+            text_kept: in a "both" step the text streams are not run; what the identity streams
+                read of them was kept.
         """
-        key = (kind, guided, apart)
+        key = (kind, guided, apart, text_kept)
         if key not in self._made:
-            self._made[key] = self._both(guided) if kind == "both" else self._plain(*key)
+            both = kind == "both"
+            self._made[key] = (
+                self._both(guided, text_kept) if both else self._plain(kind, guided, apart)
+            )
         return self._made[key]
 
     def _plain(self, kind: PhaseKind, guided: bool, apart: bool) -> Phase:
@@ -121,20 +130,24 @@ class Conditioning:
         halves = 2 if guided else 1
         return Phase((self._tensor(fed),), halves, context, hidden, pooled, spread)
 
-    def _both(self, guided: bool) -> Phase:
+    def _both(self, guided: bool, text_kept: bool) -> Phase:
         if self._personal is None:
             raise RuntimeError("the batch has no identities")
         layout = replace(self._layout, guidance=guided)
         context = _in_order(self._narrowed(self._personal, layout))
         count, people = layout.group_count, len(layout.groups)
+        unfed = count if text_kept else 0
         blocks = [torch.arange(people, device=self._device)]
         groups = list(layout.groups)
         rows = self._text_rows(groups, guided)
         if layout.with_text:
             blocks = [torch.arange(count, device=self._device), blocks[0] + count]
-            rows = torch.cat([self._text_rows(range(count), guided), rows])
+            if text_kept:
+                blocks, context = blocks[1:], replace(context, text_rows=0)
+            else:
+                rows = torch.cat([self._text_rows(range(count), guided), rows])
         hidden, pooled = self._text.hidden[rows], self._text.pooled[rows]
-        return Phase(tuple(blocks), layout.halves, context, hidden, pooled, None)
+        return Phase(tuple(blocks), layout.halves, context, hidden, pooled, None, unfed)
 
     def _narrowed(self, context: StreamContext, layout: StreamLayout) -> StreamContext:
         """`context` for the halves that `layout` has: all, or the one with text alone."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infinite_id.attention.fusion import KeyValue
 from infinite_id.attention.layout import StreamLayout, group_texts
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
@@ -84,7 +85,12 @@ def denoise(
             position = (number + 0.5) / total
             kind = _kind(position, fusion) if personal else "text"
             guided = guidance and inside(position, sampler.guidance_steps)
-            phase = seen.phase(kind, guided, apart=steps.apart and kind == "text")
+            phase = seen.phase(
+                kind,
+                guided,
+                apart=steps.apart and kind == "text",
+                text_kept=steps.text_kept(kind, guided),
+            )
             active = inside(position, fusion.steps)
             steps.advance(timestep, phase, active)
             if kind == "after":
@@ -159,12 +165,26 @@ class _Steps:
         self._time_ids = base.time_ids(batch.height, batch.width)
         self._moved: tuple[Tensor, ...] = ()
         self._unet = Reuse(base.unet, sampler.reuse_steps)
+        self._text_every = sampler.text_every if self._text and layout.personal else 1
+        self._since_text = 0
+        self._kind: tuple[PhaseKind, bool] | None = None
+        self._kept: dict[str, KeyValue] | None = {} if self._text_every > 1 else None
+        self._text_noise: Tensor | None = None
         self._arguments: dict[str, Any] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:
             # Schedulers that add noise draw it from each request's own generator too.
             self._arguments["generator"] = [
                 torch.Generator("cpu").manual_seed(batch.seeds[m] ^ 0x5EED) for m in members
             ]
+
+    def text_kept(self, kind: PhaseKind, guided: bool) -> bool:
+        """Whether the next step, of this kind, leaves the text streams out."""
+        same = kind == "both" and (kind, guided) == self._kind
+        self._kind = (kind, guided)
+        self._since_text = self._since_text + 1 if same else 0
+        if self._since_text >= self._text_every:
+            self._since_text = 0
+        return self._since_text > 0
 
     def advance(self, timestep: Tensor, phase: Phase, active: bool) -> None:
         """One step of all latents."""
@@ -179,7 +199,9 @@ class _Steps:
                 "text_embeds": phase.pooled,
                 "time_ids": self._time_ids.expand(len(rows), -1),
             },
-            cross_attention_kwargs={"streams": replace(phase.context, active=active)},
+            cross_attention_kwargs={
+                "streams": replace(phase.context, active=active, kept=self._kept)
+            },
         ).float()
         sizes = [phase.halves * len(block) for block in phase.blocks]
         noise = torch.cat(
@@ -190,6 +212,9 @@ class _Steps:
         )
         if phase.spread is not None:
             noise = noise[phase.spread]
+        if phase.unfed and self._text_noise is not None:
+            noise = torch.cat([self._text_noise, noise])
+        self._text_noise = noise[: self._text]
         self._moved = self._scheduler.step(
             noise, timestep, self._latents, **self._arguments, return_dict=False
         )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
+from infinite_id.attention.processors import install, self_attention_layers
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.pocket import model as pocket
 from infinite_id.sampler.denoise import denoise
 from infinite_id.sampler.reuse import Reuse
+from tests.infinite_id.test_attention import context
 from tests.infinite_id.test_pipeline import people_batch
 from tests.infinite_id.tiny import tiny_unet
 
@@ -133,3 +137,92 @@ def test_threads_keep_their_features_apart(base: BaseModel, adapter: IdentityAda
 def test_the_number_is_checked() -> None:
     with pytest.raises(ValueError, match="reuse_steps is 0, allowed: 1 or more"):
         SamplerConfig(reuse_steps=0)
+
+
+def test_text_streams_in_every_second_step_leave_half_of_their_rows_out(
+    base: BaseModel, adapter: IdentityAdapter
+) -> None:
+    rows: list[int] = []
+    handle = base.unet.register_forward_pre_hook(
+        lambda _, given, __: rows.append(len(given[0])), with_kwargs=True
+    )
+    try:
+        plain = latents(base, adapter, 1)
+        whole = list(rows)
+        rows.clear()
+        kept = latents(base, adapter, 1, text_every=2)
+        assert rows == [whole[0], 6] * 3
+        rows.clear()
+        latents(base, adapter, 1, text_every=2, guidance_steps=(0.0, 0.3))
+        # Where guidance ends the text streams run: what was kept has other rows.
+        assert rows == [whole[0], 6, 5, 3, 5, 3]
+    finally:
+        handle.remove()
+    assert whole == [10] * 6
+    assert 1e-4 < (kept - plain).abs().max() < (plain - plain.roll(1, 0)).abs().max()
+
+
+@torch.inference_mode()
+def test_identity_rows_over_what_is_kept_are_those_beside_their_text_rows(
+    base: BaseModel, adapter: IdentityAdapter
+) -> None:
+    unet = base.unet
+    sample, arguments = inputs(unet)
+    sample, identities = torch.cat([sample, sample.flip(0)])[:3], slice(1, 3)
+    given = arguments["added_cond_kwargs"]
+    added = {name: torch.cat([one, one])[:3] for name, one in given.items()}
+    hidden = torch.cat([arguments["encoder_hidden_states"]] * 2)[:3]
+    kept: dict[str, Any] = {}
+    whole = context(unet, adapter, kept=kept)
+
+    def call(rows: slice, streams: Any) -> Tensor:
+        return unet(
+            sample[rows],
+            torch.tensor(500),
+            encoder_hidden_states=hidden[rows],
+            added_cond_kwargs={name: one[rows] for name, one in added.items()},
+            cross_attention_kwargs={"streams": streams},
+        ).sample
+
+    with install(unet):
+        expected = call(slice(0, 3), whole)
+        found = call(identities, replace(whole, text_rows=0))
+        alone = call(identities, replace(whole, text_rows=0, kept=None))
+    assert len(kept) == len(self_attention_layers(unet))
+    torch.testing.assert_close(found, expected[identities])
+    assert (alone - expected[identities]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("fusion", ["mixed", "mutual", "none"])
+@pytest.mark.parametrize("unconditional", [True, False])
+def test_every_fusion_reads_what_is_kept(
+    base: BaseModel, adapter: IdentityAdapter, fusion: str, unconditional: bool
+) -> None:
+    own = {"fusion": fusion, "unconditional": unconditional}
+    plain = latents(base, adapter, 1, fusion=dict(own))
+    kept = latents(base, adapter, 1, fusion=dict(own), text_every=3)
+    # Without fusion there are no text streams, and nothing to leave out.
+    assert torch.equal(plain, kept) == (fusion == "none")
+    assert torch.isfinite(kept).all()
+
+
+def test_text_every_of_nought_is_refused() -> None:
+    with pytest.raises(ValueError, match="text_every is 0, allowed: 1 or more"):
+        SamplerConfig(text_every=0)
+
+
+@pytest.mark.slow
+def test_compiled_code_keeps_what_plain_code_keeps(
+    base: BaseModel, adapter: IdentityAdapter
+) -> None:
+    plain = latents(base, adapter, 1, text_every=2)
+    base.unet.compile(fullgraph=True, backend="eager")
+    try:
+        first = latents(base, adapter, 1, text_every=2)
+        graphs = counters["stats"]["unique_graphs"]
+        again = latents(base, adapter, 1, text_every=2)
+    finally:
+        base.unet._compiled_call_impl = None
+    assert torch.equal(first, plain)
+    assert torch.equal(again, plain)
+    assert counters["stats"]["unique_graphs"] == graphs
