@@ -27,7 +27,8 @@ from infinite_id.attention.processors import StreamAttnProcessor, install, strea
 from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
 from infinite_id.cpu import ready_for_cpu
 from infinite_id.latents import encode_pictures, raw_latents
-from infinite_id.model_files import BASE_PARTS, base_files, model_digest
+from infinite_id.model_files.bases import base_files
+from infinite_id.model_files.files import BASE_PARTS, model_digest
 from infinite_id.weights.base_lora import fuse_lora
 from infinite_id.weights.single_file import is_single_file, load_single_file
 

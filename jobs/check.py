@@ -186,13 +186,9 @@ def _check_weights(
 
 
 def _other_parameters(here: Any) -> dict[str, int]:
-    from infinite_id.model_files import (
-        BASE_PARTS,
-        base_files,
-        parameters_of,
-        read_header,
-        weight_files,
-    )
+    from infinite_id.model_files.bases import base_files
+    from infinite_id.model_files.files import BASE_PARTS, weight_files
+    from infinite_id.model_files.headers import parameters_of, read_header
 
     files, variant = base_files(here)
     if files.folder is None:
@@ -268,7 +264,7 @@ def _check_tokens(found: _Checks, settings: RunConfig, texts: Any, words: set[st
 
         tokenizers: list[Any] = [load_tokenizer()]
     else:
-        from infinite_id.model_files import base_files
+        from infinite_id.model_files.bases import base_files
         from pipelines.plan.weights import local_preset
 
         files, _ = base_files(local_preset(family, settings.storage_options))

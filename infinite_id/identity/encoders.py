@@ -18,7 +18,8 @@ from infinite_id.faces.alignment import ALIGNED_SIZE
 from infinite_id.faces.detection import FaceBackend
 from infinite_id.faces.loading import load_face_backend
 from infinite_id.loaded import loaded_once
-from infinite_id.model_files import ModelFiles, model_digest, tower_files
+from infinite_id.model_files.bases import tower_files
+from infinite_id.model_files.files import ModelFiles, model_digest
 from infinite_id.packages import cached_file
 from infinite_id.types import IdentityEmbedding
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infinite_id.config import AdapterConfig
 from infinite_id.identity.adapter import IdentityAdapter
-from infinite_id.model_files import read_header, shapes_of
+from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import file_digest
 
 __all__ = ["AdapterMetadata", "adapter_config", "load_adapter", "save_adapter"]

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from infinite_id.model_files import read_header
+from infinite_id.model_files.headers import read_header
 from infinite_id.packages import file_digest
 
 __all__ = ["is_public_adapter", "local_file", "weights_digest"]

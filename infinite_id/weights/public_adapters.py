@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from infinite_id.attention.lora import PROJECTIONS, AttentionLora
 from infinite_id.attention.processors import attention_layers, cross_attention_layers
 from infinite_id.identity.adapter import ImageKeyValues, check_embedding
-from infinite_id.model_files import read_header, shapes_of
+from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.types import IdentityEmbedding
 from infinite_id.weights.pickled import load_pickled
 

@@ -6,14 +6,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from infinite_id.config import Preset
-from infinite_id.model_files import (
-    BASE_PARTS,
-    base_files,
-    model_digest,
-    read_header,
-    shapes_of,
-    weight_files,
-)
+from infinite_id.model_files.bases import base_files
+from infinite_id.model_files.files import BASE_PARTS, model_digest, weight_files
+from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.pocket.weights import POCKET_DIR, UNET
 from infinite_id.weights.adapter_file import load_adapter
 from infinite_id.weights.places import is_public_adapter, local_file

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from infinite_id.config import PRESETS
-from infinite_id.model_files import read_header, shapes_of
+from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import file_digest
 
 __all__ = ["is_single_file", "load_single_file"]

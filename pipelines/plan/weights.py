@@ -14,15 +14,9 @@ from typing import Any
 from eval.judges.given import GivenJudges
 from infinite_id.config import PRESETS, EncoderConfig, Preset
 from infinite_id.methods import METHODS, trained_weights
-from infinite_id.model_files import (
-    BASE_PARTS,
-    ModelFiles,
-    base_files,
-    model_digest,
-    read_header,
-    shapes_of,
-    tower_files,
-)
+from infinite_id.model_files.bases import base_files, tower_files
+from infinite_id.model_files.files import BASE_PARTS, ModelFiles, model_digest
+from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import cache_folder, file_digest
 from infinite_id.weights.places import is_public_adapter, local_file, weights_digest
 from pipelines.tables.storage import StorageError, Store

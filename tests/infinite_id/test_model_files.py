@@ -14,7 +14,8 @@ from diffusers import EulerDiscreteScheduler
 
 from infinite_id.base import BaseModel, load_base
 from infinite_id.config import EncoderConfig, Preset
-from infinite_id.model_files import BASE_PARTS, base_files, model_digest, tower_files
+from infinite_id.model_files.bases import base_files, tower_files
+from infinite_id.model_files.files import BASE_PARTS, model_digest
 from infinite_id.packages import file_digest
 from tests.infinite_id.tiny import ADAPTER, CLIP_TOKENS, tiny_pipeline
 

@@ -2,54 +2,37 @@
 
 A model is a folder of parts (diffusers' layout: `unet/`, `vae/` ...) or one part alone (a CLIP
 tower). Its name is a digest over its weights and settings, so the same files are the same model
-wherever they lie, and other files another one. Torch-free; of weights only headers are read.
+wherever they lie, and other files another one. Torch-free.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infinite_id.config import Preset, SchedulerKind
+from infinite_id.model_files.headers import first_line
 from infinite_id.packages import file_digest
 
 __all__ = [
     "BASE_PARTS",
+    "SCHEDULER",
     "ModelFiles",
-    "base_files",
-    "check_pipeline_class",
-    "check_scheduler",
     "model_digest",
     "open_model",
-    "parameters_of",
-    "read_header",
-    "shapes_of",
-    "tower_files",
     "weight_files",
     "wanted_variant",
 ]
 
 BASE_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _STEMS = ("diffusion_pytorch_model", "model")
-_SCHEDULER = "scheduler/scheduler_config.json"
-_OF_THE_WHOLE = ("model_index.json", _SCHEDULER)
+SCHEDULER = "scheduler/scheduler_config.json"
+_OF_THE_WHOLE = ("model_index.json", SCHEDULER)
 _HUB_SECONDS = 10.0
-_LARGEST_HEADER = 100_000_000
-_FAMILIES = {
-    "StableDiffusionPipeline": "Stable Diffusion 1 or 2",
-    "StableDiffusion3Pipeline": "Stable Diffusion 3",
-    "FluxPipeline": "FLUX",
-    "Flux2Pipeline": "FLUX 2",
-    "PixArtSigmaPipeline": "PixArt",
-    "QwenImagePipeline": "Qwen-Image",
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +69,7 @@ class ModelFiles:
             return Path(hf_hub_download(self.address, name, revision=self.revision))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"model {self.address}: {name} cannot be had: {_line(error)}"
+                f"model {self.address}: {name} cannot be had: {first_line(error)}"
             ) from error
 
     def digest(self, name: str) -> str:
@@ -103,7 +86,9 @@ class ModelFiles:
         try:
             found = json.loads(self.path(name).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"model {self.address}: {name} is no JSON: {_line(error)}") from error
+            raise ValueError(
+                f"model {self.address}: {name} is no JSON: {first_line(error)}"
+            ) from error
         if not isinstance(found, dict):
             raise ValueError(f"model {self.address}: {name} is no JSON object")
         return found
@@ -163,7 +148,7 @@ def open_model(
     except Exception as error:  # of httpx, of the hub, of its offline mode
         raise ValueError(
             f"model {address} (revision {revision}) is no folder, is not in this machine's hub "
-            f"cache, and the hub does not give it: {_line(error)}"
+            f"cache, and the hub does not give it: {first_line(error)}"
         ) from error
     siblings = found.siblings or []
     digests = {one.rfilename: one.lfs.sha256 for one in siblings if one.lfs is not None}
@@ -246,113 +231,6 @@ def weight_files(files: ModelFiles, part: str, variant: str | None) -> list[str]
     )
 
 
-def base_files(preset: Preset) -> tuple[ModelFiles, str | None]:
-    """The files of a preset's base and the variant of its weights, checked as far as names,
-    settings and headers tell.
-
-    Raises:
-        ValueError: one sentence: what is missing, of another family, or broken.
-    """
-
-    def check(files: ModelFiles) -> str | None:
-        check_pipeline_class(files)
-        check_scheduler(files, preset.sampler.scheduler)
-        chosen = wanted_variant(files, BASE_PARTS, preset.dtype, preset.variant)
-        channels = files.json("unet/config.json").get("in_channels", 4)
-        if channels != 4:
-            raise ValueError(
-                f"base {files.address} has a UNet of {channels} input channels, as inpainting "
-                "models have, allowed: 4"
-            )
-        for folder in ("tokenizer", "tokenizer_2"):
-            if not any(name.startswith(f"{folder}/") for name in files.names):
-                raise ValueError(f"model {files.address} has no folder {folder}")
-        for part in BASE_PARTS:
-            files.path(f"{part}/config.json")
-            for name in weight_files(files, part, chosen):
-                if files.folder is not None:
-                    read_header(files.folder / name)
-        return chosen
-
-    files = open_model(preset.base, preset.base_revision, check)
-    return files, check(files)
-
-
-def tower_files(address: str, revision: str | None, width: int) -> ModelFiles:
-    """The files of a CLIP image tower, checked as `base_files` are.
-
-    Args:
-        address: a folder or a hub id.
-        revision: of the hub.
-        width: of its hidden states, which the adapter was trained on.
-    """
-
-    def check(files: ModelFiles) -> None:
-        settings = files.json("config.json")
-        found = (settings.get("vision_config") or settings).get("hidden_size")
-        if found != width:
-            raise ValueError(
-                f"CLIP tower {address} is {found} wide, allowed: {width}, which the adapter was "
-                "trained on"
-            )
-        for name in weight_files(files, "", None):
-            if files.folder is not None and name.endswith(".safetensors"):
-                read_header(files.folder / name)
-
-    files = open_model(address, revision, check)
-    check(files)
-    return files
-
-
-def check_pipeline_class(files: ModelFiles) -> None:
-    """Refuses a pipeline of another architecture than SDXL's, by name."""
-    if "model_index.json" not in files.names:
-        hint = ""
-        if any(name.endswith((".safetensors", ".ckpt")) for name in files.names):
-            hint = "; InfiniteIDPipeline.from_pretrained takes a checkpoint in one file"
-        raise ValueError(
-            f"base {files.address} has no model_index.json, allowed: a pipeline in diffusers' "
-            f"layout{hint}"
-        )
-    name = str(files.json("model_index.json").get("_class_name"))
-    if not name.startswith("StableDiffusionXL"):
-        family = _FAMILIES.get(name, "another architecture's")
-        raise ValueError(
-            f"base {files.address} is a {family} pipeline ({name}), allowed: one of SDXL's "
-            "architecture (StableDiffusionXLPipeline)"
-        )
-
-
-def check_scheduler(files: ModelFiles, kind: SchedulerKind) -> None:
-    """Refuses a base whose noise is not what the samplers here compute with.
-
-    Args:
-        files: of the base.
-        kind: of the sampler that is to be used.
-    """
-    stated = files.json(_SCHEDULER)
-    what = f"base {files.address} (scheduler {stated.get('_class_name')})"
-    name = str(stated.get("_class_name"))
-    if name.startswith(("EDM", "FlowMatch", "CM")):
-        raise ValueError(f"{what} was trained with another noise, allowed: DDPM's, as SDXL was")
-    prediction = stated.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"{what} has prediction_type {prediction!r}, allowed: epsilon, v_prediction"
-        )
-    if stated.get("rescale_betas_zero_snr"):
-        if prediction == "epsilon":
-            raise ValueError(
-                f"{what} has rescale_betas_zero_snr with prediction_type epsilon, which says "
-                "nothing at the first step, allowed: with v_prediction"
-            )
-        if not kind.endswith(("_trailing", "own")) and stated.get("timestep_spacing") != "trailing":
-            raise ValueError(
-                f"{what} was trained down to no signal (rescale_betas_zero_snr) and scheduler is "
-                f"{kind}, which never takes that step, allowed: ddim_trailing, euler_trailing"
-            )
-
-
 def model_digest(
     files: ModelFiles, parts: Iterable[str], variant: str | None, digits: int = 12
 ) -> str:
@@ -367,46 +245,3 @@ def model_digest(
         if name in files.names:
             digest.update(f"{name}:{files.digest(name)}\n".encode())
     return digest.hexdigest()[:digits]
-
-
-def read_header(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The header of a safetensors file: of each tensor its dtype, shape and place.
-
-    Raises:
-        ValueError: it is no such file, or shorter than its header says; names it.
-    """
-    file = Path(path)
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > min(size - 8, _LARGEST_HEADER):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
-    except OSError as error:
-        raise ValueError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"weights {path} are no whole safetensors file: {_line(error)}") from error
-    needed = 8 + length + max(ends, default=0)
-    if size != needed:
-        raise ValueError(
-            f"weights {path} have {size:,} bytes, their header says {needed:,}: the file is not "
-            "whole, download it again"
-        )
-    return header
-
-
-def shapes_of(header: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
-    """The tensors' shapes of a header."""
-    return {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
-
-
-def parameters_of(header: Mapping[str, Mapping[str, Any]]) -> int:
-    """The number of a header's parameters."""
-    return sum(math.prod(shape) for shape in shapes_of(header).values())
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
