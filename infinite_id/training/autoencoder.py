@@ -37,7 +37,7 @@ from infinite_id.training.identity_loss import (
     face_window,
     window_corner,
 )
-from infinite_id.training.loop import LoopConfig
+from infinite_id.training.loop_config import LoopConfig
 
 __all__ = [
     "build_decoder_stage",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from infinite_id.pocket.weights import EDITIONS, Edition
 from infinite_id.training.dataset import Pictures
 from infinite_id.training.face_network import TorchSFace
-from infinite_id.training.loop import LoopConfig, Progress
+from infinite_id.training.loop import Progress
+from infinite_id.training.loop_config import LoopConfig
 from infinite_id.training.pack import Faces
 from infinite_id.training.workers import Workers
 

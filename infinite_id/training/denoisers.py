@@ -26,7 +26,7 @@ from infinite_id.training.context import (
 )
 from infinite_id.training.identity_loss import IdentityLoss, clean_identity_loss, face_embedder
 from infinite_id.training.image_text import clip_tokens_of, texts_of
-from infinite_id.training.loop import LoopConfig
+from infinite_id.training.loop_config import LoopConfig
 from infinite_id.training.text import tokenize
 
 __all__ = ["build_adapter", "build_base", "build_photomaker", "face_region"]

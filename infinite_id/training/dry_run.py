@@ -17,7 +17,7 @@ from infinite_id.config import Preset
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.distributed import Strategy, split_parts
-from infinite_id.training.loop import Precision
+from infinite_id.training.loop_config import Precision
 
 __all__ = ["SDXL_UNET", "DryRun", "dry_run"]
 

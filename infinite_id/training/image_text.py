@@ -21,7 +21,7 @@ from infinite_id.training.context import (
     load_stage,
     pixels_of,
 )
-from infinite_id.training.loop import LoopConfig
+from infinite_id.training.loop_config import LoopConfig
 from infinite_id.training.text import encode_texts, tokenize
 
 __all__ = ["ImageText", "build_image_text", "clip_tokens_of", "texts_of"]

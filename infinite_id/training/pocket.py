@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from infinite_id.packages import PackageFileError
 from infinite_id.pocket.weights import EDITIONS
+from infinite_id.training.checkpoints import CheckpointError
 from infinite_id.training.context import Context
 from infinite_id.training.dataset import (
     Pictures,
@@ -37,7 +38,8 @@ from infinite_id.training.dataset import (
     picture_chunk,
     pictures_path,
 )
-from infinite_id.training.loop import CheckpointError, Precision, Progress
+from infinite_id.training.loop import Progress
+from infinite_id.training.loop_config import Precision
 from infinite_id.training.pack import Faces, read_pack, write_pack
 from infinite_id.training.workers import join_workers, start_workers, started_rank
 

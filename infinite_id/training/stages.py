@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from infinite_id.pocket import model as pocket
 from infinite_id.training.autoencoder import build_decoder_stage, build_vae_stage
+from infinite_id.training.checkpoints import LocalStore
 from infinite_id.training.context import (
     Context,
     Stage,
@@ -23,7 +24,7 @@ from infinite_id.training.context import (
 )
 from infinite_id.training.denoisers import build_adapter, build_base, build_photomaker
 from infinite_id.training.image_text import build_image_text
-from infinite_id.training.loop import LocalStore, TrainingLoop
+from infinite_id.training.loop import TrainingLoop
 
 __all__ = ["STAGES", "train_stage"]
 

@@ -53,7 +53,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
     from infinite_id.identity.adapter import IdentityAdapter
     from infinite_id.training.adapter import AdapterTraining
     from infinite_id.training.distributed import distribute, exchange
-    from infinite_id.training.loop import LoopConfig, TrainingLoop
+    from infinite_id.training.loop import TrainingLoop
+    from infinite_id.training.loop_config import LoopConfig
 
     config: TrainingConfig = arguments["config"]
     family, device = local_preset(config.family(), config.storage_options), get_device()

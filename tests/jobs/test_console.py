@@ -9,7 +9,7 @@ import pytest
 from ray.train import ControllerError, WorkerGroupError
 
 from infinite_id.packages import PackageFile, package_file
-from infinite_id.training.loop import CheckpointError
+from infinite_id.training.checkpoints import CheckpointError
 from jobs import console
 from jobs.console import progress_display, user_errors
 from pipelines.run.failures import RunFailedError

@@ -13,7 +13,9 @@ from torch import Tensor
 from infinite_id.base import BaseModel
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
-from infinite_id.training.loop import CheckpointError, LoopConfig, TrainingLoop
+from infinite_id.training.checkpoints import CheckpointError
+from infinite_id.training.loop import TrainingLoop
+from infinite_id.training.loop_config import LoopConfig
 from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
 from pipelines.training.worker import _adapter_batch, _StoredCheckpoint

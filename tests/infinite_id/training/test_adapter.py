@@ -16,7 +16,8 @@ from infinite_id.training.adapter import (
     noisy_and_target,
     snr_weights,
 )
-from infinite_id.training.loop import LoopConfig, TrainingLoop
+from infinite_id.training.loop import TrainingLoop
+from infinite_id.training.loop_config import LoopConfig
 
 SIZE = 3
 

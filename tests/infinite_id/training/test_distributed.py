@@ -25,7 +25,8 @@ from infinite_id.generator import InfiniteIdGenerator
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.training.adapter import AdapterBatch, AdapterTraining
 from infinite_id.training.distributed import Strategy, distribute, exchange
-from infinite_id.training.loop import LoopConfig, TrainingLoop
+from infinite_id.training.loop import TrainingLoop
+from infinite_id.training.loop_config import LoopConfig
 from tests.infinite_id.tiny import (
     ADAPTER,
     CLIP_TOKENS,

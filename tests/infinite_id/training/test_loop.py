@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from infinite_id.training.loop import CheckpointError, LocalStore, LoopConfig, TrainingLoop
+from infinite_id.training.checkpoints import CheckpointError, LocalStore
+from infinite_id.training.loop import TrainingLoop
+from infinite_id.training.loop_config import LoopConfig
 from tests.full_disk import files_of_at_most
 
 
@@ -135,7 +137,9 @@ def test_two_workers_equal_one_with_all_parts(tmp_path: Path):
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, torch\n"
-        "from infinite_id.training.loop import LocalStore, LoopConfig, TrainingLoop\n"
+        "from infinite_id.training.checkpoints import LocalStore\n"
+        "from infinite_id.training.loop import TrainingLoop\n"
+        "from infinite_id.training.loop_config import LoopConfig\n"
         "from infinite_id.training.workers import join_workers, start_workers, started_rank\n"
         "from pathlib import Path\n"
         "from tests.infinite_id.training.test_loop import regression\n"
