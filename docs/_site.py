@@ -115,7 +115,7 @@ def _short(value: Any) -> str:
 
 def _type_name(annotation: Any) -> str:
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
-    text = text or str(annotation).replace("typing.", "").replace("pipelines.settings.", "")
+    text = text or re.sub(r"typing\.|pipelines\.settings\.\w+\.", "", str(annotation))
     return f"`{text}`".replace("NoneType", "null").replace("None", "null").replace(" | ", " or ")
 
 
