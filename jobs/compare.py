@@ -163,11 +163,12 @@ def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -
 
 
 def _send(run: str, tracking_uri: str | None, given: Given) -> None:
+    from eval.places import shown
     from eval.reports.report import write_report
     from jobs.tracked_run import log_run
     from jobs.tracking import check_tracking, experiment_name, reason_of, tracking_address
     from pipelines.run.failures import RunFailedError
-    from pipelines.tables.storage import Store, shown
+    from pipelines.tables.storage import Store
 
     uri = tracking_address(tracking_uri, run)
     if uri is None:

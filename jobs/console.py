@@ -29,8 +29,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from eval.places import StorageError, shown
 from pipelines.run.failures import RunFailedError, is_mistake, root_cause
-from pipelines.tables.storage import StorageError, shown
 
 __all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 

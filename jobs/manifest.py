@@ -9,6 +9,7 @@ from typing import Annotated
 import pyarrow as pa
 import typer
 
+from eval.places import shown
 from jobs import options
 from jobs.console import console, user_errors
 from pipelines.tables.manifest import (
@@ -21,7 +22,7 @@ from pipelines.tables.manifest import (
 )
 from pipelines.tables.photo_folder import FolderAccount
 from pipelines.tables.schemas import MANIFESTS
-from pipelines.tables.storage import Store, shown
+from pipelines.tables.storage import Store
 
 __all__ = [
     "manifest_build",

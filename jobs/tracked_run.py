@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.places import shown
 from jobs.tracking import experiment_id, mlflow_client
-from pipelines.tables.storage import Store, shown
+from pipelines.tables.storage import Store
 
 __all__ = ["log_run"]
 

@@ -21,9 +21,10 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
+from eval.places import shown
 from jobs.console import console
 from pipelines.plan.job import job_folder
-from pipelines.tables.storage import Store, shown
+from pipelines.tables.storage import Store
 
 __all__ = [
     "check_tracking",

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.places import StorageError
 from jobs.console import console, progress_display, show_table, user_errors
 from jobs.options import Address, Config, Preset, Set, StorageOptions, TrackingUri, set_values
 from jobs.options import storage_options as read_options
@@ -29,7 +30,7 @@ from jobs.tracking import (
     reason_of,
     tracking_address,
 )
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig, load_training_config
 from pipelines.training.samples import SAMPLES
 

@@ -24,8 +24,9 @@ from infinite_id.baselines.config import DreamBoothConfig
 from pipelines.benchmark import RunSummary, run_benchmark
 from pipelines.plan.inputs import load_manifests
 from pipelines.settings import BenchmarkConfig, load_config
+from pipelines.tables.addresses import read_uri
 from pipelines.tables.schemas import IDENTITIES, MIXES
-from pipelines.tables.storage import Store, read_uri
+from pipelines.tables.storage import Store
 
 __all__ = ["Scenario", "load_scenario", "run_scenario", "scenario_names"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.judges.given import GivenJudges
+from eval.places import StorageError
 from infinite_id.config import PRESETS, EncoderConfig, Preset
 from infinite_id.methods import METHODS, trained_weights
 from infinite_id.model_files.bases import base_files, tower_files
@@ -19,7 +20,7 @@ from infinite_id.model_files.files import BASE_PARTS, ModelFiles, model_digest
 from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import cache_folder, file_digest
 from infinite_id.weights.places import is_public_adapter, local_file, weights_digest
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 __all__ = [
     "RunWeights",

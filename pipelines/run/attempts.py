@@ -24,8 +24,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from eval.places import StorageError
 from pipelines.run.failures import RunFailedError
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 __all__ = ["KILLED", "Attempt", "Attempts", "clear_attempts", "loading"]
 

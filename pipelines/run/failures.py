@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 
+from eval.places import StorageError
 from infinite_id.packages import PackageFileError
-from pipelines.tables.storage import StorageError
 
 __all__ = ["RunFailedError", "is_fatal", "is_mistake", "root_cause"]
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from eval.places import StorageError
 from pipelines.run.attempts import clear_attempts
 from pipelines.run.failures import RunFailedError, root_cause
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 __all__ = [
     "RunFolder",

@@ -23,8 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eval.places import StorageError
 from pipelines.run.failures import RunFailedError
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 __all__ = ["Lease", "LeaseLostError"]
 

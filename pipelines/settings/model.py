@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from eval.places import StorageOptions
 from infinite_id.config import (
     PRESETS,
     PROFILES,
@@ -20,7 +21,6 @@ from infinite_id.config import (
     profiled,
 )
 from pipelines.settings.records import Strict
-from pipelines.tables.storage import StorageOptions
 
 __all__ = ["ModelConfig"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.tables.storage import shown
+from eval.places import shown
 
 __all__ = ["Strict", "load_settings"]
 

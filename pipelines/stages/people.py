@@ -12,16 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from eval.places import StorageError
 from infinite_id.config import Preset
 from pipelines.plan.weights import local_encoders, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
 from pipelines.stages.device import check_device
+from pipelines.tables.addresses import read_uri
 from pipelines.tables.people import embedding_digest
 from pipelines.tables.photo_column import name_of
 from pipelines.tables.pictures import decode_image, encode_image
 from pipelines.tables.schemas import EMBEDDINGS, FACES, PROVENANCE
-from pipelines.tables.storage import StorageError, Store, read_uri
+from pipelines.tables.storage import Store
 
 __all__ = ["EmbeddingActor", "FaceActor"]
 

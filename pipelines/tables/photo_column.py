@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eval.places import shown
 from pipelines.tables.schemas import IDENTITIES
-from pipelines.tables.storage import shown
 
 __all__ = ["check_photos", "name_of", "photos_of", "with_photos"]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from eval.places import place_of
+from eval.places import guarding, place_of
+from pipelines.tables.addresses import read_uri
 from pipelines.tables.photo_column import name_of
-from pipelines.tables.storage import Store, guarding, read_uri
+from pipelines.tables.storage import Store
 
 __all__ = ["PHOTO_DIGESTS", "content_digest", "other_photo", "photo_digests"]
 

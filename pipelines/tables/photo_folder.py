@@ -22,8 +22,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from eval.places import guarding
 from pipelines.tables.schemas import IDENTITIES, check_table
-from pipelines.tables.storage import Store, guarding
+from pipelines.tables.storage import Store
 
 __all__ = ["LAYOUTS", "PHOTO_SUFFIXES", "FolderAccount", "people_of_folder"]
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from eval.places import StorageError
 from infinite_id.baselines.config import DreamBoothConfig
 from infinite_id.config import Preset
 from pipelines.plan.inputs import load_manifests
@@ -30,8 +31,9 @@ from pipelines.stages.phases import generation_gpus, generation_pool
 from pipelines.stages.ray_data import apply_stage, unit_blocks
 from pipelines.stages.stage import Stage, check_stages
 from pipelines.stages.waiting import await_resources
+from pipelines.tables.addresses import read_uri
 from pipelines.tables.photo_column import name_of
-from pipelines.tables.storage import StorageError, Store, read_uri
+from pipelines.tables.storage import Store
 
 __all__ = ["DreamBoothActor", "FitSummary", "fit_people", "portrait"]
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
+from eval.places import StorageError, guarding
 from pipelines.run.folder import check_same
 from pipelines.stages.device import torch_device
 from pipelines.tables.photo_digests import content_digest
-from pipelines.tables.storage import StorageError, Store, guarding
+from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
 from pipelines.training.pairs import PAIRS, PairActor
 from pipelines.training.worker import read_metrics, train_worker

@@ -8,12 +8,12 @@ import signal
 import pytest
 from ray.train import ControllerError, WorkerGroupError
 
+from eval.places import StorageError
 from infinite_id.packages import PackageFile, package_file
 from infinite_id.training.checkpoints import CheckpointError
 from jobs import console
 from jobs.console import progress_display, user_errors
 from pipelines.run.failures import RunFailedError
-from pipelines.tables.storage import StorageError
 
 
 def test_each_stage_has_lines_of_its_own_and_one_for_its_end(capsys):

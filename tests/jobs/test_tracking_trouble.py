@@ -11,12 +11,12 @@ import mlflow
 import pytest
 import typer
 
+from eval.places import shown
 from jobs.benchmark import _finish
 from jobs.compare import compare
 from jobs.tracking import check_tracking, experiment_name
 from pipelines.benchmark import RunSummary
 from pipelines.settings import load_config
-from pipelines.tables.storage import shown
 from tests.jobs.tracked import database, parents, template, write_finished
 
 __all__ = ["database", "template"]

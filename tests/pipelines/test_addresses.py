@@ -5,7 +5,8 @@ from __future__ import annotations
 import fsspec
 import pytest
 
-from pipelines.tables.storage import StorageError, read_uri
+from eval.places import StorageError
+from pipelines.tables.addresses import read_uri
 
 
 @pytest.mark.parametrize("scheme", sorted(fsspec.available_protocols()))

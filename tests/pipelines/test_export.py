@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+from eval.places import StorageError
 from infinite_id.config import preset
 from pipelines.export.job import export_run
 from pipelines.run.lease import Lease
@@ -17,7 +18,7 @@ from pipelines.run.units import unit_table
 from pipelines.stages.generation import GenerationActor
 from pipelines.stages.scoring import ScoringActor
 from pipelines.tables.schemas import IMAGES
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table, small_plan
 
 TEXTS = ["a {subject}", "two", "three"]

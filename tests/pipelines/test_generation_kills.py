@@ -8,13 +8,14 @@ import threading
 
 import pytest
 
+from eval.places import StorageError
 from infinite_id.config import preset
 from infinite_id.timed import TimedGenerator
 from pipelines.run.attempts import clear_attempts
 from pipelines.run.units import committed_units, unit_table
 from pipelines.stages.generation import GenerationActor
 from pipelines.tables.schemas import IMAGES, REJECTS
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 from tests.pipelines.conftest import small_plan
 
 _KILLED_AS_IT_ENCODES = """

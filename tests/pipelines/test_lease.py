@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eval.places import StorageError
 from jobs.dreambooth import dreambooth
 from jobs.train import train
 from pipelines.run.lease import Lease, LeaseLostError
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 
 def test_a_second_run_is_refused_and_the_first_leaves_nothing(tmp_path):

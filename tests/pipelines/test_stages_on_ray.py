@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from eval.places import StorageError
 from infinite_id.packages import PackageFile, package_file
 from jobs.console import RESUME, user_errors
 from jobs.train import train
 from pipelines.run.units import commit_unit, unit_of
 from pipelines.stages.ray_data import stream_units
 from pipelines.stages.stage import Stage
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 _STORE_BYTES = 100_000_000

@@ -8,7 +8,9 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from pipelines.tables.storage import StorageError, Store, read_uri
+from eval.places import StorageError
+from pipelines.tables.addresses import read_uri
+from pipelines.tables.storage import Store
 
 
 @pytest.fixture(params=["disk", "memory"])

@@ -16,9 +16,10 @@ s3fs = pytest.importorskip("s3fs")
 
 from moto.server import ThreadedMotoServer  # noqa: E402
 
+from eval.places import StorageError  # noqa: E402
 from pipelines.run.lease import Lease  # noqa: E402
 from pipelines.run.units import committed_units  # noqa: E402
-from pipelines.tables.storage import StorageError, Store  # noqa: E402
+from pipelines.tables.storage import Store  # noqa: E402
 from tests.pipelines.fault_proxy import fault_proxy  # noqa: E402
 
 _PART = 5 << 20

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.places import StorageError
 from infinite_id.config import preset
 from pipelines.plan.weights import local_preset, local_weights
-from pipelines.tables.storage import StorageError, Store
+from pipelines.tables.storage import Store
 
 
 @pytest.fixture

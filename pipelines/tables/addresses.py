@@ -1,0 +1,44 @@
+"""Photos by address, wherever they lie."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from eval.places import StorageError, place_of, reason_of
+
+__all__ = ["read_uri"]
+
+_LONGEST_SHOWN = 200
+
+
+def read_uri(uri: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of one photo, wherever it lies: a path, ``file://`` with percent signs, ``data:``,
+    or an address that fsspec knows.
+
+    Raises:
+        StorageError: the address cannot be read, whatever its file system raised.
+    """
+    name = uri if len(uri) <= _LONGEST_SHOWN else f"{uri[:_LONGEST_SHOWN]}..."
+    try:
+        if uri.startswith("data:"):
+            return _data_of(uri)
+        place = place_of(uri, options)
+        return place.fs.cat_file(place.path)
+    except StorageError:
+        raise
+    except Exception as error:  # each file system has errors of its own, OSError or not
+        raise StorageError(f"cannot read {name}: {reason_of(error)}") from error
+
+
+def _data_of(uri: str) -> bytes:
+    """What an RFC 2397 address holds."""
+    kind, comma, text = uri.partition(",")
+    if not comma:
+        raise ValueError("a data: address needs a comma before its content")
+    content = unquote_to_bytes(text)
+    if not kind.endswith(";base64"):
+        return content
+    return base64.b64decode(b"".join(content.split()), validate=True)
