@@ -11,31 +11,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
-from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.attention.installed import check_attention
 from infinite_id.base import BaseModel
 from infinite_id.config import AttentionKind, EncoderConfig, FusionConfig, Preset, SamplerConfig
 from infinite_id.faces.detection import FaceSelection
-from infinite_id.generator import InfiniteIdGenerator, LatentGenerator, TextOnlyGenerator
+from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
-from infinite_id.interface.call import Call, as_number, one_each
-from infinite_id.interface.output import InfiniteIDOutput
-from infinite_id.interface.people import (
+from infinite_id.interface.call import Call, one_each
+from infinite_id.interface.devices import keep_unet_on, move
+from infinite_id.interface.mixes import (
     GroupIdentity,
     MixedIdentity,
-    People,
-    Photo,
     Regions,
-    Somebody,
     grouped,
+    mixed,
+    stacked,
 )
+from infinite_id.interface.output import InfiniteIDOutput
+from infinite_id.interface.people import People, Photo, Somebody
 from infinite_id.interface.pretrained import Given, check_trained, loaded, over
-from infinite_id.interface.run import OUTPUTS, OutputType, latents_of, shown, within
+from infinite_id.interface.run import OUTPUTS, OutputType, pictures_of, within
 from infinite_id.methods import METHODS, load_generators
 from infinite_id.timed import TimedGenerator
 from infinite_id.types import FaceRecord, Generator, Identity
@@ -244,22 +243,15 @@ class InfiniteIDPipeline:
         }
         call = Call(rows, num_images_per_prompt, shared, generator, self._people, self.preset)
         self._interrupt = False
-        pixels: Sequence[NDArray[np.uint8]] | None = None
-        if isinstance(made_by, LatentGenerator):
-            called = None if callback_on_step_end is None else partial(callback_on_step_end, self)
-            images = latents_of(made_by, call, self._bar, called, lambda: self._interrupt)
-            if output_type != "latent":
-                pixels = made_by.base.decode(images)
-        elif output_type == "latent" or callback_on_step_end is not None:
-            raise ValueError(
-                f"method is {method!r}, which has no latents, allowed with it: output_type pil, np "
-                "or pt, and no callback_on_step_end"
-            )
-        else:
-            pixels = [one.image for one in made_by.generate(call.requests, call.known)]
-        if pixels is not None:
-            told = call.provenance(made_by.revision)
-            images = shown(pixels, told, output_type, self.device)
+        images, pixels = pictures_of(
+            made_by,
+            call,
+            output_type,
+            self.device,
+            self._bar,
+            None if callback_on_step_end is None else partial(callback_on_step_end, self),
+            lambda: self._interrupt,
+        )
         return InfiniteIDOutput(
             images,
             call.identities,
@@ -315,18 +307,7 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: fewer than two people, or weights that do not fit.
         """
-        several = isinstance(weight, list | tuple | np.ndarray)
-        values: list[Any] = list(weight) if several else [weight]  # type: ignore[arg-type]
-        given = [as_number("weight", one) for one in values]
-        weights = tuple(one for one in given if one is not None)
-        if not several and len(people) == 2 and weights:
-            weights = (1.0 - weights[0], weights[0])
-        if len(people) < 2 or len(weights) != len(people) or not abs(sum(weights) - 1) <= 1e-6:
-            raise ValueError(
-                f"mix has {len(people)} people and weight {weight}, allowed: two people and a "
-                "number, or several with one number each that sum to 1"
-            )
-        return MixedIdentity(tuple(map(self._people.identity, people)), weights, "interpolate")
+        return mixed([self._people.identity(one) for one in people], weight)
 
     def stack(self, *people: Somebody) -> MixedIdentity:
         """People side by side: their identity tokens one after another.
@@ -334,10 +315,7 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: fewer than two people.
         """
-        if len(people) < 2:
-            raise ValueError(f"stack has {len(people)} people, allowed: two or more")
-        weights = (1.0,) * len(people)
-        return MixedIdentity(tuple(map(self._people.identity, people)), weights, "stack")
+        return stacked([self._people.identity(one) for one in people])
 
     def group(self, *people: Somebody, regions: Regions = "auto") -> GroupIdentity:
         """Several people in one picture, each in a region of their own (docs/groups.md).
@@ -370,21 +348,7 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: the device cannot be used.
         """
-        where += tuple(one for one in (device, dtype) if one is not None)
-        for one in where:
-            if not isinstance(one, str | int | torch.device | torch.dtype):
-                raise ValueError(f"device is {one!r}, allowed: a torch device, or a dtype")
-        if "meta" in map(str, where):
-            raise ValueError("device is 'meta', allowed: one that holds weights")
-        move: Any = torch.nn.Module.to
-        parts = self.base.pipeline.components.values()
-        try:
-            for part in parts if where else ():
-                if isinstance(part, torch.nn.Module):
-                    # diffusers' own `to` warns of an empty list of modules that keep their dtype.
-                    move(part, *where)
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            raise _unusable(where, error) from None
+        move(self.base, (*where, *(one for one in (device, dtype) if one is not None)))
         if self.base.offloads:
             self.base.offload()
         for name, made in list(self._generators.items()):
@@ -425,11 +389,7 @@ class InfiniteIDPipeline:
         Raises:
             ValueError: there is no such device.
         """
-        try:
-            self.base.unet.to(torch.device(device))
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise _unusable(device, error) from None
-        self.base.offload()
+        keep_unet_on(self.base, device)
         self.to()
 
     def enable_vae_slicing(self) -> None:
@@ -465,9 +425,3 @@ class InfiniteIDPipeline:
             check_trained(made, method, self.preset)
             self._generators[method] = made
         return self._generators[method]
-
-
-def _unusable(where: Any, error: Exception) -> ValueError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
-    return ValueError(f"device is {where!r}, which cannot be used here: {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 import torch
 
 from infinite_id.config import Preset
-from infinite_id.interface.people import GroupIdentity, MixedIdentity, People
+from infinite_id.interface.mixes import GroupIdentity, MixedIdentity
+from infinite_id.interface.people import People
+from infinite_id.interface.values import as_number, text, whole
 from infinite_id.prompts import Style, fill_prompt, shipped_styles
 from infinite_id.provenance import Provenance
 from infinite_id.regions import Region
 from infinite_id.types import GenerationRequest, Identity, IdentityGroup, IdentityMix
 
-__all__ = ["Call", "as_number", "one_each"]
+__all__ = ["Call", "one_each"]
 
 Row = Mapping[str, Any]
 Shown = Identity | MixedIdentity | GroupIdentity
@@ -73,7 +74,7 @@ class Call:
         people: People,
         family: Preset,
     ) -> None:
-        images = _whole("num_images_per_prompt", images)
+        images = whole("num_images_per_prompt", images)
         if images < 1:
             raise ValueError(f"num_images_per_prompt is {images!r}, allowed: 1 or more")
         self.requests: list[GenerationRequest] = []
@@ -84,7 +85,7 @@ class Call:
         self._shared |= {name: value for name, value in shared.items() if value is not None}
         for name in ("num_inference_steps", "height", "width"):
             if name in self._shared:
-                self._shared[name] = _whole(name, self._shared[name])
+                self._shared[name] = whole(name, self._shared[name])
         somebodies = self._somebodies(rows, people)
         for row, somebody in zip(rows, somebodies, strict=True):
             for _ in range(images):
@@ -111,9 +112,9 @@ class Call:
 
     def _add(self, row: Row, somebody: Shown | None) -> None:
         style = _style(row["style"])
-        prompt = _text("prompt", row["prompt"])
+        prompt = text("prompt", row["prompt"])
         negative = row["negative_prompt"]
-        negative = style.negative_prompt if negative is None else _text("negative_prompt", negative)
+        negative = style.negative_prompt if negative is None else text("negative_prompt", negative)
         word = "person" if somebody is None else somebody.class_word
         key = "" if somebody is None else somebody.identity_id
         mix: IdentityMix | None = None
@@ -191,7 +192,7 @@ class Call:
         else:
             # One for all, so that equal texts have equal noise and share their stream.
             drawn = _drawn(None)
-            begun = [drawn if seed is None else _whole("seed", seed) for seed in given]
+            begun = [drawn if seed is None else whole("seed", seed) for seed in given]
             seen: dict[Any, int] = {}
             seeds = []
             for request, identity, seed in zip(self.requests, self.identities, begun, strict=True):
@@ -217,35 +218,6 @@ def _drawn(generator: Any) -> int:
         )
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(_TOP, (1,), generator=generator, device=device).item())
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}, allowed: a whole number") from None
-
-
-def as_number(name: str, value: Any) -> float | None:
-    """`value` as a float; None stays None.
-
-    Raises:
-        ValueError: it is no number; says of which argument.
-    """
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, allowed: a number") from None
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, allowed: text, or a list of texts")
-    return value
 
 
 def _style(name: Any) -> Style:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator
-from infinite_id.interface.call import Call, as_number
+from infinite_id.interface.call import Call
 from infinite_id.interface.picture import GeneratedPicture
+from infinite_id.interface.values import as_number
 from infinite_id.provenance import Provenance
 from infinite_id.types import Generator
 
-__all__ = ["OUTPUTS", "OutputType", "latents_of", "shown", "within"]
+__all__ = ["OUTPUTS", "OutputType", "pictures_of", "within"]
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -56,7 +57,45 @@ def within(made_by: Generator, method: str, guidance: Ends, identity: Ends) -> G
     return made_by.configured(fusion, sampler)
 
 
-def latents_of(
+def pictures_of(
+    made_by: Generator,
+    call: Call,
+    kind: OutputType,
+    device: torch.device,
+    bar: Mapping[str, Any],
+    callback: Callable[[int, Tensor, dict[str, Tensor]], Any] | None,
+    is_enough: Callable[[], bool],
+) -> tuple[Any, Sequence[NDArray[np.uint8]] | None]:
+    """What `InfiniteIDOutput.images` has, and the same as uint8 (H, W, 3) each; None for latents.
+
+    Args:
+        made_by: the generator.
+        call: its requests.
+        kind: of output.
+        device: of a tensor of pictures.
+        bar: options of tqdm.
+        callback: called as callback(step, timestep, {"latents": ...}) after each step.
+        is_enough: asked after each step.
+
+    Raises:
+        ValueError: latents or a callback are asked for, and the method has no latents.
+    """
+    if isinstance(made_by, LatentGenerator):
+        latents = _latents_of(made_by, call, bar, callback, is_enough)
+        if kind == "latent":
+            return latents, None
+        pixels: Sequence[NDArray[np.uint8]] = made_by.base.decode(latents)
+    elif kind == "latent" or callback is not None:
+        raise ValueError(
+            f"method is {call.requests[0].method!r}, which has no latents, allowed with it: "
+            "output_type pil, np or pt, and no callback_on_step_end"
+        )
+    else:
+        pixels = [one.image for one in made_by.generate(call.requests, call.known)]
+    return _shown(pixels, call.provenance(made_by.revision), kind, device), pixels
+
+
+def _latents_of(
     made_by: LatentGenerator,
     call: Call,
     bar: Mapping[str, Any],
@@ -126,7 +165,7 @@ def _told(returned: Any) -> Tensor | None:
     return returned.get("latents")
 
 
-def shown(
+def _shown(
     pixels: Sequence[NDArray[np.uint8]],
     told: Sequence[Provenance],
     kind: OutputType,
