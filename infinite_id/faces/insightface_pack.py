@@ -24,6 +24,8 @@ __all__ = ["InsightFacePack", "recognition_network"]
 
 logger = logging.getLogger(__name__)
 
+_LEAST_SCORE = 0.5  # of a detection, in [0, 1]
+
 DETECTION, RECOGNITION = "detection", "recognition"
 
 
@@ -50,15 +52,12 @@ class InsightFacePack:
         root: str | Path | None = None,
         providers: Sequence[str] | None = None,
         threads: int = 1,
-        score_threshold: float = 0.5,
     ) -> None:
-        if not 0 < score_threshold < 1:
-            raise ValueError(f"score_threshold is {score_threshold}, allowed: between 0 and 1")
         folder = _pack_folder(name_or_folder, root)
         models = _load_networks(folder, providers, threads)
         self.name = folder.name
         self._detector, self._recogniser = models[DETECTION], models[RECOGNITION]
-        self._detector.prepare(0, input_size=(640, 640), det_thresh=score_threshold)
+        self._detector.prepare(0, input_size=(640, 640), det_thresh=_LEAST_SCORE)
         self.face_width = int(self._recogniser.output_shape[-1])
         digests = (file_digest(model.model_file)[:8] for model in models.values())
         self.revision = f"{self.name}-{'-'.join(digests)}"

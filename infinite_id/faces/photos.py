@@ -104,13 +104,13 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
         raise _decoding_error(error) from None
 
 
-def photo_pixels(image: Image.Image, limits: PhotoLimits | None = None) -> NDArray[np.uint8]:
+def photo_pixels(image: Image.Image) -> NDArray[np.uint8]:
     """As `decode_photo`, of a picture that Pillow has opened.
 
     Raises:
         PhotoError: "truncated", "too_large", "too_small", "unreadable".
     """
-    _check_size(image.size, limits or PhotoLimits())
+    _check_size(image.size, PhotoLimits())
     try:
         return _upright(image)
     except Exception as error:

@@ -210,22 +210,19 @@ def null_states(config: EncoderConfig) -> NDArray[np.float16]:
     return found
 
 
-def load_identity_encoder(
-    config: EncoderConfig, device: str = "cpu", *, threads: int = 1
-) -> IdentityEncoder:
+def load_identity_encoder(config: EncoderConfig, device: str = "cpu") -> IdentityEncoder:
     """Both encoders of a preset (`preset.encoders`).
 
     Args:
         config: names and widths.
         device: of the CLIP tower; on "cpu" the face backbone leaves a GPU alone, too.
-        threads: of the face backbone on the CPU.
 
     Raises:
         ValueError: the loaded networks' widths are not those of `config`.
     """
     providers = ["CPUExecutionProvider"] if torch.device(device).type == "cpu" else None
     encoder = IdentityEncoder(
-        load_face_backend(config.faces, threads=threads, providers=providers),
+        load_face_backend(config.faces, providers=providers),
         load_clip_encoder(config, device=device),
     )
     clip_width = encoder.clip.model.config.hidden_size

@@ -231,10 +231,8 @@ def weight_files(files: ModelFiles, part: str, variant: str | None) -> list[str]
     )
 
 
-def model_digest(
-    files: ModelFiles, parts: Iterable[str], variant: str | None, digits: int = 12
-) -> str:
-    """Names a model by the content of its weights and settings, wherever they lie."""
+def model_digest(files: ModelFiles, parts: Iterable[str], variant: str | None) -> str:
+    """12 hex digits of the content of a model's weights and settings, wherever they lie."""
     digest = hashlib.sha256()
     for part in sorted(parts):
         for name in weight_files(files, part, variant):
@@ -244,4 +242,4 @@ def model_digest(
     for name in _OF_THE_WHOLE:
         if name in files.names:
             digest.update(f"{name}:{files.digest(name)}\n".encode())
-    return digest.hexdigest()[:digits]
+    return digest.hexdigest()[:12]

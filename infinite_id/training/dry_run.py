@@ -21,6 +21,10 @@ from infinite_id.training.loop_config import Precision
 
 __all__ = ["SDXL_UNET", "DryRun", "dry_run"]
 
+_PEAK_TFLOPS = 312.0  # of an A100 in bfloat16
+_UTILISATION = 0.4  # of that peak
+_PRICE_PER_GPU_HOUR = 2.0  # in any currency
+
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128,
     "in_channels": 4,
@@ -74,9 +78,6 @@ def dry_run(
     strategy: Strategy = "ddp",
     precision: Precision = "bfloat16",
     text_active: bool = False,
-    peak_tflops: float = 312.0,
-    utilisation: float = 0.4,
-    price_per_gpu_hour: float = 2.0,
 ) -> DryRun:
     """Builds everything that a training step touches on the meta device and counts.
 
@@ -89,15 +90,10 @@ def dry_run(
             computes: the one at work and the next.
         precision: of the frozen weights.
         text_active: the ablation.
-        peak_tflops: of one GPU in bfloat16 (312: A100).
-        utilisation: share of the peak that is reached, (0, 1].
-        price_per_gpu_hour: in any currency.
 
     Raises:
         ValueError: the adapter's widths do not fit the UNet.
     """
-    if not 0 < utilisation <= 1:
-        raise ValueError(f"utilisation is {utilisation}, allowed: above 0, at most 1")
     with torch.device("meta"):
         base: Any = UNet2DConditionModel(**unet)
         adapter = IdentityAdapter(preset.adapter, base)
@@ -120,7 +116,7 @@ def dry_run(
     trainable = sum(p.numel() for p in adapter.parameters())
     frozen = sum(p.numel() for p in base.parameters())
     tflop = counter.get_total_flops() / 1e12
-    seconds = tflop / (peak_tflops * utilisation)
+    seconds = tflop / (_PEAK_TFLOPS * _UTILISATION)
     days = seconds * 1e6 / 86_400
     hours = days * 24 * gpus
     held = _held(model, gpus) if strategy == "fsdp" else frozen
@@ -133,7 +129,7 @@ def dry_run(
         step_tflop=tflop,
         days_per_million_steps=days,
         gpu_hours_per_million_steps=hours,
-        cost_per_million_steps=hours * price_per_gpu_hour,
+        cost_per_million_steps=hours * _PRICE_PER_GPU_HOUR,
     )
 
 

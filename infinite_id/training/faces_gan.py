@@ -42,6 +42,10 @@ GAN_WEIGHTS = PackageFile(
     licence="MIT (code); trained on DigiFace-1M: non-commercial research",
 )
 LATENT_WIDTH = 100
+_LEAST_SCORE = 0.8  # of the detector
+# SFace cosine of a picture to the centre's picture; 99.9 % of pairs of different people lie below
+# 0.52.
+_LEAST_SIMILARITY = 0.5
 FACE_SIZE = 64
 # YuNet misses faces that fill a 64 px picture; four times as large it finds 85 % of them.
 DETECTION_SIZE = 192
@@ -113,13 +117,10 @@ def load_face_generator() -> FaceGenerator:
 
 
 def latent_neighbours(
-    centre: NDArray[np.float32],
-    count: int,
-    rng: np.random.Generator,
-    spread: tuple[float, float] = (0.3, 0.5),
+    centre: NDArray[np.float32], count: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """float32 (count, 100): `sqrt(1 - e^2) z + e n`, e uniform in `spread`."""
-    e = rng.uniform(*spread, size=(count, 1))
+    """float32 (count, 100): `sqrt(1 - e^2) z + e n`, e uniform in 0.3 to 0.5."""
+    e = rng.uniform(0.3, 0.5, size=(count, 1))
     noise = rng.standard_normal((count, LATENT_WIDTH))
     return (np.sqrt(1 - e**2) * centre + e * noise).astype(np.float32)
 
@@ -130,7 +131,6 @@ def draw_people(
     generator: FaceGenerator,
     backend: FaceBackend,
     *,
-    min_similarity: float = 0.5,
     frontal: bool = False,
 ) -> Iterator[Person]:
     """The people of those indices that have enough accepted pictures; others are left out.
@@ -142,8 +142,6 @@ def draw_people(
         portraits: accepted pictures a person.
         generator: from `load_face_generator`.
         backend: the face networks that check.
-        min_similarity: SFace cosine of a picture to the centre's picture; 99.9 % of pairs of
-            different people lie below 0.52.
         frontal: only pictures that `is_frontal` accepts; up to three times as many are drawn.
     """
     for index in indices:
@@ -156,7 +154,10 @@ def draw_people(
         for _ in range(3 if frontal else 1):
             for image in generator.render(latent_neighbours(centre, 2 * portraits + 2, rng)):
                 portrait = accept(image, backend, frontal=frontal)
-                if portrait is not None and float(portrait.face @ reference.face) >= min_similarity:
+                if (
+                    portrait is not None
+                    and float(portrait.face @ reference.face) >= _LEAST_SIMILARITY
+                ):
                     kept.append(portrait)
                 if len(kept) == portraits:
                     break
@@ -171,7 +172,6 @@ def accept(
     image: NDArray[np.uint8],
     backend: FaceBackend,
     *,
-    min_score: float = 0.8,
     frontal: bool = False,
 ) -> Portrait | None:
     """The portrait, or None unless exactly one clear face with open distance of the eyes is seen.
@@ -181,13 +181,12 @@ def accept(
     Args:
         image: uint8 (64, 64, 3) RGB.
         backend: the face networks that check.
-        min_score: of the detector.
         frontal: faces that `is_frontal` does not accept are none.
     """
     factor = DETECTION_SIZE / FACE_SIZE
     scaled = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     found = backend.detect(np.asarray(scaled, dtype=np.uint8))
-    if len(found) != 1 or found[0].det_score < min_score:
+    if len(found) != 1 or found[0].det_score < _LEAST_SCORE:
         return None
     face = found[0].scaled(1 / factor)
     eyes = np.linalg.norm(face.landmarks[1] - face.landmarks[0])

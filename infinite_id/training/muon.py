@@ -11,6 +11,8 @@ from torch import Tensor, nn
 __all__ = ["Muon"]
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_MOMENTUM = 0.95
 
 
 class Muon:
@@ -19,13 +21,10 @@ class Muon:
     Args:
         parameters: of two or more dimensions; all but the first are taken as one.
         rate: of learning, for a square matrix.
-        momentum: of the gradients.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], rate: float, momentum: float = 0.95
-    ) -> None:
-        self.parameters, self.rate, self.momentum = list(parameters), rate, momentum
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
+        self.parameters, self.rate = list(parameters), rate
         self.buffers = [torch.zeros_like(p) for p in self.parameters]
 
     @torch.no_grad()
@@ -34,8 +33,8 @@ class Muon:
         for parameter, buffer in zip(self.parameters, self.buffers, strict=True):
             if parameter.grad is None:
                 continue
-            buffer.lerp_(parameter.grad, 1 - self.momentum)
-            ahead = parameter.grad.lerp(buffer, self.momentum).flatten(1)
+            buffer.lerp_(parameter.grad, 1 - _MOMENTUM)
+            ahead = parameter.grad.lerp(buffer, _MOMENTUM).flatten(1)
             scale = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
             move = orthogonal(ahead).view(parameter.shape)
             parameter.add_(move, alpha=-(self.rate if rate is None else rate) * scale)
@@ -56,7 +55,7 @@ class Muon:
             own.copy_(other)
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonal(matrix: Tensor) -> Tensor:
     """A matrix (M, N) with singular values near 1, by Newton and Schulz in bfloat16."""
     x = matrix.bfloat16()
     x = x / (x.norm() + 1e-7)
@@ -64,7 +63,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     if tall:
         x = x.T
     a, b, c = _COEFFICIENTS
-    for _ in range(steps):
+    for _ in range(_ITERATIONS):
         square = x @ x.T
         x = a * x + (b * square + c * (square @ square)) @ x
     return (x.T if tall else x).float()

@@ -12,6 +12,8 @@ from infinite_id.pocket import model as pocket
 
 __all__ = ["encode_texts", "tokenize"]
 
+_TEXTS_AT_ONCE = 256
+
 
 def tokenize(texts: Iterable[str]) -> Tensor:
     """int64 (B, 64): padded or cut to the tokenizer's length."""
@@ -27,7 +29,7 @@ def tokenize(texts: Iterable[str]) -> Tensor:
 
 @torch.no_grad()
 def encode_texts(
-    first: Any, second: Any, ids: Tensor, device: torch.device, batch: int = 256
+    first: Any, second: Any, ids: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """What SDXL's pipeline makes of texts, half precision, on `device`.
 
@@ -36,13 +38,12 @@ def encode_texts(
         second: CLIPModel whose text tower and projection are the second encoder's.
         ids: (B, L).
         device: of the encoders.
-        batch: texts at once.
 
     Returns:
         Penultimate hidden states of both, joined, (B, L, D); pooled projection (B, P).
     """
     hidden, pooled = [], []
-    for part in ids.split(batch):
+    for part in ids.split(_TEXTS_AT_ONCE):
         own = part.to(device)
         one = first(own, output_hidden_states=True)
         two = second.text_model(own, output_hidden_states=True)

@@ -20,8 +20,11 @@ from infinite_id.training.captions import SLIDE_PROMPTS, caption, draw_descripti
 
 __all__ = ["main", "make_tokenizer"]
 
+_CAPTIONS = 4000
+_MAX_LENGTH = 64  # tokens of an encoded text, start and end included
 
-def make_tokenizer(folder: Path, *, captions: int = 4000, max_length: int = 64) -> CLIPTokenizer:
+
+def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """Trains the vocabulary on drawn captions and writes it to `folder` as CLIPTokenizer reads it.
 
     The 256 bytes, alone and at the end of a word, are always in the vocabulary, so that any text
@@ -29,11 +32,9 @@ def make_tokenizer(folder: Path, *, captions: int = 4000, max_length: int = 64) 
 
     Args:
         folder: created if missing.
-        captions: how many are drawn.
-        max_length: tokens of an encoded text, start and end included.
     """
     rng = np.random.default_rng(0)
-    texts = [caption(draw_description(rng), rng) for _ in range(captions)] + list(SLIDE_PROMPTS)
+    texts = [caption(draw_description(rng), rng) for _ in range(_CAPTIONS)] + list(SLIDE_PROMPTS)
     start, end = "<|startoftext|>", "<|endoftext|>"
     model = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     blank = CLIPTokenizer()
@@ -62,7 +63,7 @@ def make_tokenizer(folder: Path, *, captions: int = 4000, max_length: int = 64) 
         bos_token=start,
         eos_token=end,
         pad_token=end,
-        model_max_length=max_length,
+        model_max_length=_MAX_LENGTH,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +154,10 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def environment(extra: Sequence[str] = ()) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Versions, machine and code revision: what a figure has to be read with."""
     versions = {}
-    for name in (*_PACKAGES, *extra):
+    for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

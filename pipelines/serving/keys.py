@@ -33,7 +33,7 @@ def new_key() -> str:
     return f"iid_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
 
 
-def hash_key(key: str, salt: bytes | None = None) -> str:
+def hash_key(key: str) -> str:
     """The entry for `key_hashes`: "blake2b$ID$SALT$HASH".
 
     Raises:
@@ -42,7 +42,7 @@ def hash_key(key: str, salt: bytes | None = None) -> str:
     parts = _KEY.fullmatch(key)
     if parts is None:
         raise ValueError(f"the key is no iid_ID_SECRET; {_RENEW}")
-    salt = secrets.token_bytes(16) if salt is None else salt
+    salt = secrets.token_bytes(16)
     return f"blake2b${parts[1]}${salt.hex()}${_digest(key, salt).hex()}"
 
 

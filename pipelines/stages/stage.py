@@ -70,8 +70,6 @@ def check_stages(
     stages: Sequence[Stage],
     first_columns: Sequence[str],
     cluster: Mapping[str, float],
-    *,
-    spare_cpus: float = SPARE_CPUS,
 ) -> None:
     """Checks names, columns and resources of a chain of stages.
 
@@ -79,7 +77,6 @@ def check_stages(
         stages: in their order.
         first_columns: of the data that enters the first stage.
         cluster: what it has or can grow to: "CPU", "GPU".
-        spare_cpus: kept free of actors.
 
     Raises:
         ValueError: a name that stands twice, a column that no earlier stage gives, fewer than one
@@ -100,7 +97,7 @@ def check_stages(
                     f"{', '.join(sorted(present))}"
                 )
         present = set(stage.gives) or present
-    for resource, spare in (("CPU", spare_cpus), ("GPU", 0.0)):
+    for resource, spare in (("CPU", SPARE_CPUS), ("GPU", 0.0)):
         asked, have = demand(stages, resource), cluster.get(resource, 0.0)
         if asked + spare > have + 1e-6 and asked > 0:
             detail = ", ".join(
