@@ -7,7 +7,6 @@ disk: only those that a report shows are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,89 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from eval.distinct_pictures import distinct_pictures
 from eval.metric_info import MetricInfo
-from eval.places import guarding, place_of
+from eval.run_files import RunFiles
 
-__all__ = ["KEYS", "RunData", "RunFolder", "read_run"]
+__all__ = ["KEYS", "RunData", "read_run"]
 
 KEYS = ("sample_id", "identity_id", "method", "prompt_id", "style", "seed")
-
-
-class RunFolder:
-    """Reading and writing of one run folder on any file system that fsspec knows.
-
-    Args:
-        address: a path, or an address such as ``s3://bucket/run``.
-        options: of file systems by scheme, see `eval.places.StorageOptions`.
-
-    Attributes:
-        address: as it may be shown.
-
-    Raises:
-        ValueError: there is no such folder; StorageError (a ValueError): it cannot be looked at.
-    """
-
-    def __init__(self, address: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        place = place_of(address, options)
-        self.fs, self.root, self.address = place.fs, place.path or "/", place.url
-        with guarding("look at", self.address):
-            there = self.fs.isdir(self.root)
-        if not there:
-            raise ValueError(f"run folder {self.address} does not exist")
-        self.unreadable: list[str] = []
-        self._datasets: dict[str, ds.Dataset | None] = {}
-
-    def path(self, name: str) -> str:
-        """The file system's own path of `name` in this folder."""
-        return f"{self.root.rstrip('/')}/{name}"
-
-    def write(self, name: str, data: bytes) -> str:
-        """Writes a file and returns its address."""
-        path = self.path(name)
-        with guarding("write", f"{self.address}/{name}"):
-            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            with self.fs.open(path, "wb") as stream:
-                stream.write(data)
-        return f"{self.address}/{name}"
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file; None where there is no such file or it holds no object."""
-        if not self.fs.exists(self.path(name)):
-            return None
-        try:
-            value = json.loads(self.fs.cat_file(self.path(name)))
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
-
-    def dataset(self, table: str) -> ds.Dataset | None:
-        """The table's Parquet files; None where there is none.
-
-        Files that are no Parquet are left out and named in `unreadable`.
-        """
-        if table not in self._datasets:
-            self._datasets[table] = self._open(table)
-        return self._datasets[table]
-
-    def _open(self, table: str) -> ds.Dataset | None:
-        # Not glob(): a folder's name may hold what is a pattern there.
-        found = self.fs.find(self.path(table))
-        # A name with a leading dot or underscore is a file that is being written.
-        files = sorted(
-            path
-            for path in found
-            if path.endswith(".parquet") and not path.rsplit("/", 1)[1].startswith((".", "_"))
-        )
-        if not files:
-            return None
-        read = ds.dataset(files, format="parquet", filesystem=self.fs, exclude_invalid_files=True)
-        lost = set(files) - set(read.files)
-        self.unreadable += [f"file {name} of table {table} is unreadable" for name in sorted(lost)]
-        return read if read.files else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +46,7 @@ class RunData:
         missing: one sentence for each thing that is not there.
     """
 
-    folder: RunFolder
+    folder: RunFiles
     run: dict[str, Any]
     samples: dict[str, NDArray[Any]]
     scores: dict[str, NDArray[np.float64]]
@@ -196,7 +121,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
         ValueError: no such folder, nothing in it to report on, or scores or images of another
             run (sample_ids that none of the requests has).
     """
-    folder = RunFolder(address, options)
+    folder = RunFiles(address, options)
     missing: list[str] = []
     run = folder.read_json("run.json")
     if run is None:
@@ -211,13 +136,13 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     present = {name: table for name, table in tables.items() if table is not None}
     if not present and rejects is None and run is None:
         raise ValueError(
-            f"{folder.address} is no run folder: it has neither run.json nor any of the tables "
+            f"{folder.url} is no run folder: it has neither run.json nor any of the tables "
             "requests, images, scores, rejects"
         )
     tables_unique = {name: _unique(table, name, missing) for name, table in present.items()}
     base = next(iter(tables_unique.values()), _empty())
     for name, table in tables_unique.items():
-        _check_same_run(base, table, name, folder.address)
+        _check_same_run(base, table, name, folder.url)
     samples = {name: _column(base, name) for name in (*KEYS, "prompt")}
     ids = base["sample_id"]
     images, scored = tables_unique.get("images"), tables_unique.get("scores")
@@ -255,7 +180,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     return data
 
 
-def _mixes(folder: RunFolder) -> dict[str, list[str]]:
+def _mixes(folder: RunFiles) -> dict[str, list[str]]:
     requests = folder.dataset("requests")
     if requests is None or "mix_parts" not in requests.schema.names:
         return {}
@@ -268,21 +193,21 @@ def _mixes(folder: RunFolder) -> dict[str, list[str]]:
     }
 
 
-def _originals(folder: RunFolder) -> dict[str, str]:
+def _originals(folder: RunFiles) -> dict[str, str]:
     """identity -> the person whose photo it is, made coarser; no entry for the person."""
     scenario = folder.read_json("scenario.json") or {}
     variants = scenario.get("variants") or {}
     return {name: one["of"] for name, one in variants.items() if one["of"] != name}
 
 
-def _read(folder: RunFolder, table: str, columns: list[str] | None) -> pa.Table | None:
+def _read(folder: RunFiles, table: str, columns: list[str] | None) -> pa.Table | None:
     source = folder.dataset(table)
     if source is None:
         return None
     lacking = [name for name in KEYS if name not in source.schema.names]
     if table != "rejects" and lacking:
         raise ValueError(
-            f"table {table} of {folder.address} lacks the column {lacking[0]!r}, present: "
+            f"table {table} of {folder.url} lacks the column {lacking[0]!r}, present: "
             f"{', '.join(source.schema.names)}"
         )
     if columns is not None:

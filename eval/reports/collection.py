@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from eval.places import place_of
 from eval.reports.thumbnails import data_uri
-from eval.run_data import RunFolder
+from eval.run_files import RunFiles
 
 __all__ = ["write_collection"]
 
@@ -55,15 +55,15 @@ def write_collection(
 
 
 def _section(address: str, name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    folder = RunFolder(address, options)
+    folder = RunFiles(address, options)
     report = folder.read_json("report/report.json")
     if report is None:
         raise ValueError(f"run {address} has no report")
     scenario = folder.read_json("scenario.json") or {}
     figures = [
-        (title, data_uri(folder.fs.cat_file(folder.path(path)), "image/png"))
+        (title, data_uri(folder.read_bytes(path), "image/png"))
         for title in report.get("figures") or ()
-        if folder.fs.exists(folder.path(path := f"report/figures/{title}.png"))
+        if folder.exists(path := f"report/figures/{title}.png")
     ]
     return {
         "name": name,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from infinite_id.config import Preset
 from pipelines.plan.job import job_folder
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.plan.weights import RunWeights
 from pipelines.settings import BenchmarkConfig, RunConfig
 from pipelines.tables.manifest import (
@@ -139,10 +139,10 @@ def styled_texts(manifests: Manifests) -> list[Text]:
     ]
 
 
-def picture_settings(family: Preset) -> Settings:
+def picture_settings(family: Preset) -> PlanSettings:
     """Size, steps and guidance of a model family."""
     sampler = family.sampler
-    return Settings(
+    return PlanSettings(
         family.height, family.width, sampler.num_inference_steps, sampler.guidance_scale
     )
 

@@ -23,7 +23,7 @@ from pipelines.tables.schemas import REQUESTS
 
 __all__ = [
     "RequestPlan",
-    "Settings",
+    "PlanSettings",
     "Subject",
     "Text",
     "UnitPlan",
@@ -71,7 +71,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PlanSettings:
     """What all requests of a plan share."""
 
     height: int
@@ -118,7 +118,7 @@ def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str)
 
 
 def request_row(
-    method: tuple[str, str], subject: Subject, text: Text, seed: int, settings: Settings
+    method: tuple[str, str], subject: Subject, text: Text, seed: int, settings: PlanSettings
 ) -> dict[str, Any]:
     """One `requests` row; `method` is (name, model revision)."""
     name, revision = method
@@ -194,7 +194,7 @@ class RequestPlan:
         texts: Sequence[Text],
         subjects: Sequence[Subject],
         seeds: Sequence[int],
-        settings: Settings,
+        settings: PlanSettings,
         unit_size: int,
         limit: int | None = None,
     ) -> None:

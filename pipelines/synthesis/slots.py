@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.plan.requests import Settings, Subject, Text, request_row
+from pipelines.plan.requests import PlanSettings, Subject, Text, request_row
 from pipelines.run.units import read_unit
 from pipelines.tables.schemas import REQUESTS
 from pipelines.tables.storage import Store
@@ -99,7 +99,7 @@ class SlotPlan:
         subjects: Sequence[Subject],
         per_person: int,
         seed: int,
-        settings: Settings,
+        settings: PlanSettings,
         unit_size: int,
         rounds: int,
     ) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.tables.files import Files
+from eval.files import Files
 
 __all__ = ["Store"]
 

@@ -19,7 +19,7 @@ from eval.benchmarks.multiid import read_multiid
 from eval.benchmarks.references import read_references
 from eval.judges.given import GivenJudges
 from eval.reports.report import write_report
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from tests.eval.face_networks import save_channel_means
 from tests.eval.runs import write_run
 
@@ -174,7 +174,7 @@ def test_each_person_gets_the_own_prompt():
     subjects = [Subject("a", "man", "d", prompt="a {subject} {here}"), Subject("b", "woman", "e")]
     plan = RequestPlan(
         methods=[("infinite_id", "r")], texts=[Text("own", "none", "{subject}", "", "")],
-        subjects=subjects, seeds=[0], settings=Settings(64, 64, 2, 1.0), unit_size=8,
+        subjects=subjects, seeds=[0], settings=PlanSettings(64, 64, 2, 1.0), unit_size=8,
     )  # fmt: skip
     assert [plan.row(0, n)["prompt"] for n in range(2)] == ["a man {here}", "woman"]
     other = RequestPlan(

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.places import StorageError, StorageOptions, place_of, shown
-from eval.run_data import RunFolder
+from eval.run_files import RunFiles
 
 NAME = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20
@@ -119,6 +119,6 @@ def test_a_run_on_a_store_that_cannot_be_used_is_one_sentence(options, said, mon
     pytest.importorskip("s3fs")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StorageError) as caught:
-        RunFolder("s3://b/run", {"s3": options})
+        RunFiles("s3://b/run", {"s3": options})
     assert str(caught.value).startswith(said)
     assert "pw" not in str(caught.value)

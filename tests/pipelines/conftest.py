@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from infinite_id.config import preset
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.tables.pictures import encode_image
 from pipelines.tables.schemas import EMBEDDINGS
 from pipelines.tables.storage import Store
@@ -56,6 +56,6 @@ def small_plan(method: str, prompts: list[str], unit_size: int = 6, steps: int =
         texts=[Text(f"p{i}", "raw", text, "", "") for i, text in enumerate(prompts)],
         subjects=[Subject(f"id{i}", "woman", f"d{i}") for i in range(3)],
         seeds=[0],
-        settings=Settings(64, 64, steps, 5.0),
+        settings=PlanSettings(64, 64, steps, 5.0),
         unit_size=unit_size,
     )

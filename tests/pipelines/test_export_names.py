@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from infinite_id.config import preset
 from pipelines.export.job import _split, export_run
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.run.folder import RunFolder, Timings
 from pipelines.run.lease import Lease
 from pipelines.run.units import unit_table
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
         texts=[Text("p", style, f"a {{subject}} in {style}", "", "") for style in STYLES],
         subjects=[Subject("id0", "woman", "d0")],
         seeds=[0],
-        settings=Settings(64, 64, 1, 5.0),
+        settings=PlanSettings(64, 64, 1, 5.0),
         unit_size=4,
     )
     generate = GenerationActor(store, plan, preset("pocket"))

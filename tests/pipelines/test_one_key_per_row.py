@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.plan.requests import RequestPlan, Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.run.units import commit_unit
 from pipelines.tables.schemas import REQUESTS
 from pipelines.tables.storage import Store
@@ -17,7 +17,7 @@ def _plan() -> RequestPlan:
         texts=[Text("a", "raw", text, "", ""), Text("b", "raw", text, "", "")],
         subjects=[Subject("ada", "woman", "d")],
         seeds=[0, 1],
-        settings=Settings(64, 64, 4, 5.0),
+        settings=PlanSettings(64, 64, 4, 5.0),
         unit_size=8,
     )
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.plan.requests import (
+    PlanSettings,
     RequestPlan,
-    Settings,
     Subject,
     Text,
     request_from_row,
     request_row,
 )
 
-SETTINGS = Settings(64, 64, 30, 5.0)
+SETTINGS = PlanSettings(64, 64, 30, 5.0)
 
 
 def make_plan(people=3, texts=2, seeds=2, methods=1, unit_size=4, limit=None, **changes):

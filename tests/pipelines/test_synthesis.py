@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eval.judges.known_people import KnownPeople
 from infinite_id.config import preset
 from pipelines.export.job import export_run
-from pipelines.plan.requests import Settings, Subject, Text
+from pipelines.plan.requests import PlanSettings, Subject, Text
 from pipelines.run.units import unit_table
 from pipelines.stages.generation import GenerationActor
 from pipelines.synthesis.actors import MeasuringActor, VerdictActor, fingerprint
@@ -46,7 +46,7 @@ def slot_plan(people=3, per_person=4, texts=2, unit_size=2, rounds=3) -> SlotPla
         subjects=[Subject(f"id{n}", "woman", f"d{n}") for n in range(people)],
         per_person=per_person,
         seed=5,
-        settings=Settings(64, 64, 2, 5.0),
+        settings=PlanSettings(64, 64, 2, 5.0),
         unit_size=unit_size,
         rounds=rounds,
     )
