@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from eval.distinct_pictures import distinct_pictures
 from eval.metric_info import MetricInfo
-from eval.run_files import RunFiles
+from eval.run_folder import RunFiles
 
 __all__ = ["KEYS", "RunData", "read_run"]
 

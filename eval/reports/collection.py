@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from eval.places import place_of
 from eval.reports.thumbnails import data_uri
-from eval.run_files import RunFiles
+from eval.run_folder import RunFiles
 
 __all__ = ["write_collection"]
 

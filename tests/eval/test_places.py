@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.places import StorageError, StorageOptions, place_of, shown
-from eval.run_files import RunFiles
+from eval.run_folder import RunFiles
 
 NAME = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=20
