@@ -67,6 +67,7 @@ class ModelConfig(Strict):
         guidance_steps: first and last fraction of the steps, in [0, 1], with guidance.
         reuse_steps: each so many-th step is computed whole, 1 or more; the ones between keep the
             features of the UNet's inner blocks.
+        text_every: the text streams run in each so many-th step, 1 or more.
         storage_options: of the file systems by scheme, e.g.
             {"s3": {"endpoint_url": "http://127.0.0.1:9000"}}; no record or message shows a value.
     """
@@ -97,6 +98,7 @@ class ModelConfig(Strict):
     guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
     guidance_steps: tuple[float, float] | None = None
     reuse_steps: int | None = Field(None, ge=1)
+    text_every: int | None = Field(None, ge=1)
     storage_options: StorageOptions = StorageOptions()
 
     @field_validator("preset")
@@ -157,6 +159,7 @@ class ModelConfig(Strict):
             "scheduler": self.scheduler,
             "guidance_steps": self.guidance_steps,
             "reuse_steps": self.reuse_steps,
+            "text_every": self.text_every,
         }
         sampler = replace(own.sampler, **_set(given))
         revision = own.base_revision if self.base is None else self.base_revision

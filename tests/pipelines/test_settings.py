@@ -102,13 +102,19 @@ def test_a_profile_sets_the_sampler_and_what_is_set_besides_counts_more() -> Non
         own.sampler, scheduler="dpmsolver++", num_inference_steps=12
     )
     mixed = load_config(
-        None, profile="fast", num_inference_steps=20, guidance_steps=[0.0, 0.5], reuse_steps=2
+        None,
+        profile="fast",
+        num_inference_steps=20,
+        guidance_steps=[0.0, 0.5],
+        reuse_steps=2,
+        text_every=3,
     )
     assert mixed.family().sampler == replace(
         fast.family().sampler,
         num_inference_steps=20,
         guidance_steps=(0.0, 0.5),
         reuse_steps=2,
+        text_every=3,
     )
     assert load_config(None, profile="full").family() == own
     with pytest.raises(ValueError, match=r"profile is 'quick'.*allowed: full, fast, faster"):
