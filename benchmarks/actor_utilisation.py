@@ -28,7 +28,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         bytes that go from one stage to the next beside the encoded picture, a picture.
     """
     from benchmarks.crowd import crowd_config
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     from pipelines.benchmark import run_benchmark

@@ -58,7 +58,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         seconds of an undisturbed and of a disturbed run.
     """
     from benchmarks.crowd import crowd_config
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     begin = time.monotonic()

@@ -18,7 +18,7 @@ __all__ = ["DRIVER", "KINDS", "Nodes", "Run", "cluster"]
 KINDS = ("actor", "node", "driver")
 DRIVER = """
 import sys
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 quiet()
 from pipelines.benchmark import run_benchmark
 from pipelines.settings import load_config

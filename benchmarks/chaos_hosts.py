@@ -91,7 +91,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def trials(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Each cut's run, and what became of it; see `run`."""
     from benchmarks.crowd import crowd_config
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     # Not /tmp: no host sees this machine's.

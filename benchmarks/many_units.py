@@ -34,7 +34,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
         for both, seconds to the first unit and units a second after it; memory_growth_mb: how much
         more the driver's memory rose with many units than with few.
     """
-    from pipelines.run.session import quiet, ray_session
+    from pipelines.run.environment import quiet
+    from pipelines.run.session import ray_session
 
     quiet()
     figures: dict[str, float] = {}

@@ -24,7 +24,7 @@ _LOOP_UNITS = 50
 _EARLY_PICTURES = 10_000
 _DRIVER = """
 import sys
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 quiet()
 import psutil
 from pipelines.benchmark import run_benchmark
@@ -52,7 +52,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         RuntimeError: the resumed run failed, or its tables lack or double a picture.
     """
     from benchmarks.crowd import CpuSeconds, crowd_config
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     import yaml

@@ -26,7 +26,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         seconds a picture of each side (medians) and `overhead`, pipeline / loop - 1.
     """
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     import statistics

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import fsspec
-import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 __all__ = [
@@ -222,7 +221,10 @@ def guarding(verb: str, place: str) -> Iterator[None]:
         option = unknown_option(error)
         if option is not None:
             raise StorageError(f"cannot {verb} {place}: {option}") from error
-        known = isinstance(error, (OSError, pa.ArrowInvalid))
+        # Not above: commands that refuse their arguments begin here, and pyarrow takes a while.
+        from pyarrow import ArrowInvalid
+
+        known = isinstance(error, (OSError, ArrowInvalid))
         if not known and type(error).__module__.split(".")[0] not in _CLIENTS:
             raise
         raise StorageError(f"cannot {verb} {place}: {reason_of(error)}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.run.session import on_this_machine, quiet
+from pipelines.run.environment import quiet
+from pipelines.run.session import on_this_machine
 
 quiet()
 
@@ -246,7 +247,7 @@ def _check_run(
 
 
 def _pictures(settings: RunConfig, people: int, texts: int) -> int:
-    from pipelines.tables.manifest import parse_seeds
+    from pipelines.tables.choices import parse_seeds
 
     if not isinstance(settings, BenchmarkConfig):
         return people * getattr(settings, "per_person", 1)

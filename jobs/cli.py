@@ -2,42 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections import UserDict
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 
 quiet()
 
 import typer
-from typer.core import TyperCommand
-
-from jobs.benchmark import benchmark
-from jobs.check import check
-from jobs.compare import compare
-from jobs.dreambooth import dreambooth
-from jobs.export import export
-from jobs.lists import methods, metrics, styles
-from jobs.manifest import manifest_build, manifest_check
-from jobs.plan import plan
-from jobs.presets import presets
-from jobs.report import report, status
-from jobs.serve import serve
-from jobs.synthesize import synthesize
-from jobs.train import train
-from pipelines.settings import BenchmarkConfig, ModelConfig
-from pipelines.synthesis.config import SynthesisConfig
-from pipelines.training.config import TrainingConfig
+from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["EXAMPLES", "main"]
 
+_COMMANDS = {
+    "benchmark": "jobs.benchmark:benchmark",
+    "check": "jobs.check:check",
+    "presets": "jobs.presets:presets",
+    "report": "jobs.report:report",
+    "status": "jobs.report:status",
+    "compare": "jobs.compare:compare",
+    "export": "jobs.export:export",
+    "plan": "jobs.plan:plan",
+    "synthesize": "jobs.synthesize:synthesize",
+    "train": "jobs.train:train",
+    "dreambooth": "jobs.dreambooth:dreambooth",
+    "serve": "jobs.serve:serve",
+    "methods": "jobs.lists:methods",
+    "metrics": "jobs.lists:metrics",
+    "styles": "jobs.lists:styles",
+}
+_MANIFEST = {"build": "jobs.manifest:manifest_build", "check": "jobs.manifest:manifest_check"}
+_RUN = "pipelines.settings:BenchmarkConfig"
+# Whose defaults count where an option is not given.
+_SETTINGS = {
+    "benchmark": _RUN,
+    "plan": _RUN,
+    "dreambooth": _RUN,
+    "check": _RUN,
+    "synthesize": "pipelines.synthesis.config:SynthesisConfig",
+    "train": "pipelines.training.config:TrainingConfig",
+    "serve": "pipelines.settings:ModelConfig",
+}
+
+
+def _object(place: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class _Command(TyperCommand):
+    """A command whose help tells the defaults of its settings, which its options have not."""
+
+    def __init__(self, name: str | None, **values: Any) -> None:
+        super().__init__(name, **values)
+        place = _SETTINGS.get(name or "")
+        fields = {} if place is None else _object(place).model_fields
+        for param in self.params:
+            field = fields.get(str(param.name))
+            told = getattr(param, "help", None)
+            if field is None or told is None or param.default is not None or "default:" in told:
+                continue
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, list):
+                value = ", ".join(value)
+            if isinstance(value, str | int | float):
+                setattr(param, "help", f"{told.removesuffix('.')}; default: {value}.")  # noqa: B010
+
+
+class _Loading(UserDict[str, Any]):
+    """Commands by name, loaded when they are first asked for: a wrong word should be told at once,
+    and what all of them import takes a second."""
+
+    def __init__(self, places: dict[str, str], before: str, ready: dict[str, Any]) -> None:
+        super().__init__({**places, **ready})
+        self._before = before
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(self.data[name], str):
+            one = typer.Typer(add_completion=False)
+            epilog = f"Example: {EXAMPLES[self._before + name]}"
+            one.command(name, cls=_Command, epilog=epilog)(_object(self.data[name]))
+            self.data[name] = typer.main.get_command(one)
+        return self.data[name]
+
+
+class _Jobs(TyperGroup):
+    def __init__(self, *, commands: Any = None, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = _Loading(_COMMANDS, "", dict(commands))
+
+
+class _Manifests(TyperGroup):
+    def __init__(self, *, commands: Any = None, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = _Loading(_MANIFEST, "manifest ", {})
+
+
 app = typer.Typer(
+    cls=_Jobs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-manifest = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
+manifest = typer.Typer(cls=_Manifests, help="Build and check manifests.", no_args_is_help=True)
 app.add_typer(manifest, name="manifest")
 
 
@@ -80,63 +150,6 @@ EXAMPLES = {
     "manifest build": "infinite-id manifest build --photos photos --output manifests",
     "manifest check": "infinite-id manifest check manifests/identities.parquet",
 }
-
-
-# Whose defaults count where an option is not given.
-_SETTINGS: dict[str, type[ModelConfig]] = {
-    "benchmark": BenchmarkConfig,
-    "plan": BenchmarkConfig,
-    "dreambooth": BenchmarkConfig,
-    "check": BenchmarkConfig,
-    "synthesize": SynthesisConfig,
-    "train": TrainingConfig,
-    "serve": ModelConfig,
-}
-
-
-class _Command(TyperCommand):
-    """A command whose help tells the defaults of its settings, which its options have not."""
-
-    def __init__(self, name: str | None, **values: Any) -> None:
-        super().__init__(name, **values)
-        settings = _SETTINGS.get(name or "")
-        fields = {} if settings is None else settings.model_fields
-        for param in self.params:
-            field = fields.get(str(param.name))
-            told = getattr(param, "help", None)
-            if field is None or told is None or param.default is not None or "default:" in told:
-                continue
-            value = field.get_default(call_default_factory=True)
-            if isinstance(value, list):
-                value = ", ".join(value)
-            if isinstance(value, str | int | float):
-                setattr(param, "help", f"{told.removesuffix('.')}; default: {value}.")  # noqa: B010
-
-
-def _add(to: typer.Typer, name: str, command: Callable[..., None], group: str = "") -> None:
-    to.command(name, cls=_Command, epilog=f"Example: {EXAMPLES[group + name]}")(command)
-
-
-for command in (
-    benchmark,
-    check,
-    presets,
-    report,
-    status,
-    compare,
-    export,
-    plan,
-    synthesize,
-    train,
-    dreambooth,
-    serve,
-    methods,
-    metrics,
-    styles,
-):
-    _add(app, command.__name__, command)
-_add(manifest, "build", manifest_build, "manifest ")
-_add(manifest, "check", manifest_check, "manifest ")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ runs cannot be compared; 2 for wrong input.
 
 from __future__ import annotations
 
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 
 quiet()
 

@@ -12,30 +12,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from eval.places import StorageError, shown
 from pipelines.run.failures import RunFailedError, is_mistake, root_cause
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 __all__ = ["RESUME", "console", "progress_display", "show_table", "user_errors"]
 
-console = Console(highlight=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# Paths and names may hold ":cat:".
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _LOG_SECONDS = 10.0
 _FIGURE = re.compile(r"[-+−±]?\s*(\d.*)?")  # a dash alone is a missing figure
 _TRACEBACK = "INFINITE_ID_TRACEBACK"
@@ -156,27 +147,15 @@ class _Lines:
         print(f"{phase}: {done}/{total}{speed}{left}", flush=True)
 
 
-class _RateColumn(ProgressColumn):
-    """Pictures (or people's units) a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.2f}/s" if task.speed else "", style="progress.data.speed")
-
-
 @contextlib.contextmanager
 def progress_display() -> Iterator[Callable[[str, int, int], None]]:
     """Yields `progress(phase, done, total)`: a bar on a terminal, lines every 10 s in a log."""
     if not sys.stdout.isatty():
         yield _Lines()
         return
-    bar = Progress(
-        TextColumn("{task.description:>10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    from jobs.progress_bar import progress_bar
+
+    bar = progress_bar(console)
     tasks: dict[str, TaskID] = {}
     restarts = _Restarts()
     with bar:
@@ -202,6 +181,9 @@ def show_table(
         rows: cells by column.
         folds: number of the column that goes on in the next line on a narrow terminal.
     """
+    from rich.box import SIMPLE
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=SIMPLE, collapse_padding=True)
     for number, name in enumerate(columns):
         figures = all(_is_figure(row.get(name, "")) for row in rows)

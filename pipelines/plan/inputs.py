@@ -14,12 +14,12 @@ from pipelines.plan.job import job_folder
 from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.plan.weights import RunWeights
 from pipelines.settings import BenchmarkConfig, RunConfig
+from pipelines.tables.choices import parse_seeds
 from pipelines.tables.manifest import (
     Manifests,
     default_prompts,
     default_styles,
     demo_identities,
-    parse_seeds,
     read_manifest,
 )
 from pipelines.tables.people import people_notes, write_index

@@ -18,7 +18,8 @@ from infinite_id.config import Preset
 from infinite_id.weights.places import weights_digest
 from pipelines.plan.weights import RunWeights
 from pipelines.settings import RunConfig
-from pipelines.tables.manifest import Manifests, parse_seeds
+from pipelines.tables.choices import parse_seeds
+from pipelines.tables.manifest import Manifests
 from pipelines.tables.photo_digests import other_photo, photo_digests
 from pipelines.tables.storage import Store
 

@@ -18,14 +18,23 @@ _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
 
 
 class AuditLog:
-    """A SQLite file; None keeps nothing. Safe in several threads."""
+    """A SQLite file; None keeps nothing. Safe in several threads.
+
+    Raises:
+        ValueError: it cannot be opened or written, or is no SQLite file.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._lock = threading.Lock()
-        self._base = None if path is None else sqlite3.connect(path, check_same_thread=False)
-        if self._base is not None:
+        self._base = None
+        if path is None:
+            return
+        try:
+            self._base = sqlite3.connect(path, check_same_thread=False)
             self._base.execute(_TABLE)
             self._base.commit()
+        except sqlite3.Error as error:
+            raise ValueError(f"audit_path is {path!r}, which cannot be used: {error}") from None
 
     def add(
         self, owner: str, requests: Sequence[GenerationRequest], files: Sequence[bytes]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pipelines.serving.keys import KeyRing
+from pipelines.serving.words import Blocklist
 from pipelines.settings import ModelConfig
 
-__all__ = ["ServiceConfig"]
+__all__ = ["ServiceConfig", "check_places"]
+
+_ORIGIN = re.compile(r"https?://[^/?#\s@]+")
 
 
 class ServiceConfig(ModelConfig):
@@ -134,6 +139,15 @@ class ServiceConfig(ModelConfig):
                         f"metric is {name!r}, which needs a judge of yours, allowed in the "
                         "service: metrics without"
                     )
+        for origin in self.cors_origins:
+            # Browsers write them so, and they are compared as they are.
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(
+                    f"cors_origins has {origin!r}, allowed: http or https, a host, and a port "
+                    "where it has one, as in https://example.org"
+                )
+        KeyRing(self.key_hashes)
+        Blocklist(self.blocked_words)
         if self.max_images > self.max_queue:
             raise ValueError(
                 f"max_images is {self.max_images}, allowed: at most max_queue {self.max_queue}"
@@ -149,3 +163,20 @@ class ServiceConfig(ModelConfig):
     def open(self) -> bool:
         """Whether no key is asked for."""
         return not self.key_hashes and self.key_file is None
+
+
+def check_places(config: ServiceConfig) -> None:
+    """Looks at the files and the module that the settings name, before a model is loaded.
+
+    Raises:
+        ValueError: the file of keys or of pictures cannot be used, or the safety check is none.
+    """
+    from pipelines.serving.audit import AuditLog
+    from pipelines.serving.keys import read_hashes
+    from pipelines.serving.safety import load_safety_check
+
+    if config.key_file is not None:
+        KeyRing(config.key_hashes + read_hashes(config.key_file))
+    AuditLog(config.audit_path).close()
+    if config.safety_check != "open_nsfw":
+        load_safety_check(config)

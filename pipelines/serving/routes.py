@@ -102,7 +102,10 @@ async def tokens(service: Served, owner: Owner, body: TokensBody) -> dict[str, i
 @router.get("/v1/styles", response_model=list[Style])
 async def styles(service: Served, owner: Owner) -> list[dict[str, Any]]:
     """The style sheet."""
-    return list(service.styles.values())
+    return [
+        {"style": name, "suffix": style.words, "negative_prompt": style.negative_prompt}
+        for name, style in service.styles.items()
+    ]
 
 
 @router.get("/v1/samples", response_model=list[Sample])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,5 +50,7 @@ def load_safety_check(config: ServiceConfig) -> SafetyCheck | None:
 
 def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture as patches of colour, uint8 (H, W, 3)."""
+    import cv2
+
     sigma = _BLUR * max(image.shape[:2])
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)

@@ -3,13 +3,15 @@ is when connections run out.
 
 Of the servers that speak ASGI, granian (hyper) has a time-out of headers and hypercorn one of
 reading; none bounds the connections of one address or makes room when silent ones hold all. So
-uvicorn's protocol is extended at its five callbacks, and nothing else of it is replaced.
+uvicorn's protocol is extended at its callbacks, and nothing of it is replaced but its answer to
+what is no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import resource
 import socket
 import time
@@ -22,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pipelines.serving.callers import is_loopback, network
 from pipelines.serving.config import ServiceConfig
+from pipelines.serving.errors import ServiceError
 
 __all__ = ["Connections", "Server", "listen"]
 
@@ -29,6 +32,9 @@ __all__ = ["Connections", "Server", "listen"]
 _SPARE_CONNECTIONS = 32
 _OTHER_FILES = 200
 _MOST_HEADER_BYTES = 64 << 10
+# Requests of one connection that came before the answer to the first: a few hundred thousand would
+# fit into what is read at once of a hundred connections.
+_MOST_PIPELINED = 32
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 # An answer that came before the end of the body has that long to be read.
 _LINGER_SECONDS = 1.0
@@ -122,6 +128,9 @@ class _Protocol(HttpToolsProtocol):
                 self.transport.abort()
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            # Out of the parser's callback: it stops in the middle of what it was given.
+            raise ValueError(f"more than {_MOST_PIPELINED} requests wait")
         self._in_body = True
         self._go_on()
         super().on_headers_complete()
@@ -132,6 +141,21 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        pending = self.cycle is not None and not self.cycle.response_complete
+        if pending and (self.pipeline or self.cycle.response_started or not self.cycle.more_body):
+            # It would be taken for the answer to an earlier request.
+            self.transport.abort()
+            return
+        refusal = ServiceError(400, "invalid_request", "The request is no valid HTTP/1.1.")
+        body = json.dumps(refusal.body()).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eval.metrics import DEFAULT_METRICS
 from eval.suite import load_suite
 from infinite_id.faces.photos import PhotoLimits
+from infinite_id.prompts import shipped_styles
 from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
 from pipelines.plan.requests import Subject, Text, sample_id
 from pipelines.plan.weights import local_preset, local_weights, run_weights
@@ -33,7 +34,6 @@ from pipelines.serving.state import State
 from pipelines.serving.tokens import Tokens
 from pipelines.serving.words import Blocklist
 from pipelines.serving.worker import Deadline, Worker
-from pipelines.tables.manifest import default_styles
 from pipelines.tables.pictures import decode_image, encode_image
 
 __all__ = ["Order", "Service"]
@@ -65,7 +65,7 @@ class Service:
         self.measures = measures
         self.preset = local_preset(config.family(), config.storage_options)
         self.audit = AuditLog(config.audit_path)
-        self.styles = {row["style"]: row for row in default_styles().to_pylist()}
+        self.styles = shipped_styles()
         weights = run_weights(self.preset, config.methods)
         self.untrained, self.revisions = weights.untrained, weights.revisions
         self._tokens = Tokens(self.preset)
@@ -189,7 +189,7 @@ class Service:
         """Tokens of a prompt with its style, and the most; None where there is no tokenizer."""
         suffix = ""
         if body.style is not None:
-            suffix = self.styles[self._known("style", body.style, list(self.styles))]["suffix"]
+            suffix = self.styles[self._known("style", body.style, list(self.styles))].words
         prompt = Text("api", "", body.prompt, suffix or "", "").prompt("person")
         return {"tokens": self._tokens.count(prompt), "max_tokens": self._tokens.most}
 
@@ -209,7 +209,7 @@ class Service:
         suffix, negative, name = "", "", body.style or ""
         if body.style is not None:
             style = self.styles[self._known("style", body.style, list(self.styles))]
-            suffix, negative = style["suffix"] or "", style["negative_prompt"] or ""
+            suffix, negative = style.words, style.negative_prompt
         if body.negative_prompt is not None:
             negative = body.negative_prompt
         return Text("api", name, body.prompt, suffix, negative), suffix

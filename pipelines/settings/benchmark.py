@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from pipelines.settings.records import Strict, load_settings
 from pipelines.settings.run import RunConfig
-from pipelines.tables.manifest import parse_seeds
+from pipelines.tables.choices import parse_seeds
 
 if TYPE_CHECKING:
     from eval.judges.given import GivenJudges

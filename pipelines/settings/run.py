@@ -8,8 +8,7 @@ from pydantic import Field, field_validator
 
 from pipelines.settings.model import ModelConfig
 from pipelines.settings.records import Strict
-from pipelines.tables.photo_folder import LAYOUTS
-from pipelines.tables.pictures import IMAGE_FORMATS
+from pipelines.tables.choices import IMAGE_FORMATS, LAYOUTS
 
 __all__ = ["Resources", "RunConfig"]
 
@@ -46,7 +45,7 @@ class RunConfig(ModelConfig):
 
     Attributes:
         identities: manifest, or folder of photos; by default the demo photos.
-        layout: who is in a photo of a folder, of `pipelines.tables.photo_folder.LAYOUTS`.
+        layout: who is in a photo of a folder, of `pipelines.tables.choices.LAYOUTS`.
         prompts, styles, mixes: manifests; by default no mixes.
         prompt_ids, style_names: the rows to take of prompts and styles.
         batch_size: pictures of a generation batch, which is also the unit of commits, 1 or more.

@@ -29,7 +29,6 @@ __all__ = [
     "default_styles",
     "kind_of",
     "notes_of",
-    "parse_seeds",
     "read_manifest",
     "write_manifests",
     "demo_identities",
@@ -336,25 +335,6 @@ def notes_of(kind: str, table: pa.Table) -> list[str]:
         f"{len(without)} of {table.num_rows} prompts have no {{subject}}, the first is "
         f"{without[0]!r}: their texts do not say where the person stands"
     ]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from "0:4" (0, 1, 2, 3), "7" or "0,3,9".
-
-    Raises:
-        ValueError: anything else, or an empty, negative or repeated seed.
-    """
-    try:
-        if ":" in text:
-            first, _, last = text.partition(":")
-            seeds = list(range(int(first or 0), int(last)))
-        else:
-            seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds) or max(seeds) >= 2**63:
-        raise ValueError(f"seeds are {text!r}, allowed: 0:4, or 7, or 0,3,9 (each once, >= 0)")
-    return seeds
 
 
 def write_manifests(

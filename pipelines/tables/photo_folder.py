@@ -23,12 +23,12 @@ from typing import Any
 import pyarrow as pa
 
 from eval.places import guarding
+from pipelines.tables.choices import LAYOUTS
 from pipelines.tables.schemas import IDENTITIES, check_table
 from pipelines.tables.storage import Store
 
-__all__ = ["LAYOUTS", "PHOTO_SUFFIXES", "FolderAccount", "people_of_folder"]
+__all__ = ["PHOTO_SUFFIXES", "FolderAccount", "people_of_folder"]
 
-LAYOUTS = ("person", "nested", "file")
 PHOTO_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff",
     ".gif", ".avif", ".heic", ".heif", ".hif",

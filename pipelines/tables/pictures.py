@@ -10,10 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from infinite_id.provenance import XMP_KEYWORD, Provenance, xmp_packet
+from pipelines.tables.choices import IMAGE_FORMATS
 
-__all__ = ["IMAGE_FORMATS", "decode_image", "encode_image"]
-
-IMAGE_FORMATS = ("png", "webp", "jpeg")
+__all__ = ["decode_image", "encode_image"]
 
 
 def encode_image(

@@ -19,7 +19,7 @@ def test_a_killed_actor_and_a_killed_node_lose_and_double_nothing(tmp_path, monk
     from benchmarks.chaos import trial
     from benchmarks.chaos_cluster import cluster
     from benchmarks.crowd import crowd_config
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     small = {"people": 8, "prompts": 2, "styles": 2, "seeds": 2, "batch_size": 4}

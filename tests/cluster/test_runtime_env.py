@@ -11,7 +11,8 @@ from ray.job_config import JobConfig
 from ray.runtime_env.runtime_env import _merge_runtime_env
 
 from pipelines.plan.job import job_folder
-from pipelines.run.session import WORKER_ENVIRONMENT, _worker_environment
+from pipelines.run.environment import WORKER_ENVIRONMENT
+from pipelines.run.session import _worker_environment
 
 FILE = Path(__file__).parents[2] / "cluster" / "runtime_env.yaml"
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.tables.choices import parse_seeds
 from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
-    parse_seeds,
     read_manifest,
     write_manifests,
 )

@@ -98,7 +98,7 @@ class Refuser:
 @pytest.mark.ray
 def test_the_metrics_port_of_ray_shows_them(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    from pipelines.run.session import quiet
+    from pipelines.run.environment import quiet
 
     quiet()
     with socket.socket() as free:

@@ -6,8 +6,9 @@ import signal
 
 import pytest
 
+from pipelines.run.environment import quiet
 from pipelines.run.failures import RunFailedError
-from pipelines.run.session import quiet, ray_session
+from pipelines.run.session import ray_session
 
 pytestmark = pytest.mark.ray
 

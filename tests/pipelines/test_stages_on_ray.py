@@ -34,7 +34,8 @@ _SCHEMA = pa.schema([("unit", pa.int64())])
 @pytest.fixture(scope="module")
 def session():
     ray = pytest.importorskip("ray")
-    from pipelines.run.session import quiet, ray_session
+    from pipelines.run.environment import quiet
+    from pipelines.run.session import ray_session
 
     quiet()
     with pytest.MonkeyPatch.context() as own:
@@ -58,7 +59,7 @@ def test_a_cluster_without_an_autoscaler_is_known_by_its_monitor(session):
 
 
 def test_workers_have_their_environment_and_the_driver_its_own(session):
-    from pipelines.run.session import WORKER_ENVIRONMENT
+    from pipelines.run.environment import WORKER_ENVIRONMENT
 
     names = list(WORKER_ENVIRONMENT)
     found = session.get(session.remote(lambda: {n: os.environ.get(n) for n in names}).remote())

@@ -92,31 +92,39 @@ function use(settings) {
   byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
+// One run at a time: its pictures stand in the order in which the service makes them.
+const busy = () => {
+  if (running) tell(byId("order-error"), "Pictures are being made: wait for them, or stop.");
+  return running !== null;
+};
+
 const actions = {
   use(order) {
     use(order);
     byId("prompt").focus();
   },
   more(order, method, variant) {
+    if (busy()) return;
     use({ ...order, mode: "pictures", methods: [method], style: variant.style ?? order.style,
       seed: Math.floor(Math.random() * 1e6), count: Math.min(MORE, service.settings.max_images) });
     byId("order").requestSubmit();
   },
   async retry(run, entry) {
-    if (running) return;
+    if (busy()) return;
+    tell(byId("order-error"), "");
     entry.cell.reset();
     await work(run, [entry]);
   },
   remove(run) {
     run.root.remove();
     history.drop(run.id).catch(() => {});
-    showKept();
+    showEmpty();
   },
 };
 
 async function make(event) {
   event.preventDefault();
-  if (running) return;
+  if (busy()) return;
   const { order, problem, at } = readOrder(form, service);
   tell(byId("order-error"), problem ?? "");
   if (problem) {
@@ -216,8 +224,13 @@ async function showEarlier() {
     byId("results").insertBefore(run.root, byId("empty"));
     run.restore(record);
   }
-  if (!earlier.length) await showExample();
+  showEmpty();
+}
+
+/** As on a first visit, where no run is left. */
+function showEmpty() {
   showKept();
+  if (!document.querySelector(".run")) showExample();
 }
 
 async function showExample() {
@@ -287,7 +300,7 @@ byId("clear").addEventListener("click", async () => {
   if (!(await confirmed("Forget all pictures that this browser keeps?", "Clear history"))) return;
   await history.clear().catch(() => {});
   document.querySelectorAll(".run:not(.example)").forEach((run) => run.remove());
-  showKept();
+  showEmpty();
   byId("make").focus();
 });
 byId("key-form").addEventListener("submit", (event) => {

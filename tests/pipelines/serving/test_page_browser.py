@@ -407,6 +407,10 @@ def test_work_can_be_stopped(opened):
     page.locator("#make").click()
     page.locator(".frame.unfinished img").wait_for()
     expect(page.locator(".step")).to_have_text(re.compile("^Step .* of 100$"))
+    page.locator("#make").click()
+    expect(page.locator("#order-error")).to_have_text(
+        "Pictures are being made: wait for them, or stop."
+    )
     page.locator("#stop").click()
     expect(page.locator(".run .error")).to_have_text("Stopped.")
     # An unfinished picture is not left behind as if it were one.

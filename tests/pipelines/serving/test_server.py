@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -109,6 +110,40 @@ def test_an_answer_before_the_end_of_a_body_is_read_and_the_body_is_not():
         assert time.monotonic() - begin < 8
         # What the kernel's buffers hold.
         assert sent < 100_000_000
+
+
+def answers_of(one: socket.socket) -> bytes:
+    got = b""
+    with contextlib.suppress(OSError):
+        while more := one.recv(65536):
+            got += more
+    return got
+
+
+def test_a_few_requests_at_once_are_answered_in_their_order_and_thousands_are_not_kept():
+    with running() as (_, port):
+        first, other = (
+            f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() for path in ("/slow", "/")
+        )
+        # The bodies of these are parsed while the first one waits.
+        post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody"
+        few = answers_of(connect(port, first + (other + post) * 5))
+        assert few.count(b"HTTP/1.1 200") == 11
+        begin = time.monotonic()
+        assert answers_of(connect(port, first + other * 3000)) == b""
+        # Not after the answer to the first.
+        assert time.monotonic() - begin < 0.9
+
+
+def test_what_is_no_http_is_refused_with_a_sentence_and_never_as_another_requests_answer():
+    with running() as (_, port):
+        told = answers_of(connect(port, b"GET / HTTP/1.1\r\nhost : x\r\n\r\n"))
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(told.partition(b"\r\n\r\n")[2])["error"] == {
+            "code": "invalid_request",
+            "message": "The request is no valid HTTP/1.1.",
+        }
+        assert answers_of(connect(port, b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n\0\0\0")) == b""
 
 
 class _Opened:
