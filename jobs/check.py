@@ -145,10 +145,11 @@ def _check_weights(
     found: _Checks, here: Any, names: list[str], settings: ModelConfig, photos: int
 ) -> None:
     from infinite_id.attention.processors import cross_attention_layers
-    from infinite_id.methods import METHODS, trained_weights
+    from infinite_id.methods import METHODS
     from infinite_id.weights.shapes import adapter_parameters, base_unet
+    from pipelines.plan.fit import adapter_address
     from pipelines.plan.memory import actor_memory
-    from pipelines.plan.weights import find_weights, is_public
+    from pipelines.plan.weights import find_weights
 
     # Each by itself, so that all that lack weights are told.
     looked = {name: found.attempt(partial(find_weights, here, [name])) for name in names}
@@ -162,14 +163,10 @@ def _check_weights(
     if here.base != "pocket":
         parameters |= found.attempt(lambda: _other_parameters(here)) or {}
     for name in fitting:
-        spec = METHODS[name]
-        if spec.factory.endswith((":infinite_id", ":ip_adapter", ":ip_adapter_face")):
-            address = found.attempt(lambda spec=spec: trained_weights(spec, here, is_public))  # type: ignore[misc]
-            if address is not None and address not in parameters:
-                count = found.attempt(
-                    lambda address=address: adapter_parameters(address, here, unet)  # type: ignore[misc]
-                )
-                parameters[address] = count or 0
+        address = found.attempt(partial(adapter_address, name, here))
+        if address is not None and address not in parameters:
+            count = found.attempt(partial(adapter_parameters, address, here, unet))
+            parameters[address] = count or 0
     if here.base == "pocket":
         return
     widths = [unet.get_submodule(one).to_k.out_features for one in cross_attention_layers(unet)]
@@ -205,22 +202,12 @@ def _other_parameters(here: Any) -> dict[str, int]:
 
 
 def _check_encoders(found: _Checks, here: Any) -> None:
-    from pathlib import Path
-
-    from infinite_id.faces.loading import load_face_backend
+    from pipelines.plan.fit import face_network
 
     faces = here.encoders.faces
-    installed = Path("~/.insightface/models").expanduser() / faces
-    if faces == "embedded" or Path(faces).is_dir() or installed.is_dir():
-        backend = load_face_backend(faces, providers=["CPUExecutionProvider"])
-        if backend.face_width != here.encoders.face_width:
-            raise ValueError(
-                f"face backend {faces} is {backend.face_width} wide, allowed: "
-                f"{here.encoders.face_width}"
-            )
-        found.say("faces by", backend.revision)
-    else:
-        found.say("faces by", f"{faces}: not on this machine, insightface fetches it")
+    backend = face_network(here)
+    absent = f"{faces}: not on this machine, insightface fetches it"
+    found.say("faces by", absent if backend is None else backend.revision)
 
 
 def _check_run(

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from eval.metrics import needs_of
+from pipelines.plan.fit import check_fit
 from pipelines.plan.inputs import load_manifests, request_plan
 from pipelines.plan.made_from import MadeFrom, deciding_settings
 from pipelines.plan.requests import RequestPlan, Subject
-from pipelines.plan.weights import run_weights
+from pipelines.plan.weights import local_preset, run_weights
 from pipelines.run.open import open_run
 from pipelines.run.units import unit_flags
 from pipelines.settings import BenchmarkConfig
@@ -94,6 +95,7 @@ def run_benchmark(
     judges.check(needs_of(config.metrics, config.judges))
     manifests = load_manifests(config)
     weights = run_weights(family, config.methods, config.storage_options)
+    check_fit(local_preset(family, config.storage_options), config.methods)
     first: float | None = None
     settings = deciding_settings(config, family, weights)
 

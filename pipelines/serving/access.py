@@ -60,6 +60,10 @@ class Route(APIRoute):
                 what = "missing" if stated is None else repr(kind[:100])
                 message = f"Content-Type is {what}, allowed: {' or '.join(allowed)}."
                 raise ServiceError(415, "wrong_content_type", message)
+            coding = request.headers.get("content-encoding", "identity")
+            if coding.strip().lower() != "identity":
+                message = f"Content-Encoding is {coding[:100]!r}, allowed: none."
+                raise ServiceError(415, "wrong_content_encoding", message)
             return await handle(request)
 
         return handle_kind

@@ -41,6 +41,8 @@ class ServiceConfig(ModelConfig):
             too many connections the one is closed that has sent no headers for the longest; on
             Ray Serve only requests are bounded.
         max_connections_per_address: of one address that is no loopback address. Not on Ray Serve.
+        connections_per_minute: new ones of such an address, after max_connections_per_address at
+            once; more are closed before anything of them is read. Not on Ray Serve.
         max_body_bytes: of a whole request, counted while it is read.
         max_inflight_bytes: of the bodies of all requests that are not answered yet, counted as they
             come; more are answered with 503.
@@ -87,6 +89,7 @@ class ServiceConfig(ModelConfig):
     upload_idle_seconds: float = Field(10.0, gt=0)
     max_connections: int = Field(1000, ge=1)
     max_connections_per_address: int = Field(100, ge=1)
+    connections_per_minute: int = Field(1200, ge=1)
     max_body_bytes: int = Field(32 << 20, ge=1024)
     max_inflight_bytes: int = Field(256 << 20, ge=1024)
     max_photos: int = Field(8, ge=1)

@@ -102,6 +102,7 @@ class KeyRing:
         if not self._hashes:
             return "anonymous"
         scheme, _, key = (authorization or "").partition(" ")
+        key = key.strip(" \t")
         if scheme.lower() != "bearer" or not key:
             raise ServiceError(401, "no_key", "The request needs Authorization: Bearer KEY.")
         parts = _KEY.fullmatch(key)
@@ -112,10 +113,11 @@ class KeyRing:
 
 
 class RateLimit:
-    """A token bucket each: so many a minute, refilled evenly.
+    """A token bucket each, refilled evenly.
 
     Args:
         per_minute: None: any.
+        burst: what a full bucket holds; None: a minute's.
         refusal: seconds to wait -> what is raised where a bucket is empty.
         clock: seconds.
         most: buckets; the one that was used longest ago is forgotten, which is full again.
@@ -127,8 +129,10 @@ class RateLimit:
         refusal: Callable[[int], ServiceError] | None = None,
         clock: Callable[[], float] = time.monotonic,
         most: int = 10_000,
+        burst: int | None = None,
     ) -> None:
         self._per_minute, self._clock, self._most = per_minute, clock, most
+        self._burst = float(burst or per_minute or 0)
         self._refusal = refusal or self._used_up
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = Lock()
@@ -146,8 +150,8 @@ class RateLimit:
 
     def _take(self, whose: str, per_minute: int) -> None:
         now = self._clock()
-        tokens, then = self._buckets.pop(whose, (float(per_minute), now))
-        tokens = min(per_minute, tokens + (now - then) * per_minute / 60)
+        tokens, then = self._buckets.pop(whose, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - then) * per_minute / 60)
         empty = tokens < 1
         self._buckets[whose] = (tokens if empty else tokens - 1, now)
         while len(self._buckets) > self._most:

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from pipelines.serving.callers import is_loopback, network
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
+from pipelines.serving.keys import RateLimit
 
 __all__ = ["Connections", "Server", "listen"]
 
@@ -47,7 +48,8 @@ class Connections:
     network with the most that wait; one that has been served before goes last.
 
     Args:
-        config: max_connections, max_connections_per_address, header_timeout_seconds.
+        config: max_connections, max_connections_per_address, connections_per_minute,
+            header_timeout_seconds.
         changed: told their number.
     """
 
@@ -55,6 +57,7 @@ class Connections:
         self.header_seconds = config.header_timeout_seconds
         self._most = config.max_connections + _SPARE_CONNECTIONS
         self._most_per_address = config.max_connections_per_address
+        self._fresh = RateLimit(config.connections_per_minute, burst=self._most_per_address)
         self._changed = changed
         self._open: dict[Any, str] = {}
         self._counts: Counter[str] = Counter()
@@ -65,13 +68,23 @@ class Connections:
         """Whether there is a place for it; another one may have lost its own."""
         whose = network(address)
         # A proxy on this machine speaks for everybody.
-        if not is_loopback(address) and self._counts[whose] >= self._most_per_address:
+        if not is_loopback(address) and not self._may_open(whose):
             return False
         if len(self._open) >= self._most and not self._make_room():
             return False
         self._open[connection] = whose
         self._counts[whose] += 1
         self._changed(len(self._open))
+        return True
+
+    def _may_open(self, whose: str) -> bool:
+        if self._counts[whose] >= self._most_per_address:
+            return False
+        try:
+            # Who opens one for each request, and never waits for an answer, holds few at a time.
+            self._fresh.take(whose)
+        except ServiceError:
+            return False
         return True
 
     def remove(self, connection: Any) -> None:
@@ -109,6 +122,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._timer: asyncio.TimerHandle | None = None
+        # The request that is being answered; `cycle` is the one that came last.
+        self._running: Any = None
         super().connection_made(transport)
         if not self.places.add(self, self.client[0] if self.client else "unknown"):
             transport.abort()
@@ -118,6 +133,7 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_on()
         self.places.remove(self)
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -134,6 +150,8 @@ class _Protocol(HttpToolsProtocol):
         self._in_body = True
         self._go_on()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
         if any(name in _BODY_HEADERS for name, _ in self.headers):
             # Nothing is read of it before somebody asks for it, and for a stranger's nobody does.
             self.flow.pause_reading()
@@ -144,6 +162,7 @@ class _Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         pending = self.cycle is not None and not self.cycle.response_complete
+        self._leave()
         if pending and (self.pipeline or self.cycle.response_started or not self.cycle.more_body):
             # It would be taken for the answer to an earlier request.
             self.transport.abort()
@@ -157,7 +176,14 @@ class _Protocol(HttpToolsProtocol):
         self.transport.write(head.encode() + body)
         self.transport.close()
 
+    def _leave(self) -> None:
+        """Nobody waits for the answer any more; what has not been begun never is."""
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
     def on_response_complete(self) -> None:
+        self._running = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
         if self.transport.is_closing() or not self.cycle.response_complete:
             return

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from infinite_id.config import Preset
+from pipelines.plan.fit import check_fit
 from pipelines.plan.inputs import (
     embedded_subjects,
     load_manifests,
@@ -22,7 +23,7 @@ from pipelines.plan.inputs import (
     styled_texts,
 )
 from pipelines.plan.made_from import MadeFrom, deciding_settings
-from pipelines.plan.weights import run_weights
+from pipelines.plan.weights import local_preset, run_weights
 from pipelines.run.open import OpenRun, open_run
 from pipelines.run.units import committed_units
 from pipelines.stages.device import torch_device
@@ -88,6 +89,7 @@ def run_synthesis(
     manifests = load_manifests(config)
     others, digest = _others(config)
     weights = run_weights(family, [config.method], config.storage_options)
+    check_fit(local_preset(family, config.storage_options), [config.method])
     settings = deciding_settings(config, family, weights)
 
     def people_chain(manifests: Manifests | None, store: Store) -> tuple[list[Stage], list]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from benchmarks.real_size_files import (
     SMALL,
@@ -17,6 +19,7 @@ from benchmarks.real_size_files import (
     write_sdxl_base,
     write_vit_h,
 )
+from infinite_id.pocket.weights import adapter_path
 from pipelines.tables.storage import Store
 from tests.jobs.test_bad_input import invoke
 
@@ -132,18 +135,48 @@ def test_a_fault_is_one_sentence_of_every_command(
     assert " ".join(sentence.split()) in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_pack_without_a_recogniser_is_told_by_check(
-    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+def told(
+    file: str, said: str, commands: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "pack" / "w600k_r50.onnx").unlink()
-    file = settings(folder, preset="sdxl_plus_face", faces=str(folder / "pack"))
+    """By the runs themselves, and by `check`."""
+    for command in commands:
+        code, sentence = invoke(capsys, monkeypatch, command, "--config", file)
+        assert (code, sentence.count("\n")) == (2, 1), sentence
+        assert sentence.startswith("error: ")
+        assert said in sentence
     monkeypatch.setattr("sys.argv", ["infinite-id", "check", file])
     from jobs import cli
 
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert "no recognition network" in " ".join(capsys.readouterr().out.split())
+    assert " ".join(said.split()) in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_pack_without_a_recogniser_is_refused_before_a_run(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pack" / "w600k_r50.onnx").unlink()
+    file = settings(folder, preset="sdxl_plus_face", faces=str(folder / "pack"))
+    told(file, "no recognition network", ["benchmark"], capsys, monkeypatch)
+    assert not (folder / "run").exists()
+
+
+def test_an_own_adapter_of_another_width_is_refused_before_a_run(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = adapter_path("infinite_id")
+    assert shipped is not None
+    with safe_open(shipped, "pt") as opened:
+        header = opened.metadata()
+    wide = tmp_path / "wide.safetensors"
+    save_file(load_file(shipped), wide, metadata=header | {"face_width": "512"})
+    file = tmp_path / "run.yaml"
+    output = str(tmp_path / "run")
+    file.write_text(json.dumps({"adapter": str(wide), "output": output}))
+    said = "wide.safetensors has face_width 512, the preset has 128"
+    told(str(file), said, ["benchmark", "synthesize"], capsys, monkeypatch)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_cache_without_space_is_told(

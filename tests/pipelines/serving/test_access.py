@@ -59,6 +59,9 @@ def test_a_request_without_the_right_key_is_401(keyed, headers, code, path):
 
 def test_the_right_key_is_let_in_and_probes_need_none(keyed):
     assert keyed.get("/v1/styles", headers=bearer(RIGHT)).status_code == 200
+    # As a shell's $(cat key) and some clients write it.
+    spaced = {"Authorization": f"bearer  {RIGHT} "}
+    assert keyed.get("/v1/styles", headers=spaced).status_code == 200
     assert keyed.get("/readyz").status_code == 200
 
 

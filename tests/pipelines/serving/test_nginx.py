@@ -24,7 +24,12 @@ from starlette.routing import Route
 CONF = Path(__file__).parents[3] / "cluster" / "nginx.conf"
 
 
+SEEN: list[str] = []
+"""Paths that reached the service."""
+
+
 async def echo(request: Request) -> JSONResponse:
+    SEEN.append(request.url.path)
     body = await request.body()
     return JSONResponse({"headers": dict(request.headers), "bytes": len(body)})
 
@@ -71,6 +76,8 @@ def proxied(tmp_path_factory, need):
         f" uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;",
         "client_body_timeout 10s;": "client_body_timeout 1s;",
         "worker_processes auto;": "worker_processes 1;",
+        # All requests of this file together are within the burst, but for those of its last test.
+        "rate=20r/s;": "rate=20r/m;",
     }.items():
         assert text.count(old) >= 1, old
         text = text.replace(old, new)
@@ -180,9 +187,46 @@ def test_one_address_has_so_many_requests_at_once(proxied):
     assert refused[0].headers["retry-after"] == "2"
 
 
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+# What two servers on the way may read differently: where the first request ends.
+AMBIGUOUS = {
+    "both lengths": (b"Content-Length: %d\r\nTransfer-Encoding: chunked", b"0\r\n\r\n" + HIDDEN),
+    "two lengths": (b"Content-Length: 0\r\nContent-Length: %d", HIDDEN),
+    "a signed length": (b"Content-Length: +%d", HIDDEN),
+    "a list of lengths": (b"Content-Length: 0, %d", HIDDEN),
+    "a coding nobody knows": (b"Content-Length: %d\r\nTransfer-Encoding: xchunked", HIDDEN),
+    "a coding twice": (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", HIDDEN),
+    "a space before the colon": (b"Content-Length : %d", HIDDEN),
+    "a tab in a coding": (b"Transfer-Encoding: \x0bchunked", b"0\r\n\r\n" + HIDDEN),
+    "a number too large": (b"Transfer-Encoding: chunked", b"f" * 20 + b"\r\n" + HIDDEN),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_no_request_hides_in_another(proxied, name):
+    head, body = AMBIGUOUS[name]
+    if b"%d" in head:
+        head %= len(body)
+    SEEN.clear()
+    data = b"POST /first HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + body
+    answered = told(proxied[0], data)
+    # Refused, or all of it is the first request's body.
+    assert answered.count(b"HTTP/1.1 ") == 1, answered
+    assert "/hidden" not in SEEN
+
+
 def test_no_path_is_logged(proxied, http):
     http.get("/v1/identities/id_secret/photos/0")
     time.sleep(0.1)
     logs = "".join(path.read_text() for path in proxied[1].glob("*.log"))
     assert " GET 200 " in logs
     assert "id_secret" not in logs
+
+
+def test_one_address_asks_so_often(http):
+    for _ in range(200):
+        answer = http.get("/v1/styles")
+        if answer.status_code == 429:
+            break
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "too_many_connections"

@@ -21,11 +21,13 @@ LIMITS = {"header_timeout_seconds": 1.0, "max_connections": 20, "max_body_bytes"
 
 
 arrived = threading.Event()
-"""A request for /slow is being answered."""
+"""A request for /slow or /wait is being answered."""
+gone = threading.Event()
+"""Who asked for /wait has left."""
 
 
 async def answering(scope, receive, send) -> None:
-    """Answers at once; /slow after a second."""
+    """Answers at once; /slow after a second, /wait when the caller has left."""
     if scope["type"] != "http":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -33,6 +35,11 @@ async def answering(scope, receive, send) -> None:
     if scope["path"] == "/slow":
         arrived.set()
         await asyncio.sleep(1)
+    if scope["path"] == "/wait":
+        assert not (await receive()).get("more_body")
+        arrived.set()
+        assert (await receive())["type"] == "http.disconnect"
+        gone.set()
     await JSONResponse({})(scope, receive, send)
 
 
@@ -135,6 +142,19 @@ def test_a_few_requests_at_once_are_answered_in_their_order_and_thousands_are_no
         assert time.monotonic() - begin < 0.9
 
 
+def test_who_leaves_with_several_requests_open_is_noticed_by_the_one_that_is_answered():
+    with running() as (_, port):
+        gone.clear()
+        waits, other = (
+            f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() for path in ("/wait", "/")
+        )
+        arrived.clear()
+        one = connect(port, waits + other * 3)
+        assert arrived.wait(10)
+        one.close()
+        assert gone.wait(10)
+
+
 def test_what_is_no_http_is_refused_with_a_sentence_and_never_as_another_requests_answer():
     with running() as (_, port):
         told = answers_of(connect(port, b"GET / HTTP/1.1\r\nhost : x\r\n\r\n"))
@@ -164,6 +184,23 @@ def test_one_address_has_so_many_connections_and_loopback_any():
     assert [places.add(_Opened(), address) for address in same] == [True, True, False]
     places.remove(ones[0])
     assert places.add(_Opened(), "192.0.2.1")
+
+
+def test_one_address_opens_so_many_connections_a_minute_and_loopback_any():
+    config = ServiceConfig(max_connections_per_address=3, connections_per_minute=60)
+    places = Connections(config, lambda count: None)
+
+    def opened(address: str) -> bool:
+        one = _Opened()
+        there = places.add(one, address)
+        places.remove(one)
+        return there
+
+    assert [opened("192.0.2.1") for _ in range(5)] == [True] * 3 + [False] * 2
+    assert opened("192.0.2.2")
+    assert all(opened("127.0.0.1") for _ in range(200))
+    time.sleep(1.1)
+    assert [opened("192.0.2.1") for _ in range(2)] == [True, False]
 
 
 def test_a_server_that_loses_something_answers_what_it_has_and_ends():

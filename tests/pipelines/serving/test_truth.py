@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import openapi_spec_validator
 import pytest
@@ -182,6 +183,17 @@ def test_a_body_of_another_kind_is_415(client, path, kind, allowed):
     assert (status, code) == (415, "wrong_content_type")
     kind = kind.partition(";")[0]
     assert message.startswith(f"Content-Type is '{kind}', allowed: {allowed}")
+
+
+def test_a_body_that_is_packed_is_415_and_a_request_names_one_host(client, live_url):
+    packed = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post("/v1/tokens", content=b"{}", headers=packed)
+    assert told(answer)[:2] == (415, "wrong_content_encoding")
+    host, port = live_url.removeprefix("http://").split(":")
+    for hosts in ("", f"Host: {host}\r\nHost: evil.example\r\n"):
+        with socket.create_connection((host, int(port)), 30) as one:
+            one.sendall(f"GET /v1/styles HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n".encode())
+            assert one.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(
