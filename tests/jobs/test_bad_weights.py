@@ -170,7 +170,8 @@ def test_an_own_adapter_of_another_width_is_refused_before_a_run(
     with safe_open(shipped, "pt") as opened:
         header = opened.metadata()
     wide = tmp_path / "wide.safetensors"
-    save_file(load_file(shipped), wide, metadata=header | {"face_width": "512"})
+    other = {"face_width": "512", "encoders": "embedded+pocket"}
+    save_file(load_file(shipped), wide, metadata=header | other)
     file = tmp_path / "run.yaml"
     output = str(tmp_path / "run")
     file.write_text(json.dumps({"adapter": str(wide), "output": output}))

@@ -146,7 +146,7 @@ export class Run {
     const meta = [
       order.mode === "sheet" ? "All styles" : title(order.style || "no style"),
       `seed ${order.seed}`,
-      `${order.steps} steps`,
+      `${order.steps} ${order.steps === 1 ? "step" : "steps"}`,
     ].join(" · ");
     this.groups = el("div", { className: `groups ${order.mode}` });
     const all = variants(order);
