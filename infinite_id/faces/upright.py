@@ -22,6 +22,7 @@ from infinite_id.faces.detection import (
     Detection,
     FaceBackend,
     FaceError,
+    FaceErrorReason,
     FaceSelection,
     align_face,
     find_faces,
@@ -71,7 +72,9 @@ def find_upright_faces(
         FaceError, ValueError: as `find_faces`.
     """
     height, width = image.shape[:2]
-    refused: FaceError | None = None
+    # Not the error: with this frame, which has the photo, it would be kept until Python looks for
+    # such circles.
+    refused: tuple[FaceErrorReason, str] | None = None
     best: Found = []
     highest = -1.0
     for turns in range(4):
@@ -80,7 +83,7 @@ def find_upright_faces(
             found = find_faces(view, backend, select=select, min_face=min_face, sizes=sizes)
         except FaceError as error:
             if turns == 0:
-                refused = error
+                refused = error.reason, str(error)
                 highest = _score_of_refused(view, backend, error, min_face, sizes)
                 if highest >= _BELIEVED:
                     raise
@@ -94,7 +97,7 @@ def find_upright_faces(
         if turns == 0 and score >= _BELIEVED:
             break
     if refused is not None and not best:
-        raise refused
+        raise FaceError(*refused)
     return best
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.serving.answers import error_answer
 from pipelines.serving.callers import TOO_MANY_FAILURES, Callers
 from pipelines.serving.config import ServiceConfig
-from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.errors import ServiceError, let_go, overloaded
 from pipelines.serving.measures import Measures
 from pipelines.serving.worker import Deadline
 
@@ -138,6 +138,7 @@ class _Exchange:
         if not self._started:
             answer = error_answer(self._refusal, self._scope["path"])
             await answer(self._scope, self._receive, self._told)
+        let_go(self._refusal)
 
     async def _admit(self) -> None:
         guard = self._guard

@@ -9,11 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any, TypeVar
 
-from pipelines.serving.errors import ServiceError, overloaded
+from pipelines.serving.errors import ServiceError, let_go, overloaded
 
 __all__ = ["Deadline", "Worker"]
 
 T = TypeVar("T")
+
+
+def _outcome(what: Callable[..., T], *args: Any) -> T:
+    try:
+        return what(*args)
+    except ServiceError as error:
+        let_go(error)
+        raise
 
 
 class Deadline:
@@ -59,12 +67,15 @@ class Worker:
         """
         with self._lock:
             self._held += 1
-        future = self._pool.submit(what, *args)
+        future = self._pool.submit(_outcome, what, *args)
         future.add_done_callback(self._done)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), deadline.left)
         except TimeoutError:
             raise deadline.error() from None
+        finally:
+            # It holds the error, whose frames hold it.
+            del future
 
     def _done(self, _: Future) -> None:
         with self._lock:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -37,6 +40,19 @@ def _tilted(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
 def _upright() -> NDArray[np.float32]:
     crops = [find_upright_faces(image, embedded())[0][1] for image in portraits()]
     return embedded().embed(np.stack(crops))
+
+
+def test_a_photo_without_a_face_is_let_go_at_once():
+    image = np.full((320, 320, 3), 128, dtype=np.uint8)
+    held = weakref.ref(image)
+    gc.disable()
+    try:
+        with contextlib.suppress(FaceError):
+            find_upright_faces(image, embedded())
+        del image
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +18,7 @@ from infinite_id.faces.photos import decode_photo
 from infinite_id.identity.encoders import load_identity_encoder
 from infinite_id.methods import load_generator
 from infinite_id.types import AI_GENERATED, GenerationRequest, Identity
+from pipelines.serving import faces
 from tests.pipelines.serving.conftest import portrait, upload
 
 BODY = {"prompt": "a {subject} on the beach", "steps": 2, "seed": 7}
@@ -148,6 +151,25 @@ def grey(size: int) -> bytes:
 def test_photos_that_cannot_be_used(client, photo, code):
     answer = client.post("/v1/identities", files={"photos": ("p.png", photo)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, code)
+
+
+def test_a_photo_that_cannot_be_used_is_let_go_at_once(client, monkeypatch):
+    held = []
+
+    def decode(*given):
+        held.append(weakref.ref(image := decode_photo(*given)))
+        return image
+
+    monkeypatch.setattr(faces, "decode_photo", decode)
+    gc.collect()
+    # By itself Python finds what is kept in circles when there are many, however large.
+    gc.disable()
+    try:
+        answer = client.post("/v1/identities", files={"photos": ("p.png", grey(1000))})
+        assert answer.json()["error"]["code"] == "no_face"
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_full_queue_answers_503_at_once(client):
