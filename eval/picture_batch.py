@@ -88,9 +88,14 @@ class PictureBatch:
         return sorted((face for face, _ in found), key=lambda face: -face.size)
 
     @cached_property
+    def seen(self) -> list[int]:
+        """Numbers of the pictures that show a face."""
+        return [number for number, found in enumerate(self.faces) if found]
+
+    @cached_property
     def with_face(self) -> list[int]:
         """Numbers of the pictures that show a face and have a reference."""
-        return [n for n in range(len(self)) if self.faces[n] and len(self.references[n])]
+        return [number for number in self.seen if len(self.references[number])]
 
     @cached_property
     def facenet_features(self) -> list[NDArray[np.float32]]:
@@ -110,10 +115,8 @@ class PictureBatch:
 
     @cached_property
     def crops(self) -> list[Picture]:
-        """uint8 (112, 112, 3), the aligned largest face of each picture of `with_face`."""
-        return [
-            align_face(self.images[row], self.faces[row][0].landmarks) for row in self.with_face
-        ]
+        """uint8 (112, 112, 3), the aligned largest face of each picture of `seen`."""
+        return [align_face(self.images[row], self.faces[row][0].landmarks) for row in self.seen]
 
     def identity(self, network: str) -> Scores:
         """(N,) cosine of the largest face to the mean reference face; NaN without either.
@@ -122,29 +125,42 @@ class PictureBatch:
             network: "facenet", "sface", "arcface" or "adaface"; the pictures' faces are embedded
                 once by each.
         """
-        rows, networks = self.with_face, self.networks
-        if network == "facenet":
-            known = networks.facenet_reference
-        elif network == "sface":
-            known = networks.sface_reference
-        else:
-            known = networks.file_reference[network]
-        return self.similarity_to_references(rows, self._embedded(network, rows), known)
+        return self.similarity_to_references(
+            self.face_features(network), self.networks.reference(network)
+        )
 
-    def _embedded(self, network: str, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Features of the largest faces of these pictures, (rows, width)."""
-        if network == "facenet":
-            found = [self.facenet_features[row][0] for row in rows]
-            return np.stack(found) if rows else np.empty((0, 0), dtype=np.float32)
+    def face_features(self, network: str) -> NDArray[np.float32]:
+        """(N, width) of the largest face of each picture; NaN without a face.
+
+        The width is 1 where no picture has a face.
+        """
         if network not in self._features:
-            crops = self.crops
-            if network != "sface":
-                self._features[network] = self.networks.face_files[network].embed(crops)
-            elif crops:
-                self._features[network] = self.networks.faces.embed(np.stack(crops))
-            else:
-                self._features[network] = np.empty((0, 0), dtype=np.float32)
+            self._features[network] = self._spread(self._embedded(network))
         return self._features[network]
+
+    def _embedded(self, network: str) -> NDArray[np.float32]:
+        """(seen, width)."""
+        if not self.seen:
+            return np.empty((0, 1), dtype=np.float32)
+        if network == "facenet":
+            return np.stack([self.facenet_features[row][0] for row in self.seen])
+        if network == "sface":
+            return self.networks.faces.embed(np.stack(self.crops))
+        return self.networks.face_files[network].embed(self.crops)
+
+    def _spread(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, width) of (seen, width); NaN where no face is seen."""
+        found = np.full((len(self), features.shape[1]), np.nan, dtype=np.float32)
+        found[self.seen] = features
+        return found
+
+    def image_face_features(self) -> NDArray[np.float32]:
+        """(N, width) of the aligned largest face by the image-text model; NaN without a face."""
+        model = self.networks.image_text
+        if model is None:
+            raise RuntimeError("the suite was loaded without an image-text model")
+        empty = np.empty((0, 1), dtype=np.float32)
+        return self._spread(model.embed_images(self.crops) if self.seen else empty)
 
     @cached_property
     def pose_differences(self) -> NDArray[np.float32]:
@@ -165,18 +181,22 @@ class PictureBatch:
 
     def similarity_to_references(
         self,
-        rows: Sequence[int],
         features: NDArray[np.float32],
         embed: Callable[[list[Picture]], list[NDArray[np.float32]]],
     ) -> Scores:
-        """(N,) cosine of `features` of the pictures `rows` to their mean reference; else NaN."""
+        """(N,) cosine of each picture's face to its mean reference; NaN without either.
+
+        Args:
+            features: (N, width) of the faces.
+            embed: aligned faces to features of the same network.
+        """
         scores = np.full(len(self), np.nan, dtype=np.float32)
-        flat = [crop for row in rows for crop in self.references[row]]
+        flat = [crop for row in self.with_face for crop in self.references[row]]
         known = iter(embed(flat)) if flat else iter(())
-        for row, feature in zip(rows, features, strict=True):
+        for row in self.with_face:
             own = [next(known) for _ in self.references[row]]
             share = None if self.weights is None else self.weights[row]
-            scores[row] = cosine(feature, np.average(own, axis=0, weights=share))
+            scores[row] = cosine(features[row], np.average(own, axis=0, weights=share))
         return scores
 
     def similarity_to_texts(self, texts: Sequence[str]) -> Scores:

@@ -1,22 +1,21 @@
 """What only a whole run can say: bounds, variety, copying, class structure, verification.
 
-Reads a run folder, computes features of its pictures and of the people's real faces, and writes
-`sets.json` beside the tables, from which the report is made. The pictures of at most
-`max_pictures` requests a method are read: whole people, the same ones for every method.
+Measures the features of a run's pictures and of the people's real faces (`eval.set_features`), and
+writes `sets.json` beside the tables, from which the report is made. Identity margin and rank-1 are
+by every network of identity that the run was scored with; all else is by FaceNet.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -25,12 +24,21 @@ from eval.dataset_metrics import (
     copy_paste_score,
     seed_diversity,
 )
-from eval.identity import identity_of_methods
+from eval.identity import Judge, identity_of_methods
 from eval.json_values import json_value
-from eval.judges.networks import Need, Networks
-from eval.picture_batch import PictureBatch
-from eval.reports.thumbnails import open_picture
+from eval.judges.given import GivenJudges
+from eval.judges.networks import FACE_FILES, Need, Networks
+from eval.metric import conditions
 from eval.run_data import RunData, read_run
+from eval.set_features import (
+    SEEDS_OF,
+    People,
+    Pictures,
+    choose_pictures,
+    pictures_vary,
+    read_people,
+    read_pictures,
+)
 from eval.stats import Summary, mean_of_pairs, summarise
 from eval.vectors import cosine
 from eval.verification import verification
@@ -38,45 +46,11 @@ from eval.verification import verification
 __all__ = ["MAX_PICTURES", "measure_sets"]
 
 MAX_PICTURES = 1000
-_BATCH = 32
 # Fewer features than this make a distance between distributions noise.
 _KERNEL_FROM, _FRECHET_FROM = 50, 2000
 _MAX_REAL = 2000
-_SEED = 0
-_FACENET_WIDTH = 512
 
 Features = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _People:
-    """FaceNet features of real faces, each (P, width), P >= 1.
-
-    `used` conditioned the pictures, `held_out` did not; people without held-out faces are absent
-    from the latter.
-    """
-
-    used: dict[str, Features]
-    held_out: dict[str, Features]
-
-    def whole(self, originals: Mapping[str, str]) -> _People:
-        """Without the people's coarser photos, which are no further people."""
-        return _People(
-            *({name: one for name, one in part.items() if name not in originals}
-              for part in (self.used, self.held_out))
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """Features of the pictures read: rows of `RunData.samples`, FaceNet's NaN without a face.
-
-    `images` is None where no two pictures answer one request with different seeds.
-    """
-
-    rows: NDArray[np.int64]
-    faces: Features
-    images: Features | None
 
 
 def measure_sets(
@@ -87,6 +61,7 @@ def measure_sets(
     threads: int = 1,
     options: Mapping[str, Any] | None = None,
     scorer: str | None = None,
+    judges: GivenJudges | None = None,
 ) -> dict[str, Any]:
     """Writes sets.json into a run folder and returns its content.
 
@@ -97,6 +72,7 @@ def measure_sets(
         threads: of each onnxruntime network.
         options: of file systems by scheme.
         scorer: folder of an OpenCLIP model in place of the preset's.
+        judges: those of the run; of them, the networks of identity whose columns it has.
 
     Raises:
         ValueError: no run there, or `max_pictures` below 1.
@@ -104,18 +80,32 @@ def measure_sets(
     if max_pictures < 1:
         raise ValueError(f"max_pictures is {max_pictures}, allowed: 1 or more")
     data = read_run(run_dir, options)
-    chosen = _choose(data, max_pictures)
+    chosen = choose_pictures(data, max_pictures)
+    given = judges or GivenJudges()
     needs: list[Need] = ["faces", "facenet"]
-    if _vary(data, chosen):
+    needs += [name for name in FACE_FILES if name in given and f"identity_{name}" in data.metrics]
+    if pictures_vary(data, chosen):
         needs.append("image_text")
-    networks = Networks(needs, preset_name, threads, scorer=scorer)
-    pictures = _read_pictures(data, networks, chosen)
+    networks = Networks(needs, preset_name, threads, scorer=scorer, judges=given)
+    pictures = read_pictures(data, networks, chosen)
     targets = _targets(data)
     originals = data.originals()
     wanted = set(data.samples["identity_id"][pictures.rows].tolist())
     wanted |= {person for parts in targets.values() for _, _, person in parts}
     wanted |= {originals[person] for person in wanted if person in originals}
-    people = _read_people(data, networks, sorted(wanted))
+    known = read_people(data, networks, sorted(wanted))
+    seen = [
+        Judge(
+            one.name,
+            one.revision,
+            pictures.faces[name],
+            known[name].used,
+            known[name].held_out,
+            conditions(f"identity_{name}", networks, preset_name),
+        )
+        for name, one in networks.face_judges().items()
+    ]
+    people = known["facenet"]
     model = networks.image_text
     found = {
         "network": f"FaceNet (Inception-ResNet-v1), {networks.facenet.revision}",
@@ -123,9 +113,7 @@ def measure_sets(
         "pictures": len(pictures.rows),
         "of_pictures": int(data.samples["has_image"].sum()),
         "bounds": _bounds(people.whole(originals)),
-        "identity": identity_of_methods(
-            data, pictures.rows, pictures.faces, people.used, people.held_out, originals
-        ),
+        "identity": identity_of_methods(data, pictures.rows, seen, originals),
         "methods": {
             name: _method(data, pictures, people.whole(originals), name)
             for name in data.names("method")
@@ -137,101 +125,7 @@ def measure_sets(
     return found
 
 
-def _choose(data: RunData, most: int) -> list[str]:
-    """sample_ids of whole people, in a fixed random order, until a method has `most`."""
-    made = data.samples["has_image"]
-    methods = max(1, len(data.names("method")))
-    people = np.array(data.names("identity_id"), dtype=object)
-    order = np.random.default_rng(_SEED).permutation(len(people))
-    rank = {person: number for number, person in enumerate(people[order].tolist())}
-    rows = np.flatnonzero(made)
-    place = np.array([rank[p] for p in data.samples["identity_id"][rows].tolist()], dtype=np.int64)
-    rows = rows[np.argsort(place, kind="stable")]
-    return data.samples["sample_id"][rows[: most * methods]].tolist()
-
-
-def _vary(data: RunData, ids: Sequence[str]) -> bool:
-    """Whether some of these pictures differ in nothing but the seed."""
-    chosen = np.isin(data.samples["sample_id"].astype(str), np.array(ids, dtype=str))
-    columns = (data.samples[key][chosen].tolist() for key in ("method", *_GROUP))
-    return max(Counter(zip(*columns, strict=True)).values(), default=0) > 1
-
-
-def _read_pictures(data: RunData, networks: Networks, ids: Sequence[str]) -> _Pictures:
-    row_of = {name: row for row, name in enumerate(data.samples["sample_id"].tolist())}
-    rows: list[int] = []
-    faces: list[Features] = []
-    images: list[Features] = []
-    for group in _batches(data.pictures(ids)):
-        opened = [(row_of[name], open_picture(encoded)) for name, encoded in group]
-        whole = [(row, np.asarray(picture)) for row, picture in opened if picture is not None]
-        if not whole:
-            continue
-        arrays = [picture for _, picture in whole]
-        blank = [""] * len(arrays)
-        batch = PictureBatch(networks, arrays, blank, [[]] * len(arrays), blank)
-        seen = [number for number in range(len(arrays)) if batch.faces[number]]
-        own = np.full((len(arrays), _FACENET_WIDTH), np.nan, dtype=np.float32)
-        if seen:
-            own[seen] = networks.facenet.embed(
-                [arrays[n] for n in seen], [batch.faces[n][0] for n in seen]
-            )
-        rows += [row for row, _ in whole]
-        faces.append(own)
-        if networks.image_text is not None:
-            images.append(batch.image_features)
-    empty = np.empty((0, _FACENET_WIDTH), dtype=np.float32)
-    return _Pictures(
-        np.array(rows, dtype=np.int64),
-        np.concatenate(faces) if faces else empty,
-        np.concatenate(images) if images else None,
-    )
-
-
-def _batches(pairs: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    group: list[tuple[str, bytes]] = []
-    for pair in pairs:
-        group.append(pair)
-        if len(group) == _BATCH:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _read_people(data: RunData, networks: Networks, wanted: Sequence[str]) -> _People:
-    used = _crops(data, "embeddings", wanted)
-    every = _crops(data, "faces", wanted)
-    held_out = {
-        person: [crop for crop in crops if crop not in used[person]]
-        for person, crops in every.items()
-        if person in used
-    }
-
-    def features(crops: Mapping[str, list[bytes]]) -> dict[str, Features]:
-        found = {}
-        for person, encoded in crops.items():
-            opened = [np.asarray(p) for data in encoded if (p := open_picture(data)) is not None]
-            if opened:
-                found[person] = np.stack(networks.facenet_reference(opened))
-        return found
-
-    return _People(features(used), features(held_out))
-
-
-def _crops(data: RunData, table: str, wanted: Sequence[str]) -> dict[str, list[bytes]]:
-    source = data.folder.dataset(table)
-    found: dict[str, list[bytes]] = defaultdict(list)
-    if source is None:
-        return found
-    chosen = pc.field("identity_id").isin(pa.array(wanted, pa.string()))
-    for row in source.to_table(columns=["identity_id", "aligned"], filter=chosen).to_pylist():
-        crops = row["aligned"] if isinstance(row["aligned"], list) else [row["aligned"]]
-        found[row["identity_id"]] += crops
-    return dict(found)
-
-
-def _bounds(people: _People) -> dict[str, Any]:
+def _bounds(people: People) -> dict[str, Any]:
     """Real photos scored as if a method had made them: of the person, of everybody else.
 
     Held-out photos are compared with those that conditioned; where nothing was held out, each
@@ -246,7 +140,7 @@ def _bounds(people: _People) -> dict[str, Any]:
         elif len(features) > 1:
             total = features.sum(axis=0)
             own += [(person, cosine(one, total - one)) for one in features]
-    strangers = np.stack(list(means.values())) if means else np.empty((0, _FACENET_WIDTH))
+    strangers = np.stack(list(means.values())) if means else np.empty((0, 1))
     return {
         "ceiling": asdict(_summary(own)),
         "floor": asdict(mean_of_pairs(strangers)),
@@ -261,20 +155,21 @@ def _summary(pairs: Sequence[tuple[str, float]]) -> Summary:
     )
 
 
-def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> dict[str, Any]:
+def _method(data: RunData, pictures: Pictures, people: People, name: str) -> dict[str, Any]:
+    faces = pictures.faces["facenet"]
     own = data.samples["method"][pictures.rows] == name
     person = data.samples["person"][pictures.rows].astype(str)
-    columns = [data.samples[k][pictures.rows[own]].astype(str) for k in _GROUP]
+    columns = [data.samples[k][pictures.rows[own]].astype(str) for k in SEEDS_OF]
     groups = ["\x1f".join(parts) for parts in zip(*columns, strict=True)]
     person_of = dict(zip(groups, person[own].tolist(), strict=True))
     diversity: dict[str, float] = {}
     if pictures.images is not None and own.any():
         diversity = seed_diversity(pictures.images[own], groups)
-    with_face = own & ~np.isnan(pictures.faces[:, :1]).any(axis=1)
+    with_face = own & ~np.isnan(faces[:, :1]).any(axis=1)
     # A mix is nobody in particular: between its people it is neither the same nor another.
     asked = data.samples["identity_id"][pictures.rows].astype(str)
     somebody = with_face & ~np.isin(asked, list(data.mixes()))
-    features, who = pictures.faces[somebody], person[somebody]
+    features, who = faces[somebody], person[somebody]
     found: dict[str, Any] = {
         "pictures": int(own.sum()),
         "with_face": int(with_face.sum()),
@@ -307,11 +202,8 @@ def _method(data: RunData, pictures: _Pictures, people: _People, name: str) -> d
         result = verification(features, who.tolist(), real[1], real[0])
         if result is not None:
             found["verification"] = {**asdict(result), "held_out": bool(targets)}
-    found |= _distances(_stacked(people.used), pictures.faces[with_face])
+    found |= _distances(_stacked(people.used), faces[with_face])
     return found
-
-
-_GROUP = ("identity_id", "prompt_id", "style")
 
 
 def _distances(real: tuple[list[str], Features] | None, made: Features) -> dict[str, Any]:
@@ -359,13 +251,13 @@ def _targets(data: RunData) -> dict[str, list[tuple[str, float, str]]]:
 
 def _curves(
     data: RunData,
-    pictures: _Pictures,
-    people: _People,
+    pictures: Pictures,
+    people: People,
     targets: Mapping[str, list[tuple[str, float, str]]],
 ) -> list[dict[str, Any]]:
     """Similarity to each target along x: one entry a method, role and x, with people's means."""
     cells: dict[tuple[str, str, float], list[tuple[str, float]]] = defaultdict(list)
-    for row, face in zip(pictures.rows.tolist(), pictures.faces, strict=True):
+    for row, face in zip(pictures.rows.tolist(), pictures.faces["facenet"], strict=True):
         method = data.samples["method"][row]
         for role, x, person in targets.get(data.samples["identity_id"][row], []):
             if person in people.used:

@@ -186,6 +186,7 @@ def _finish(
     uri = tracking_address(settings.tracking_uri, settings.output)
     if settings.set_pictures:
         from eval.sets import measure_sets
+        from pipelines.plan.weights import local_judges
 
         measure_sets(
             settings.output,
@@ -193,6 +194,7 @@ def _finish(
             max_pictures=settings.set_pictures,
             options=settings.storage_options,
             scorer=_local(settings.scorer, settings.storage_options),
+            judges=local_judges(settings.given_judges(), settings.storage_options),
         )
     show_report(settings.output, settings.storage_options)
     if summary.untrained:

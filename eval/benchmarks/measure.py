@@ -30,7 +30,8 @@ from eval.json_values import json_value
 from eval.judges.given import GivenJudges
 from eval.judges.networks import FACE_FILES, Need, Networks
 from eval.picture_batch import PictureBatch
-from eval.reports.thumbnails import open_picture
+from eval.pictures import open_picture
+from eval.reports.formatting import rounded
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, summarise
 from eval.units import units_of
@@ -40,6 +41,7 @@ __all__ = ["KEPT", "measure_benchmark", "table_csv", "table_markdown"]
 
 KEPT = 0.40
 _BATCH = 16
+_NAMED = 5  # cases of a note
 _COLUMNS = (
     ("sim_gt", "Sim(GT) ↑"),
     ("sim_ref", "Sim(Ref) ↑"),
@@ -97,9 +99,13 @@ def measure_benchmark(
     found = {
         "benchmark": benchmark.name,
         "cases": len(benchmark.cases),
-        "networks": {name: one.revision for name, one in _faces(networks).items()},
+        "networks": {one.name: one.revision for one in networks.face_judges().values()},
         "judge": "" if model is None else f"{model.name}, {model.revision}",
-        "notes": benchmark.notes,
+        "notes": [
+            *benchmark.notes,
+            *_faceless("reference", "Sim(Ref) and CP", references),
+            *_faceless("ground truth", "Sim(GT) and CP", targets),
+        ],
         "methods": methods,
     }
     found = json.loads(json.dumps(json_value(found)))
@@ -110,34 +116,17 @@ def measure_benchmark(
     return found
 
 
-def _faces(networks: Networks) -> dict[str, Any]:
-    """Name -> network of identity."""
-    files = {network.name: network for network in networks.face_files.values()}
-    return {"FaceNet": networks.facenet, **files}
-
-
 def _embedded(networks: Networks, batch: PictureBatch) -> dict[str, Floats]:
     """Network -> (N, D) features of the largest faces; NaN without a face."""
-    rows = batch.with_face
-    found: dict[str, Floats] = {}
-    for name, network in _faces(networks).items():
-        if name == "FaceNet":
-            features = [batch.facenet_features[row][0] for row in rows]
-        else:
-            features = list(network.embed(batch.crops)) if rows else []
-        width = len(features[0]) if features else 1
-        own = np.full((len(batch), width), np.nan)
-        if rows:
-            own[rows] = np.stack(features)
-        found[name] = own
-    return found
+    return {
+        one.name: batch.face_features(key).astype(np.float64)
+        for key, one in networks.face_judges().items()
+    }
 
 
 def _batch(networks: Networks, pictures: Sequence[NDArray[np.uint8]]) -> PictureBatch:
     blank = [""] * len(pictures)
-    # A reference makes `with_face` say of each picture whether it has a face.
-    crop = np.zeros((112, 112, 3), np.uint8)
-    return PictureBatch(networks, pictures, blank, [[crop]] * len(pictures), blank)
+    return PictureBatch(networks, pictures, blank, [[]] * len(pictures), blank)
 
 
 def _features(
@@ -155,6 +144,20 @@ def _features(
     return found
 
 
+def _faceless(
+    what: str, columns: str, photos: Mapping[str, tuple[dict[str, Floats], Floats]]
+) -> list[str]:
+    """A sentence where photos show no face; they are in no mean of these columns."""
+    lost = [case for case, (faces, _) in photos.items() if np.isnan(faces["FaceNet"]).any()]
+    if not lost:
+        return []
+    named = ", ".join(lost[:_NAMED]) + (" and others" if len(lost) > _NAMED else "")
+    return [
+        f"No face is found in the {what} of {len(lost)} of {len(photos)} cases ({named}), which "
+        f"have no {columns}"
+    ]
+
+
 def _score(
     data: RunData,
     networks: Networks,
@@ -163,7 +166,7 @@ def _score(
 ) -> tuple[NDArray[np.int64], dict[str, dict[str, Floats]]]:
     """Rows of `RunData.samples`, and network -> column -> a value a row."""
     row_of = {name: row for row, name in enumerate(data.samples["sample_id"].tolist())}
-    names = list(_faces(networks))
+    names = [one.name for one in networks.face_judges().values()]
     rows: list[int] = []
     values: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     made = data.samples["sample_id"][data.samples["has_image"]].tolist()
@@ -272,10 +275,11 @@ def table_csv(found: Mapping[str, Any]) -> str:
 def table_markdown(found: Mapping[str, Any]) -> str:
     """The table in the benchmark's columns: means over networks, intervals over cases."""
     judges = ", ".join(f"{name} ({revision})" for name, revision in found["networks"].items())
+    mean = "; similarities are their mean" if len(found["networks"]) > 1 else ""
     lines = [
         f"# {found['benchmark']}",
         "",
-        f"{found['cases']} cases. Faces are compared by {judges}; similarities are their mean. "
+        f"{found['cases']} cases. Faces are compared by {judges}{mean}. "
         f"CLIP-I and CLIP-T are by {found['judge']}, CLIP-I to the "
         "ground truth where there is one, else to the reference. Brackets: 95 % intervals.",
         *(f"\n{note}." for note in found["notes"]),
@@ -296,4 +300,4 @@ def table_markdown(found: Mapping[str, Any]) -> str:
 
 
 def _three(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
+    return rounded(value, 3).replace("-", "−")

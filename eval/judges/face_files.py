@@ -5,8 +5,10 @@ Both read aligned faces of 112 px. They differ in what they are fed:
 - ArcFace (Deng et al. 2019): an insightface pack, of which the recognition network is taken, or one
   ONNX file. insightface prepares the pixels: RGB, (x - 127.5) / 127.5, or as they are where the
   graph does that itself.
-- AdaFace (Kim et al. 2022): BGR, (x / 255 - 0.5) / 0.5, channels first. An ONNX file whose first
-  output is the embedding (N, D), or safetensors of the authors' IR networks (`eval.judges.ir_net`).
+- AdaFace (Kim et al. 2022): (x / 255 - 0.5) / 0.5, channels first. An ONNX file whose first output
+  is the embedding (N, D), or safetensors of the authors' IR networks (`eval.judges.ir_net`). Those
+  of their repository AdaFace read BGR; those of CVLFace, which followed it, were trained anew and
+  read RGB. The names in a safetensors file tell the two apart; of an ONNX file BGR is assumed.
 
 Neither file is shipped: both networks were trained on photos collected from the web, and their
 publishers limit their use.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +28,12 @@ from infinite_id.faces.alignment import ALIGNED_SIZE
 from infinite_id.faces.onnx_files import onnx_session, session_options
 from infinite_id.packages import file_digest
 
-__all__ = ["AdaFace", "ArcFace"]
+__all__ = ["AdaFace", "ArcFace", "Channels"]
 
 Features = NDArray[np.float32]
+Channels = Literal["bgr", "rgb"]
 _SUFFIXES = (".onnx", ".safetensors")
+_CVLFACE = "net."  # where CVLFace's networks have their weights; AdaFace's have "model." or none
 
 
 class ArcFace:
@@ -69,9 +73,10 @@ class AdaFace:
     Args:
         address: an ONNX or safetensors file.
         threads: of the network, on the CPU; safetensors keep to torch's own.
+        channels: "bgr" or "rgb", the order that the network reads; None: by the file.
 
     Attributes:
-        revision: names the weights.
+        revision: names the weights and the order of the channels.
 
     Raises:
         ValueError: no such file, or it holds no network of this form.
@@ -79,34 +84,39 @@ class AdaFace:
 
     name = "AdaFace"
 
-    def __init__(self, address: str, *, threads: int = 1) -> None:
+    def __init__(self, address: str, *, threads: int = 1, channels: Channels | None = None) -> None:
         path = _file("adaface", address, _SUFFIXES)
+        told: Channels = "bgr"
         try:
             if path.suffix == ".onnx":
-                self._run = _onnx_network(path)
+                self._run = _onnx_network(path, threads)
             else:
                 from eval.judges.ir_net import load_ir_net
 
-                self._run = load_ir_net(path)
+                self._run, prefix = load_ir_net(path)
+                if prefix.endswith(_CVLFACE):
+                    told = "rgb"
         except ValueError:
             raise
         except Exception as error:  # onnxruntime's and safetensors' own, by version
             raise ValueError(_unreadable("adaface", path, error)) from error
         self.digest = file_digest(path)
-        self.revision = f"adaface-{path.stem}-{self.digest[:8]}"
+        self._channels = channels or told
+        self.revision = f"adaface-{path.stem}-{self.digest[:8]}-{self._channels}"
 
     def embed(self, crops: list[NDArray[np.uint8]]) -> Features:
         """float32 (N, D), unit L2 norm, of N aligned faces uint8 (112, 112, 3) RGB."""
         if not crops:
             return np.empty((0, 0), np.float32)
-        found = np.concatenate([self._run(adaface_pixels(crop)) for crop in crops])
-        return unit_rows(found).astype(np.float32)
+        fed = (adaface_pixels(crop, self._channels) for crop in crops)
+        return unit_rows(np.concatenate([self._run(pixels) for pixels in fed])).astype(np.float32)
 
 
-def adaface_pixels(crop: NDArray[np.uint8]) -> Features:
-    """float32 (1, 3, 112, 112) BGR in [-1, 1] of an aligned face uint8 (112, 112, 3) RGB."""
-    bgr = (crop[:, :, ::-1].astype(np.float32) / 255 - 0.5) / 0.5
-    return np.ascontiguousarray(bgr.transpose(2, 0, 1)[None])
+def adaface_pixels(crop: NDArray[np.uint8], channels: Channels = "bgr") -> Features:
+    """float32 (1, 3, 112, 112) in [-1, 1] of an aligned face uint8 (112, 112, 3) RGB."""
+    ordered = crop[:, :, ::-1] if channels == "bgr" else crop
+    pixels = (ordered.astype(np.float32) / 255 - 0.5) / 0.5
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
 def _arcface(address: str, threads: int) -> Any:
@@ -131,8 +141,8 @@ def _arcface(address: str, threads: int) -> Any:
     return model
 
 
-def _onnx_network(path: Path) -> Callable[[Features], Features]:
-    session = onnx_session(path)
+def _onnx_network(path: Path, threads: int) -> Callable[[Features], Features]:
+    session = onnx_session(path, threads=threads)
     given = session.get_inputs()
     side = ALIGNED_SIZE
     if len(given) != 1 or list(given[0].shape[1:]) != [3, side, side]:

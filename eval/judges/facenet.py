@@ -50,9 +50,11 @@ class FaceNet:
         batch_size: most faces in one forward pass.
 
     Attributes:
+        name: of the network.
         revision: names the weights and the crop.
     """
 
+    name = "FaceNet"
     revision = "facenet-casia-704afe26-crop78"
 
     def __init__(self, threads: int = 1, batch_size: int = 2) -> None:

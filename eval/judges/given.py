@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 __all__ = ["JUDGES", "GivenJudges"]
 
@@ -38,6 +39,8 @@ class GivenJudges:
             folder; empty where nobody knows.
         vlm_model: name of the model behind `vlm`.
         vlm_key: of that endpoint; it is in no representation.
+        adaface_channels: "bgr" or "rgb", the order that the file of AdaFace reads; None: by its
+            names.
 
     Raises:
         ValueError: an unknown name.
@@ -47,6 +50,7 @@ class GivenJudges:
     conditions: str = ""
     vlm_model: str = ""
     vlm_key: str = field(default="", repr=False)
+    adaface_channels: Literal["bgr", "rgb"] | None = None
 
     def __post_init__(self) -> None:
         for name in self.addresses:

@@ -7,7 +7,8 @@ units -> batch norm, linear, batch norm (no scale) -> (N, D). A unit is
 
 where the shortcut is x at every stride-th pixel if the channels stay, else a 1 x 1 convolution with
 batch norm. The number of units and their widths are read off the file, whose names are those of the
-authors' code (input_layer, body, output_layer), with any prefix.
+authors' code (input_layer, body, output_layer), with any prefix. Networks of other units (IR-SE,
+IR-152 and deeper) are refused.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Unit(nn.Module):
 
 
 class IRNet(nn.Module):
-    """(N, 3, S, S) BGR in [-1, 1] -> (N, D), not normalised.
+    """(N, 3, S, S) in [-1, 1] -> (N, D), not normalised.
 
     Args:
         widths: channels in and out of each unit; the first unit and each that widens halves the
@@ -88,8 +89,10 @@ class IRNet(nn.Module):
         return result
 
 
-def load_ir_net(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """float32 (N, 3, 112, 112) -> float32 (N, D), of the weights in a safetensors file.
+def load_ir_net(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], str]:
+    """The network of a safetensors file, and the prefix of its weights' names.
+
+    The network takes float32 (N, 3, 112, 112) and gives float32 (N, D).
 
     Raises:
         ValueError: the file holds no such network.
@@ -127,4 +130,4 @@ def load_ir_net(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float3
         with torch.inference_mode():
             return np.asarray(net(torch.from_numpy(pixels)).float().numpy())
 
-    return run
+    return run, prefix

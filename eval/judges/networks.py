@@ -145,7 +145,11 @@ class Networks:
         for name, kind in FACE_FILES.items():
             if name in needed:
                 address = given.address(name, f"identity_{name}")
-                self.face_files[name] = kind(address, threads=threads)
+                self.face_files[name] = (
+                    AdaFace(address, threads=threads, channels=given.adaface_channels)
+                    if kind is AdaFace
+                    else ArcFace(address, threads=threads)
+                )
         self.file_reference = {
             name: FeatureCache(network.embed, _digest) for name, network in self.face_files.items()
         }
@@ -159,6 +163,20 @@ class Networks:
         if "vlm" in needed:
             address = given.address("vlm", "vlm_prompt")
             self.vlm = VlmJudge(address, given.vlm_model, given.vlm_key)
+
+    def reference(self, network: str) -> FeatureCache[Picture]:
+        """Features of aligned reference faces by "facenet", "sface", "arcface" or "adaface"."""
+        if network in self.file_reference:
+            return self.file_reference[network]
+        return {"facenet": self.facenet_reference, "sface": self.sface_reference}[network]
+
+    def face_judges(self) -> dict[str, FaceNet | ArcFace | AdaFace]:
+        """FaceNet and the networks of identity that a user gave, by name."""
+        return {"facenet": self.facenet, **self.face_files}
+
+    def face_control(self, network: str) -> float:
+        """How well "arcface" or "adaface" tells the people of the control apart: an AUC."""
+        return control_auc(lambda crops: self.face_files[network].embed(list(crops)))
 
     @cached_property
     def image_control(self) -> float:

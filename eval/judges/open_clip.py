@@ -33,6 +33,9 @@ class OpenClip:
             with ``local-dir:``.
         device: of torch.
 
+    Attributes:
+        size: side of the square pictures that the model reads, in pixels.
+
     Raises:
         ImportError: open_clip cannot be imported; the message names the extra.
     """
@@ -61,17 +64,21 @@ class OpenClip:
         self._tokenizer = open_clip.get_tokenizer(architecture)
         settings = open_clip.get_model_preprocess_cfg(model)
         size = settings["size"]
-        self._size = int(size if isinstance(size, int) else size[0])
+        self.size = int(size if isinstance(size, int) else size[0])
         self._mean = torch.tensor(settings["mean"], device=self.device).view(3, 1, 1)
         self._std = torch.tensor(settings["std"], device=self.device).view(3, 1, 1)
         self.revision = f"open_clip:{architecture}" + (f"/{source}" if source else "")
 
-    @torch.inference_mode()
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """float32 (N, width), unit L2 norm, of N pictures uint8 (H, W, 3) RGB."""
-        pictures = np.stack([resize_and_crop(image, self._size) for image in images])
-        pixels = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 255
-        features = self._model.encode_image((pixels - self._mean) / self._std, normalize=True)
+        pictures = np.stack([resize_and_crop(image, self.size) for image in images])
+        return self.embed_pixels(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        """float32 (N, width), unit L2 norm, of float32 (N, 3, size, size) RGB in [0, 1]."""
+        scaled = (pixels.to(self.device) - self._mean) / self._std
+        features = self._model.encode_image(scaled, normalize=True)
         return np.asarray(features.float().cpu().numpy())
 
     @torch.inference_mode()

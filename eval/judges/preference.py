@@ -3,6 +3,7 @@
 Neither file is shipped. The aesthetic predictor v2.5 is a small head over SigLIP, by the package
 aesthetic-predictor-v2-5 (AGPL-3.0: install it yourself); HPSv2 (Wu et al. 2023, Apache-2.0) is an
 OpenCLIP ViT-H/14 tuned on choices between pictures, its score the cosine of picture and prompt.
+HPSv2 sees whole pictures: the longer side is resized to the network's, the rest is black.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
 from infinite_id.packages import file_digest
 
@@ -108,8 +110,25 @@ class HPSv2:
 
     def score(self, images: Pictures, prompts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (N,) of N pictures uint8 (H, W, 3) RGB with their prompts."""
-        pictures, texts = self._model.embed_images(images), self._model.embed_texts(prompts)
+        pixels = torch.stack([_whole(image, self._model.size) for image in images])
+        pictures, texts = self._model.embed_pixels(pixels), self._model.embed_texts(prompts)
         return np.asarray((pictures * texts).sum(axis=1), dtype=np.float32)
+
+
+def _whole(image: NDArray[np.uint8], size: int) -> torch.Tensor:
+    """float32 (3, size, size) RGB, about [0, 1]: a picture uint8 (H, W, 3) in the middle of black.
+
+    HPSv2 resizes after the change to floats: bicubic, with antialiasing, not rounded or cut.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    height, width = (max(1, round(side * size / max(image.shape[:2]))) for side in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        pixels = functional.interpolate(
+            pixels, (height, width), mode="bicubic", align_corners=False, antialias=True
+        )
+    left, top = (size - width) // 2, (size - height) // 2
+    around = (left, size - width - left, top, size - height - top)
+    return functional.pad(pixels, around)[0]
 
 
 def _existing(judge: str, address: str) -> Path:

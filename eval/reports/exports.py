@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.metric_info import MetricInfo
+from eval.reports.formatting import rounded
 from eval.reports.tables import Row
 
-__all__ = ["csv_table", "latex_table"]
+__all__ = ["csv_table", "latex_identity", "latex_table", "networks_of"]
 
 _COLUMNS = (
     "method",
@@ -38,6 +39,9 @@ def csv_table(
 ) -> str:
     """One line a method and metric; numbers are not rounded, unknown ones are empty.
 
+    `identity_margin` and `identity_rank1` are by FaceNet; with further networks of identity lines
+    such as `identity_margin_adaface` and `identity_margin_mean` follow.
+
     Args:
         rows: one a method.
         metrics: of the columns.
@@ -47,7 +51,12 @@ def csv_table(
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for row in rows:
-        for name, unit, cell in _identity(identity, row.method):
+        by_network = [
+            (f"{metric}_{network.lower()}", unit, cell)
+            for network, found in networks_of(identity).items()
+            for metric, unit, cell in _identity(found, row.method)
+        ]
+        for name, unit, cell in [*_identity(identity, row.method), *by_network]:
             found = [_plain(cell[key]) for key in ("mean", "low", "high")]
             counts = [cell["n"], cell["nan"], cell["identities"], cell["over"]]
             writer.writerow([row.method, name, unit, "higher", *found, *counts])
@@ -61,19 +70,32 @@ def csv_table(
 
 
 def latex_table(
-    rows: Sequence[Row], metrics: Sequence[MetricInfo], identity: Mapping[str, Any] | None = None
+    rows: Sequence[Row],
+    metrics: Sequence[MetricInfo],
+    identity: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """A `tabular` with the interval under each mean; needs the packages amsmath and booktabs.
 
+    What a caption has to say stands above it in comments: `notes`, then who judges each column.
+
     Args:
         rows, metrics, identity: as in `csv_table`.
+        notes: sentences about the run.
     """
-    heads = [_heading(info.title, info.higher_is_better) for info in metrics]
+    heads = [_heading(info) for info in metrics]
     if identity:
         chance = f"{100 * identity['chance']:.1f}"
-        heads = [r"Margin $\uparrow$", rf"Rank-1 $\uparrow$ (chance {chance}\,\%)", *heads]
+        rank = rf"Rank-1 (\%, chance {chance}) $\uparrow$"
+        heads = [r"Margin (FaceNet) $\uparrow$", rank, *heads]
+    judged = [
+        f"{info.title}: {'; '.join(p for p in (info.network, info.revision, info.note) if p)}"
+        for info in metrics
+        if info.network
+    ]
     lines = [
         r"% \usepackage{amsmath,booktabs}",
+        *("% " + " ".join(note.split()) for note in [*notes, *judged]),
         rf"\begin{{tabular}}{{l{'c' * len(heads)}}}",
         r"\toprule",
         " & ".join(["Method", *heads]) + r" \\",
@@ -93,6 +115,44 @@ def latex_table(
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def latex_identity(identity: Mapping[str, Any]) -> str:
+    """A `tabular` of margin and rank-1 by every network of identity and by their mean.
+
+    Args:
+        identity: of `eval.identity`, with more than one network.
+    """
+    networks = networks_of(identity)
+    chance = f"{100 * identity['chance']:.1f}"
+    over = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escaped(name)}}}" for name in networks)
+    rules = "".join(rf"\cmidrule(lr){{{2 * n + 2}-{2 * n + 3}}}" for n in range(len(networks)))
+    heads = [r"Margin $\uparrow$", r"Rank-1 (\%) $\uparrow$"] * len(networks)
+    lines = [
+        r"% \usepackage{amsmath,booktabs}",
+        rf"% rank-1: chance is {chance} %",
+        *(f"% {name}: {found['revision']}" for name, found in networks.items()),
+        *(f"% {name}: {w}" for name, found in networks.items() if (w := found["warning"])),
+        rf"\begin{{tabular}}{{l{'cc' * len(networks)}}}",
+        r"\toprule",
+        rf" & {over} \\",
+        rules,
+        " & ".join(["Method", *heads]) + r" \\",
+        r"\midrule",
+    ]
+    for method in identity["methods"]:
+        cells = [
+            _cell(cell["mean"], cell["low"], cell["high"], unit)
+            for found in networks.values()
+            for _, unit, cell in _identity(found, method)
+        ]
+        lines.append(" & ".join([_escaped(method), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def networks_of(identity: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Network -> "methods"; empty where FaceNet alone judged."""
+    return (identity or {}).get("networks") or {}
+
+
 def _identity(
     identity: Mapping[str, Any] | None, method: str | None
 ) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -109,9 +169,10 @@ def _plain(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 
-def _heading(title: str, higher: bool | None) -> str:
-    arrow = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[higher]
-    return _escaped(title) + arrow
+def _heading(info: MetricInfo) -> str:
+    arrow = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[info.higher_is_better]
+    unit = r" (\%)" if info.unit == "share" else ""
+    return _escaped(info.title) + unit + arrow
 
 
 def _cell(mean: float | None, low: float | None, high: float | None, unit: str) -> str:
@@ -125,7 +186,7 @@ def _cell(mean: float | None, low: float | None, high: float | None, unit: str) 
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{100 * value:.1f}" if unit == "share" else f"{value:.3f}"
+    return rounded(100 * value, 1) if unit == "share" else rounded(value, 3)
 
 
 def _escaped(text: str) -> str:

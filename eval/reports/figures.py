@@ -1,8 +1,9 @@
 """Figures of a report as a paper prints them: one column wide, 7 pt, ten methods apart.
 
 Drawn without pyplot (no global state). Methods differ by colour and by marker and are named beside
-their marks, so that a grey print can be read. Every function gives a `Figure`, of which
-`eval.reports.print_style.render` makes a PNG for pages, and SVG and PDF for papers.
+their marks, or beside the axes with their marks, so that a grey print can be read. Every function
+gives a `Figure`, of which `eval.reports.print_style.render` makes a PNG for pages, and SVG and PDF
+for papers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from eval.metric_info import MetricInfo
-from eval.reports.labels import label_points
+from eval.reports.labels import label_ends, label_points
 from eval.reports.print_style import COLUMN, LIGHT, POINTS, RC, SMALL, Theme, themed, wrapped
 from eval.reports.tables import Row
 from eval.stats import Summary
@@ -38,6 +39,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 # Fewer people than this carry no band: each is drawn instead.
 LEAST_PEOPLE = 6
+# More methods than this are named beside the axes instead of beside their marks.
+_MOST_BESIDE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ class Level:
 def axis_title(title: str, network: str, unit: str, bounds: tuple[float, float]) -> str:
     """Two lines: what is measured; by which network, in which unit and range."""
     low, high = ("∞" if math.isinf(b) else f"{b:g}".replace("-", "−") for b in bounds)
-    return f"{title}\n{', '.join(part for part in (network, unit, f'{low} to {high}') if part)}"
+    # Spaces that break no line.
+    extent = f"{low}\u00a0to\u00a0{high}"
+    return f"{title}\n{', '.join(part for part in (network, unit, extent) if part)}"
 
 
 def scatter(
@@ -108,7 +113,15 @@ def scatter(
             for rectangle in _crosses(row.cells[x.name], row.cells[y.name])
         ]
         names = [str(row.method) for row in shown]
-        label_points(axes, places, names, theme.text, POINTS, avoid=bars + _lines(axes, levels))
+        looks = [_look(rows.index(row), theme) for row in shown]
+        if len(shown) > _MOST_BESIDE:
+            # In the order of their marks: between more marks no name has room.
+            axes.set_xlim(*axes.get_xlim())
+            edges = [(axes.get_xlim()[1], y) for _, y in places]
+            label_ends(axes, edges, names, looks, theme.text, SMALL, lead=False)
+            return figure
+        avoid = bars + _lines(axes, levels)
+        label_points(axes, places, names, looks, theme.text, POINTS, avoid=avoid)
         return figure
 
 
@@ -138,7 +151,7 @@ def curve(
         axes = figure.add_subplot()
         lines = list(dict.fromkeys((point["method"], point["role"]) for point in points))
         methods, roles = ({line[part] for line in lines} for part in (0, 1))
-        ends, names, drawn = [], [], []
+        ends, names, looks = [], [], []
         for number, (method, role) in enumerate(lines):
             own = [p for p in points if (p["method"], p["role"]) == (method, role)]
             own = sorted((p for p in own if p["mean"] is not None), key=lambda p: p["x"])
@@ -150,7 +163,7 @@ def curve(
             ends.append((xs[-1], means[-1]))
             parts = [method] * (len(methods) > 1) + [f"to {role}"] * (len(roles) > 1)
             names.append(", ".join(parts) or f"to {role}")
-            drawn += _along(xs, means, log2=log2)
+            looks.append(look)
             if min(p["identities"] for p in own) < LEAST_PEOPLE:
                 _one_line_a_person(axes, own, look["color"])
                 continue
@@ -169,7 +182,7 @@ def curve(
         axes.set_xlabel(x_title)
         axes.set_ylabel(_lines_of(y_title, 30))
         themed(figure, theme)
-        label_points(axes, ends, names, theme.text, POINTS, avoid=drawn + _lines(axes, levels))
+        label_ends(axes, ends, names, looks, theme.text, SMALL)
         return figure
 
 
@@ -263,17 +276,6 @@ def _crosses(x: Summary, y: Summary) -> list[tuple[float, float, float, float]]:
 
 def _lines(axes: Axes, levels: Sequence[Level]) -> list[tuple[float, float, float, float]]:
     return [(*axes.get_xlim(), level.mean, level.mean) for level in levels]
-
-
-def _along(
-    xs: Sequence[float], ys: Sequence[float], *, log2: bool
-) -> list[tuple[float, float, float, float]]:
-    """Points of a line, close enough together that no name fits between them."""
-    places = np.log2(xs) if log2 else np.asarray(xs, dtype=np.float64)
-    fine = np.linspace(places[0], places[-1], 60)
-    across = np.exp2(fine) if log2 else fine
-    up = np.interp(fine, places, ys)
-    return [(x, x, y, y) for x, y in zip(across.tolist(), up.tolist(), strict=True)]
 
 
 def _one_line_a_person(axes: Axes, own: Sequence[Mapping[str, Any]], colour: str) -> None:

@@ -19,10 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from eval.comparable import describe
 from eval.json_values import json_value
-from eval.metric_info import MetricInfo
-from eval.reports.exports import csv_table, latex_table
+from eval.reports.exports import csv_table, latex_identity, latex_table, networks_of
+from eval.reports.formatting import bounds, cell, interval, label, record, value
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
-from eval.reports.tables import FACE_FOUND, Row, Tables, extremes, make_tables
+from eval.reports.tables import FACE_FOUND, Tables, extremes, make_tables
 from eval.reports.thumbnails import choose_pictures, data_uri, thumbnail
 from eval.run_data import RunData, read_run
 
@@ -66,6 +66,8 @@ def write_report(
 ) -> ReportPaths:
     """Writes report.html, report.md, report.json, table.csv, table.tex and figures in report/.
 
+    With more than one network of identity, identity.tex too.
+
     Each figure is a PNG (300 dpi), an SVG and a PDF, a column or a page of a paper wide.
 
     Args:
@@ -92,6 +94,7 @@ def write_report(
     context = _context(data, tables, extreme, pictures, figures)
     context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
     context["identity_judges"] = _judges(sets)
+    context["identity_networks"] = networks_of(sets.get("identity"))
     environment = _environment()
     page = environment.get_template("report.html.j2").render(context)
     markdown = environment.get_template("report.md.j2").render(context)
@@ -109,7 +112,9 @@ def write_report(
     shown_metrics = list(data.metrics.values())
     exported = tables.methods, shown_metrics, sets.get("identity")
     folder.write("report/table.csv", csv_table(*exported).encode())
-    folder.write("report/table.tex", latex_table(*exported).encode())
+    folder.write("report/table.tex", latex_table(*exported, _caption(context)).encode())
+    if networks_of(sets.get("identity")):
+        folder.write("report/identity.tex", latex_identity(sets["identity"]).encode())
     return ReportPaths(
         html=folder.write("report/report.html", page.encode()),
         markdown=folder.write("report/report.md", markdown.encode()),
@@ -184,8 +189,8 @@ def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
             check.get("eer"),
             (check.get("tar") or {}).get("0.01"),
         ]
-        cells = ["–" if one is None else _record(one, "cosine") for one in summaries]
-        cells += [_value(kernel["mean"] if kernel else None, "cosine"), _value(frechet, "cosine")]
+        cells = ["–" if one is None else record(one, "cosine") for one in summaries]
+        cells += [value(kernel["mean"] if kernel else None, "cosine"), value(frechet, "cosine")]
         rows.append((name, [f"{values.get('with_face')} of {values.get('pictures')}", *cells]))
     return rows
 
@@ -210,7 +215,7 @@ def _context(
         "metrics": [info for name, info in data.metrics.items() if name != FACE_FOUND],
         "all_metrics": list(data.metrics.values()),
         "tables": tables,
-        "over": _over(tables),
+        "over": tables.over,
         "counts": {
             "people": len(data.people()),
             "requests": len(data),
@@ -241,12 +246,6 @@ def _context(
             if run.get(name)
         },
     }
-
-
-def _over(tables: Tables) -> str:
-    """What the intervals of the methods generalise over; empty where there is none."""
-    cells = [cell for row in tables.methods for cell in row.cells.values()]
-    return " or ".join(dict.fromkeys(cell.over for cell in cells if cell.over))
 
 
 def _json(
@@ -300,49 +299,29 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "value": _value,
-        "interval": _interval,
-        "record": _record,
-        "bounds": _bounds,
-        "cell": _cell,
+        "value": value,
+        "interval": interval,
+        "record": record,
+        "bounds": bounds,
+        "cell": cell,
     }
-    environment.globals["label"] = _label
+    environment.globals["label"] = label
     environment.globals["set_titles"] = SET_TITLES
     # The order of the metrics is the reader's order.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment
 
 
-def _value(number: float | None, unit: str, *, signed: bool = False) -> str:
-    if number is None or math.isnan(number):
-        return "–"
-    sign = "+" if signed else ""
-    text = f"{100 * number:{sign}.1f} %" if unit == "share" else f"{number:{sign}.3f}"
-    return text.replace("-", "−")
-
-
-def _interval(cell: Any, unit: str) -> str:
-    """[low, high] of a Summary or Difference; empty where there is none."""
-    if math.isnan(cell.low):
-        return ""
-    return f"[{_value(cell.low, unit)}, {_value(cell.high, unit)}]"
-
-
-def _cell(cell: Any, unit: str) -> str:
-    """One line of Markdown for a Summary."""
-    parts = [_value(cell.mean, unit), _interval(cell, unit), f"{cell.nan} NaN" if cell.nan else ""]
-    return " ".join(part for part in parts if part)
-
-
-def _record(cell: Mapping[str, Any] | float, unit: str) -> str:
-    """Mean and interval of a summary that was read from JSON; a number is one of an earlier
-    version, which had no interval."""
-    if isinstance(cell, int | float):
-        return _value(cell, unit)
-    text = _value(cell["mean"], unit)
-    if cell["low"] is None:
-        return text
-    return f"{text} [{_value(cell['low'], unit)}, {_value(cell['high'], unit)}]"
+def _caption(context: Mapping[str, Any]) -> list[str]:
+    """What the caption of a table in a paper has to say."""
+    counts, over = context["counts"], context["over"]
+    made = f"preset {context['preset']}" if context["preset"] else "pictures"
+    return [
+        f"{counts['pictures']} pictures of {counts['people']} people, {made}",
+        f"brackets: 95 % intervals over {over}" if over else "no intervals: too little varies",
+        *([context["identity_judges"]] if context["identity_judges"] else []),
+        *(["UNTRAINED WEIGHTS: pictures are noise"] if context["untrained"] else []),
+    ]
 
 
 def _judges(sets: dict[str, Any]) -> str:
@@ -359,12 +338,3 @@ def _judges(sets: dict[str, Any]) -> str:
         f"Held-out photos judge {held_out} of {people} people, the photos that conditioned the "
         "others: a copy of these scores best."
     )
-
-
-def _bounds(info: MetricInfo) -> str:
-    low, high = ("∞" if math.isinf(b) else f"{b:g}".replace("-", "−") for b in info.bounds)
-    return f"{'−' if math.isinf(info.bounds[0]) else ''}{low} to {high}"
-
-
-def _label(row: Row) -> str:
-    return " · ".join(name for name in (row.method, row.style, row.identity_id) if name)

@@ -74,6 +74,12 @@ class Tables:
     identities: list[Row]
     identities_left_out: int
 
+    @property
+    def over(self) -> str:
+        """What the methods' intervals generalise over, in words; empty where there is none."""
+        cells = [cell for row in self.methods for cell in row.cells.values()]
+        return " or ".join(dict.fromkeys(cell.over for cell in cells if cell.over))
+
 
 def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
     """Summaries by method, by style and method, and by person.

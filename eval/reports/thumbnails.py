@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from eval.pictures import open_picture
 from eval.run_data import RunData
 
-__all__ = ["choose_pictures", "data_uri", "open_picture", "thumbnail"]
+__all__ = ["choose_pictures", "data_uri", "thumbnail"]
 
 # People shown side by side before the next prompt or seed is added.
 GRID_PEOPLE = 12
@@ -48,15 +49,6 @@ def choose_pictures(data: RunData, extreme: Iterable[str], cap: int) -> list[str
     wanted.update(dict.fromkeys(ids[row] for row in sorted(made.tolist(), key=order)))
     chosen = set(list(wanted)[:cap])
     return [name for name in ids[made].tolist() if name in chosen]
-
-
-def open_picture(data: bytes) -> Image.Image | None:
-    """The picture in RGB; None where the bytes hold none."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def thumbnail(data: bytes, edge: int) -> dict[str, Any] | None:

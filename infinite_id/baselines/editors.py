@@ -164,7 +164,7 @@ def _load(kind: str, folder: Path, device: str) -> Any:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         pipeline = getattr(diffusers, kind).from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"weights in {str(folder)!r} do not load as {kind}: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -42,9 +42,9 @@ def _check_threads(threads: int) -> None:
 
 
 def onnx_session(
-    path: Path, *, providers: Sequence[str] | None = None
+    path: Path, *, providers: Sequence[str] | None = None, threads: int = 1
 ) -> onnxruntime.InferenceSession:
-    """A session of one thread over the file, on the CPU unless `providers` says otherwise.
+    """A session of so many threads over the file, on the CPU unless `providers` says otherwise.
 
     Raises:
         ValueError: a provider that this onnxruntime does not have.
@@ -57,7 +57,7 @@ def onnx_session(
                 f"onnxruntime provider is {provider!r}, allowed here: {', '.join(available)}"
             )
     return onnxruntime.InferenceSession(
-        str(path), sess_options=session_options(1), providers=chosen
+        str(path), sess_options=session_options(threads), providers=chosen
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -48,6 +48,8 @@ class BenchmarkConfig(RunConfig):
         vlm_model: name of the model behind the judge vlm.
         vlm_key: of that endpoint; None: of the environment variable INFINITE_ID_VLM_KEY, else
             none. No record or message shows it.
+        adaface_channels: order that the file of the judge adaface reads, "bgr" or "rgb"; None: by
+            its names (docs/metrics.md).
         output: run folder, any fsspec address.
         tracking_uri: MLflow's; "none": no tracking; None: MLFLOW_TRACKING_URI, else a SQLite file
             beside a local output.
@@ -56,7 +58,7 @@ class BenchmarkConfig(RunConfig):
     """
 
     decides: ClassVar[frozenset[str]] = RunConfig.decides | {
-        "methods", "seeds", "limit", "metrics", "judges", "vlm_model",
+        "methods", "seeds", "limit", "metrics", "judges", "vlm_model", "adaface_channels",
     }  # fmt: skip
 
     requirements: list[Requirement] = Field(default_factory=list)
@@ -68,6 +70,7 @@ class BenchmarkConfig(RunConfig):
     judges: dict[str, str] = Field(default_factory=dict)
     vlm_model: str = ""
     vlm_key: SecretStr | None = None
+    adaface_channels: Literal["bgr", "rgb"] | None = None
     output: str = "runs/benchmark"
     tracking_uri: str | None = None
     experiment: str | None = None
@@ -131,6 +134,7 @@ class BenchmarkConfig(RunConfig):
             conditions=self._conditions(),
             vlm_model=self.vlm_model,
             vlm_key=key or os.environ.get(VLM_KEY, ""),
+            adaface_channels=self.adaface_channels,
         )
 
     @field_validator("seeds")

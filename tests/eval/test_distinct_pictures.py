@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from eval.reports.report import write_report
 from eval.reports.tables import make_tables
@@ -18,12 +21,22 @@ from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run
 METHODS = ("infinite_id", "text_only")
 
 
+def _marked(png: bytes, name: str) -> bytes:
+    """As a run writes it: the mark of AI origin names the request, so that no two are equal."""
+    stream, mark = io.BytesIO(), PngInfo()
+    mark.add_itxt("XML:com.adobe.xmp", f"<dc:identifier>{name}</dc:identifier>")
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.save(stream, "PNG", pnginfo=mark)
+    return stream.getvalue()
+
+
 def _run(folder: Path, people: int) -> Path:
     """text_only answers every person with the same picture of a text and seed."""
     each = len(PROMPTS) * len(STYLES) * 2 * people
 
     def picture(number: int) -> bytes:
-        return face_picture(number if number < each else 10_000 + (number - each) // people)
+        seed = number if number < each else 10_000 + (number - each) // people
+        return _marked(face_picture(seed), f"sample {number}")
 
     write_run(folder, people=people, seeds=2, methods=METHODS, picture=picture)
     return folder

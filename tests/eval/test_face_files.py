@@ -52,13 +52,17 @@ def ir_file(tmp_path_factory):
         if value.is_floating_point():
             # Variances are positive; nothing stays at its beginning.
             state[name] = torch.rand_like(value) + 0.5 if "var" in name else torch.randn_like(value)
-    path = tmp_path_factory.mktemp("ir") / "net.safetensors"
-    save_file({f"model.net.{name}": value for name, value in state.items()}, path)
-    return path, state
+    folder = tmp_path_factory.mktemp("ir")
+    paths = {}
+    # As the authors' two repositories name them: AdaFace, and CVLFace, which followed it.
+    for kind, prefix in (("adaface", "model."), ("cvlface", "model.net.")):
+        paths[kind] = folder / f"{kind}.safetensors"
+        save_file({f"{prefix}{name}": value for name, value in state.items()}, paths[kind])
+    return paths, state
 
 
 def test_the_ir_network_is_its_definition(ir_file):
-    path, w = ir_file
+    paths, w = ir_file
 
     def norm(x, name, affine=True):
         shape = [1, -1] + [1] * (x.ndim - 2)
@@ -90,16 +94,64 @@ def test_the_ir_network_is_its_definition(ir_file):
     x = norm(x, "output_layer.0").flatten(1)
     x = x @ w["output_layer.3.weight"].T + w["output_layer.3.bias"]
     expected = norm(x, "output_layer.4", affine=False).numpy()
-    found = load_ir_net(path)(pixels.numpy())
+    run, prefix = load_ir_net(paths["cvlface"])
+    assert prefix == "model.net."
+    found = run(pixels.numpy())
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-2 * np.abs(expected).max())
 
 
 def test_adaface_reads_safetensors(ir_file):
-    path, _ = ir_file
-    judge = AdaFace(str(path))
+    paths, _ = ir_file
+    judge = AdaFace(str(paths["adaface"]))
     features = judge.embed([RED, control_people()[0][0]])
     assert features.shape == (2, 12)
     assert np.linalg.norm(features, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_the_order_of_channels_is_that_of_the_file_or_the_one_named(ir_file):
+    """AdaFace's own files read BGR; CVLFace's, of the same networks trained anew, read RGB."""
+    paths, _ = ir_file
+    face = control_people()[0][0]
+    turned = face[:, :, ::-1].copy()
+    bgr, rgb = (AdaFace(str(paths[kind])) for kind in ("adaface", "cvlface"))
+    named = AdaFace(str(paths["cvlface"]), channels="bgr")
+    assert bgr.embed([face]) == pytest.approx(rgb.embed([turned]), abs=1e-6)
+    assert named.embed([face]) == pytest.approx(bgr.embed([face]), abs=1e-6)
+    assert np.abs(bgr.embed([face]) - rgb.embed([face])).max() > 0.01
+    assert [one.revision[-4:] for one in (bgr, rgb, named)] == ["-bgr", "-rgb", "-bgr"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "units"), [(18, (2, 2, 2, 2)), (50, (3, 4, 14, 3)), (101, (3, 13, 30, 3))]
+)
+def test_the_ir_networks_have_the_names_and_shapes_of_the_published_files(layers, units):
+    """Names and shapes as the authors' IR_18, IR_50 and IR_101 have them."""
+    widths, last = [], 64
+    for out, count in zip((64, 128, 256, 512), units, strict=True):
+        widths += [(last, out), *[(out, out)] * (count - 1)]
+        last = out
+
+    def norm(name, width, affine=True):
+        found = {f"{name}.running_mean": (width,), f"{name}.running_var": (width,)}
+        found |= {f"{name}.num_batches_tracked": ()}
+        return found | ({f"{name}.weight": (width,), f"{name}.bias": (width,)} if affine else {})
+
+    expected = {"input_layer.0.weight": (64, 3, 3, 3), "input_layer.2.weight": (64,)}
+    expected |= norm("input_layer.1", 64)
+    for number, (width, out) in enumerate(widths):
+        unit = f"body.{number}.res_layer"
+        expected |= norm(f"{unit}.0", width) | norm(f"{unit}.2", out) | norm(f"{unit}.5", out)
+        expected |= {f"{unit}.1.weight": (out, width, 3, 3), f"{unit}.3.weight": (out,)}
+        expected |= {f"{unit}.4.weight": (out, out, 3, 3)}
+        if width != out:
+            short = f"body.{number}.shortcut_layer"
+            expected |= {f"{short}.0.weight": (out, width, 1, 1)} | norm(f"{short}.1", out)
+    expected |= norm("output_layer.0", 512) | norm("output_layer.4", 512, affine=False)
+    expected |= {"output_layer.3.weight": (512, 512 * 49), "output_layer.3.bias": (512,)}
+    with torch.device("meta"):
+        state = IRNet(widths, 64, 7, 512).state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == expected
+    assert len(widths) == sum(units) == {18: 8, 50: 24, 101: 49}[layers]
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def measured(tmp_path_factory):
 
     write_run(folder / "run", people=PEOPLE, seeds=1, picture=picture)
     cases = [Case(f"person_{n}", photo(n, 1), photo(n, 0), "x") for n in range(PEOPLE)]
+    cases.append(Case("nobody", photo(0, 1), stream.getvalue(), "x"))
     adaface = str(save_channel_means(folder / "ada.onnx"))
     given = GivenJudges({"adaface": adaface})
     benchmark = Benchmark("MultiID-Bench, one person", cases, notes=["1 case is left out"])
@@ -224,6 +225,12 @@ def test_the_ground_truth_and_a_copy_stand_at_both_ends(measured):
     assert right["mean"]["clip_i"]["mean"] == pytest.approx(1, abs=1e-5)
     assert copy["mean"]["clip_i"]["mean"] < 1
     assert right["mean"]["aesthetic"]["mean"] is None
+
+
+def test_a_ground_truth_without_a_face_is_named(measured):
+    run, _ = measured
+    note = "No face is found in the ground truth of 1 of 5 cases (nobody), which have no Sim(GT)"
+    assert f"{note} and CP." in (run / "report/benchmark.md").read_text()
 
 
 def test_the_mean_is_over_networks_picture_by_picture(measured):

@@ -11,6 +11,7 @@ from matplotlib.text import Annotation
 
 from eval.metric_info import MetricInfo
 from eval.reports.figures import Level, axis_title, curve, scatter
+from eval.reports.labels import KEY
 from eval.reports.print_style import DARK, LIGHT
 from eval.reports.sheets import contact_sheet
 from eval.reports.tables import Row
@@ -42,9 +43,9 @@ def ten():
 
 def test_axes_say_network_unit_and_range(ten):
     (axes,) = ten.axes
-    assert axes.get_xlabel() == "Text ↑\nOpenCLIP, cosine, −1 to 1"
-    assert axes.get_ylabel() == "Identity (FaceNet) ↑\nFaceNet, cosine, −1 to 1"
-    assert axis_title("Faces", "", "faces", (0, float("inf"))) == "Faces\nfaces, 0 to ∞"
+    assert axes.get_xlabel() == "Text ↑\nOpenCLIP, cosine, −1\u00a0to\u00a01"
+    assert axes.get_ylabel() == "Identity (FaceNet) ↑\nFaceNet, cosine, −1\u00a0to\u00a01"
+    assert axis_title("Faces", "", "faces", (0, float("inf"))) == "Faces\nfaces, 0\u00a0to\u00a0∞"
 
 
 def test_a_figure_is_a_column_wide_in_seven_points(ten):
@@ -61,11 +62,30 @@ def test_ten_methods_differ_in_colour_or_marker(theme):
     assert len({marker for _, marker in looks}) == 10  # in a grey print too
 
 
-def test_every_method_is_named_beside_its_mark_and_no_name_hides_another(ten):
+def test_ten_methods_are_named_beside_the_axes_in_the_order_of_their_marks(ten):
     (axes,) = ten.axes
     ten.draw_without_rendering()
+    named = {t.get_text(): t.get_window_extent() for t in axes.texts if t.get_text() in METHODS}
+    drawn = zip(METHODS, axes.containers, strict=True)
+    heights = {name: bars.lines[0].get_ydata()[0] for name, bars in drawn}
+    order = sorted(METHODS, key=lambda name: heights[name])
+    boxes = [named[name] for name in order]
+    assert all(one.y1 <= other.y0 + 0.5 for one, other in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) > axes.get_window_extent().x1
+    assert max(box.x1 for box in boxes) <= ten.bbox.x1
+    keys = {line.get_color() + line.get_marker() for line in axes.lines if line.get_gid() == KEY}
+    marks = {bars.lines[0].get_color() + bars.lines[0].get_marker() for bars in axes.containers}
+    assert keys == marks
+
+
+def test_six_methods_are_named_beside_their_marks_and_no_name_hides_another():
+    rng = np.random.default_rng(0)
+    rows = [_row(name, *rng.uniform(0.2, 0.5, 2)) for name in METHODS[:6]]
+    six = scatter(rows, TEXT, FACE, levels=[Level("ceiling: own photos", 0.6, 0.55, 0.65)])
+    (axes,) = six.axes
+    six.draw_without_rendering()
     texts = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text()]
-    assert {text.get_text() for text in texts} == {*METHODS, "ceiling: own photos"}
+    assert {text.get_text() for text in texts} == {*METHODS[:6], "ceiling: own photos"}
     boxes = [text.get_window_extent() for text in texts]
     frame = axes.get_window_extent().padded(4)
     for box in boxes:
@@ -90,11 +110,31 @@ def _points(people, xs=(1, 2, 4, 8)):
     ]  # fmt: skip
 
 
+def test_names_of_ten_lines_stand_in_their_order_right_of_the_axes():
+    """Names of lines that end close together hid lines and crossed each other."""
+    points = [
+        one | {"method": name, "mean": 0.3 + 0.004 * n + 0.1 / one["x"]}
+        for n, name in enumerate(METHODS)
+        for one in _points(6)
+    ]
+    figure = curve(points, "factor", "y", log2=True)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    named = {text.get_text(): text.get_window_extent() for text in axes.texts if text.get_text()}
+    assert list(named) == METHODS
+    boxes = [named[name] for name in METHODS]
+    assert all(one.y1 <= other.y0 + 0.5 for one, other in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) > axes.get_window_extent().x1
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    keys = [line for line in axes.lines if line.get_gid() == KEY]
+    assert len({(line.get_color(), line.get_marker()) for line in keys}) == 10
+
+
 @pytest.mark.parametrize(("people", "bands", "lines"), [(5, 0, 6), (6, 1, 1)])
 def test_a_band_needs_six_people_and_fewer_are_drawn_one_by_one(people, bands, lines):
     (axes,) = curve(_points(people), "x", "y").axes
     assert sum(isinstance(one, PolyCollection) for one in axes.collections) == bands
-    assert len(axes.lines) == lines
+    assert sum(line.get_gid() != KEY for line in axes.lines) == lines
 
 
 def test_factors_of_two_are_equally_far_apart():

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from eval.judges.facenet import FaceNet
+from eval.judges.given import GivenJudges
 from eval.judges.networks import Networks
 from eval.picture_batch import PictureBatch
 from eval.reports.report import write_report
 from eval.sets import measure_sets
+from eval.vectors import unit_rows
 from infinite_id.faces.detection import find_faces
 from pipelines.tables import schemas
 from pipelines.training.dreambooth import portrait
+from tests.eval.face_networks import save_channel_means
 from tests.eval.runs import write_run, write_table
 from tests.infinite_id.face_photos import embedded, photo
 
@@ -130,6 +136,34 @@ def test_similarity_to_the_held_out_photos_and_to_those_that_conditioned(faces, 
         found = sets["methods"]["infinite_id"][key]
         assert found["mean"] == pytest.approx(expected, abs=1e-4)
         assert found["n"] == 2 * 2 * SEEDS * PEOPLE
+
+
+def test_networks_that_scored_the_run_judge_it_too(tmp_path, run, faces):
+    """Only those whose column it has; the values are those of the pictures' aligned faces."""
+    shutil.copytree(run, tmp_path / "run")
+    given = GivenJudges({"adaface": str(save_channel_means(tmp_path / "ada.onnx"))})
+    assert (
+        measure_sets(tmp_path / "run", max_pictures=6, judges=given)["identity"]["networks"] == {}
+    )
+    path = tmp_path / "run/scores/part-0.parquet"
+    scores = pq.read_table(path)
+    column = pa.array(np.zeros(len(scores), np.float32))
+    pq.write_table(scores.append_column("identity_adaface", column), path)
+    found = measure_sets(tmp_path / "run", judges=given, threads=2)["identity"]["networks"]
+    assert list(found) == ["FaceNet", "AdaFace", "mean"]
+    blank = [""] * PEOPLE
+    networks = Networks(("faces",), "pocket", 1)
+    batch = PictureBatch(networks, faces[0], blank, [[]] * PEOPLE, blank)
+
+    def means(crops):
+        return unit_rows([crop[:, :, ::-1].mean(axis=(0, 1)) / 127.5 - 1 for crop in crops])
+
+    cosines = means(batch.crops) @ means([changed(crop) for crop in faces[1]]).T
+    own = np.diag(cosines)
+    expected = (own - (cosines.sum(axis=1) - own) / (PEOPLE - 1)).mean()
+    margin = found["AdaFace"]["methods"]["infinite_id"]["margin"]
+    assert margin["mean"] == pytest.approx(expected, abs=1e-5)
+    assert margin["n"] == 2 * 2 * SEEDS * PEOPLE
 
 
 def test_one_seed_needs_no_image_model(tmp_path, sets):

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from eval.reports.formatting import value
 from eval.reports.report import write_report
 from tests.eval.runs import write_run
 
@@ -43,3 +44,28 @@ def test_the_latex_has_a_line_a_method_and_escapes_names(run):
     columns = len(report["metrics"]) + 1
     assert all(line.count(" & ") == columns - 1 and line.endswith(r" \\") for line in body)
     assert text.count("{") == text.count("}")
+
+
+def test_the_latex_says_what_a_caption_needs(run):
+    text = (run / "table.tex").read_text()
+    comments = [line for line in text.splitlines() if line.startswith("% ")]
+    assert "% 48 pictures of 3 people, preset pocket" in comments
+    assert "% brackets: 95 % intervals over people and seeds, for these prompts only" in comments
+    head = text.split(r"\midrule")[0].splitlines()[-1]
+    assert r"Face found (\%) $\uparrow$" in head
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "signed", "text"),
+    [
+        (-0.0001, "cosine", False, "0.000"),
+        (-0.0001, "cosine", True, "0.000"),
+        (0.0, "share", True, "0.0 %"),
+        (-0.0006, "cosine", False, "−0.001"),
+        (0.5, "share", True, "+50.0 %"),
+        (-0.05, "share", False, "−5.0 %"),
+        (None, "cosine", False, "–"),
+    ],
+)
+def test_nothing_is_less_than_nothing(number, unit, signed, text):
+    assert value(number, unit, signed=signed) == text

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,8 +157,45 @@ def test_a_folder_of_another_pipeline_is_refused(flux2_klein: Path, tmp_path: Pa
         load_generator("flux2_klein", empty)
 
 
+@pytest.mark.slow
+def test_qwen_image_edit_draws_in_a_process_with_torchvision(
+    tmp_path: Path, need: Callable[[str, bool, str], None]
+) -> None:
+    extras = os.environ.get("INFINITE_ID_OPEN_CLIP_FOLDER") or Path(sys.prefix) / "extras/open_clip"
+    need("open_clip", (Path(extras) / "torchvision").is_dir(), "`make test` installs torchvision")
+    root = Path(__file__).parents[3]
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.infinite_id.baselines.qwen_image_edit", str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{extras}", "HF_HUB_OFFLINE": "1"},
+        cwd=root, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    found = json.loads(process.stdout.splitlines()[-1])
+    # Equal seeds give equal pictures; seed, person, prompt and guidance each change them.
+    assert found == {"shape": [32, 32, 3], "same": ["again"], "steps": [[1, 2], [2, 2]]}
+
+
+def test_a_pipeline_that_lacks_a_package_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen-Image-Edit's processor without torchvision."""
+    (tmp_path / "processor").mkdir()
+    (tmp_path / "processor/preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "Qwen2VLImageProcessor"})
+    )
+    (tmp_path / "processor/video_preprocessor_config.json").write_text(
+        json.dumps({"video_processor_type": "Qwen2VLVideoProcessor"})
+    )
+    index = {"_class_name": "QwenImageEditPlusPipeline", "_diffusers_version": "0.42.1"}
+    index |= {"processor": ["transformers", "Qwen2VLProcessor"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    family = replace(preset("pocket"), weights=(("qwen_image_edit", str(tmp_path)),))
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ValueError, match=r"do not load as QwenImageEditPlusPipeline: .*orchvision"):
+        load_generator("qwen_image_edit", family)
+
+
 def test_the_entries_name_pipelines_of_the_installed_diffusers() -> None:
-    """Qwen-Image-Edit's processor needs torchvision, so that here only its call is looked at."""
     import diffusers
 
     for name in ("flux2_klein", "qwen_image_edit"):
