@@ -121,13 +121,25 @@ def _one(
     tested = {row.metric for row in rows}
     gate = failures(rows, {name: m for name, m in margins.items() if name in tested})
     for test in gate.tests:
-        console.print(
-            f"{test.method}: {test.metric} changed by {-test.loss:+.4f} for the better; a loss of "
-            f"{test.seen:.4f} would be seen four times in five (margin {test.margin:g})",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(_told(test), markup=False, soft_wrap=True)
     return entry | {"rows": rows, "tests": gate.tests, "failures": [*unlike, *gate.fallen]}
+
+
+def _told(test: Any) -> str:
+    """What a test of the gate found, and what it could have found."""
+    if math.isnan(test.loss):
+        return f"{test.method}: {test.metric} has no value to compare (margin {test.margin:g})"
+    changed = f"{test.method}: {test.metric} changed by {-test.loss:+.4f} for the better"
+    if math.isnan(test.seen):
+        return f"{changed}; no two pairs differ in their change (margin {test.margin:g})"
+    return (
+        f"{changed}; a loss of {test.seen:.4f} would be seen four times in five "
+        f"(margin {test.margin:g})"
+    )
+
+
+def _three(number: float, sign: str = "") -> str:
+    return "–" if math.isnan(number) else f"{number:{sign}.3f}"
 
 
 def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -> None:
@@ -135,10 +147,10 @@ def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -
         {
             "method": row.method,
             "metric": row.metric,
-            "before": f"{row.before:.3f}",
-            "after": f"{row.after:.3f}",
-            "difference": f"{row.mean:+.3f}",
-            "95 %": f"{row.low:+.3f} {row.high:+.3f}",
+            "before": _three(row.before),
+            "after": _three(row.after),
+            "difference": _three(row.mean, "+"),
+            "95 %": "–" if math.isnan(row.low) else f"{row.low:+.3f} {row.high:+.3f}",
             "n": str(row.n),
         }
         for row in rows
@@ -150,7 +162,9 @@ def _show(first: str, other: str, rows: list[Any], changes: Mapping[str, Any]) -
     unpaired = sum(row.unpaired for row in rows)
     if unpaired:
         console.print(
-            f"{unpaired} values have no counterpart of equal person, prompt text, style and seed."
+            f"{unpaired} values have no counterpart of equal person, prompt text, style and seed, "
+            "or are NaN in one of the runs.",
+            soft_wrap=True,
         )
     for name, ends in changes.items():
         for word, some in zip(("better", "worse"), ends, strict=True):
