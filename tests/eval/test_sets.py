@@ -143,7 +143,7 @@ def test_networks_that_scored_the_run_judge_it_too(tmp_path, run, faces):
     shutil.copytree(run, tmp_path / "run")
     given = GivenJudges({"adaface": str(save_channel_means(tmp_path / "ada.onnx"))})
     assert (
-        measure_sets(tmp_path / "run", max_pictures=6, judges=given)["identity"]["networks"] == {}
+        measure_sets(tmp_path / "run", max_pictures=12, judges=given)["identity"]["networks"] == {}
     )
     path = tmp_path / "run/scores/part-0.parquet"
     scores = pq.read_table(path)
@@ -162,7 +162,7 @@ def test_networks_that_scored_the_run_judge_it_too(tmp_path, run, faces):
     own = np.diag(cosines)
     expected = (own - (cosines.sum(axis=1) - own) / (PEOPLE - 1)).mean()
     margin = found["AdaFace"]["methods"]["infinite_id"]["margin"]
-    assert margin["mean"] == pytest.approx(expected, abs=1e-5)
+    assert margin["mean"] == pytest.approx(expected, abs=3e-4)  # sums of 12,544 in float32
     assert margin["n"] == 2 * 2 * SEEDS * PEOPLE
 
 
