@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.infinite_id.baselines.test_editors import CHAT, _person, _request, _tokenizer
+# Beside a CPU torch, torchvision's registration fails for want of two operators.
+if torch.version.cuda is None and torch.version.hip is None:
+    STUB = torch.library.Library("torchvision", "FRAGMENT")
+    STUB.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    STUB.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from tests.infinite_id.baselines.test_editors import (
+    CHAT,
+    _person,
+    _request,
+    _tokenizer,
+)
 
 
 def pipeline() -> Any:
@@ -73,10 +84,6 @@ def pipeline() -> Any:
 
 def main(folder: str) -> None:
     """Saves, loads by the method's own loader, and makes five pictures."""
-    if torch.version.cuda is None and torch.version.hip is None:
-        stub = torch.library.Library("torchvision", "FRAGMENT")
-        stub.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        stub.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as plus
 
     from infinite_id.config import preset
