@@ -108,12 +108,12 @@ def train(
         Lease(store) as lease,
         ray_session(settings.address),
         _tracked(settings, tracking) as log,
+        lease.interrupting(),
     ):
         counts = prepare_pairs(settings, lease.check)
         console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")
         with progress_display() as show, _watched(store, settings.steps, show, log):
             run_training(settings)
-        lease.check()
         metrics = read_metrics(store)
         log(metrics)
     show_table("training", ["step", "loss", "pictures_per_second"], metrics[-5:])

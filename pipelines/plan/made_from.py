@@ -6,6 +6,7 @@ content and not by address. `run.json` holds the settings, the folder `manifests
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from pipelines.plan.weights import RunWeights
 from pipelines.settings import RunConfig
 from pipelines.tables.choices import parse_seeds
 from pipelines.tables.manifest import Manifests
-from pipelines.tables.photo_digests import other_photo, photo_digests
+from pipelines.tables.photo_digests import not_compared, other_photo, photo_digests
 from pipelines.tables.storage import Store
 
 __all__ = ["MadeFrom", "deciding_settings"]
+
+logger = logging.getLogger(__name__)
 
 _KINDS = ("prompts", "styles", "mixes", "identities")
 _PHOTOS = "manifests/photos.parquet"
@@ -144,7 +147,14 @@ def _difference(store: Store, manifests: Manifests, photos: pa.Table) -> str | N
         differs = _first_row(kind, store.read_table(name, columns), now.select(columns))
         if differs is not None:
             return differs
-    return other_photo(store.read_table(_PHOTOS), photos) if store.exists(_PHOTOS) else None
+    if not store.exists(_PHOTOS):
+        return None
+    before = store.read_table(_PHOTOS)
+    other = other_photo(before, photos)
+    note = None if other else not_compared(before, photos)
+    if note is not None:
+        logger.warning("%s", note)
+    return other
 
 
 def _first_row(kind: str, before: pa.Table, now: pa.Table) -> str | None:

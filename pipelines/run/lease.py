@@ -14,11 +14,12 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +85,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
         self._lost: str | None = None
+        self._interrupts = False
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -136,6 +138,25 @@ class Lease:
         if self._lost is not None:
             raise LeaseLostError(self._lost)
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside, a lease that is lost ends what the main thread waits for, for work in which
+        nobody calls `check` for long. It needs a handler of SIGTERM (`jobs.console`).
+
+        Raises:
+            LeaseLostError: another run has taken the folder over.
+        """
+        self._interrupts = True
+        try:
+            self.check()
+            yield
+        except KeyboardInterrupt:
+            self.check()
+            raise
+        finally:
+            self._interrupts = False
+        self.check()
+
     def _alive(self, holder: dict[str, Any]) -> bool:
         if self._clock() >= holder["until"]:
             return False
@@ -179,6 +200,8 @@ class Lease:
                         f"process {holder['pid']} on {holder['host']} has taken over output "
                         f"{self._store.url}"
                     )
+                    if self._interrupts and callable(signal.getsignal(signal.SIGTERM)):
+                        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
                     return
                 self._store.write_bytes(_NAME, self._mine())
             except StorageError:

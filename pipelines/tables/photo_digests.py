@@ -2,7 +2,8 @@
 
 Of a file on a disk its size and three pieces of it are read: any change of a compressed picture
 changes what follows it. A store that names the content of its objects (ETag, MD5) is asked for
-that alone. Where neither can be had now, nothing is known, and nothing is claimed.
+that alone; one that does not, for the time of the last change, else for the size. Where none can be
+had, nothing is known, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipelines.tables.addresses import read_uri
 from pipelines.tables.photo_column import name_of
 from pipelines.tables.storage import Store
 
-__all__ = ["PHOTO_DIGESTS", "content_digest", "other_photo", "photo_digests"]
+__all__ = ["PHOTO_DIGESTS", "content_digest", "not_compared", "other_photo", "photo_digests"]
 
 PHOTO_DIGESTS = pa.schema(
     [
@@ -34,7 +35,10 @@ _THREADS = 16
 _PEOPLE_AT_ONCE = 256
 _MD5 = ("md5Hash", "content_md5", "Content-MD5")
 _ETAG = ("ETag", "etag")
-"""Tells versions of one object apart; equal content elsewhere may have another one."""
+_CHANGED = ("Last-Modified", "LastModified", "last_modified", "mtime", "modify")
+_NO_CONTENT = ("changed:", "size:")
+_VERSIONS = {"etag", "changed"}
+"""Tell versions of one object apart; equal content elsewhere may have another one."""
 
 
 def photo_digests(identities: pa.Table, options: Mapping[str, Any] | None = None) -> pa.Table:
@@ -68,8 +72,39 @@ def other_photo(before: pa.Table, now: pa.Table) -> str | None:
         had, has = Counter(ids[0]), Counter(ids[1])
         key = next(key for key in {**had, **has} if had[key] != has[key])
         return f"{key!r} had {had[key]} photos, now {has[key]}"
+    for key, name, old, new, kind in _pairs(before, now):
+        if kind is not None and old != new:
+            return f"{name or 'a photo'} of {key!r} is another photo than it was"
+    return None
+
+
+def not_compared(before: pa.Table, now: pa.Table) -> str | None:
+    """How many photos were not compared, or by their size alone, as a sentence; None for none.
+
+    Args:
+        before, now: as of `other_photo`.
+    """
+    kinds = Counter(pair[-1] for pair in _pairs(before, now))
+    told = [
+        f"{kinds[kind]} of {kinds.total()} photos {said}"
+        for kind, said in (
+            (None, "could not be compared with those the run was begun with"),
+            ("size", "were compared by their size alone"),
+        )
+        if kinds[kind]
+    ]
+    if not told:
+        return None
+    return f"{', '.join(told)}: no ETag, MD5 or time of change is to be had at their addresses"
+
+
+def _pairs(
+    before: pa.Table, now: pa.Table
+) -> Iterator[tuple[str, str | None, str | None, str | None, str | None]]:
+    """(person, address now, digest before, digest now, what both are, None where they differ in
+    kind) of each photo."""
     for key, was, name, old, new in zip(
-        ids[1],
+        now["identity_id"].to_pylist(),
         before["photo"].to_pylist(),
         now["photo"].to_pylist(),
         before["digest"].to_pylist(),
@@ -77,12 +112,9 @@ def other_photo(before: pa.Table, now: pa.Table) -> str | None:
         strict=True,
     ):
         # Digests of two kinds cannot be compared: the set moved to a store, or from one.
-        kinds = {one.split(":")[0] for one in (old, new) if one}
-        if kinds == {"etag"} and was != name:
-            continue
-        if old and new and old != new and len(kinds) == 1:
-            return f"{name or 'a photo'} of {key!r} is another photo than it was"
-    return None
+        kinds = {one.partition(":")[0] if one else None for one in (old, new)}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        yield key, name, old, new, None if kind in _VERSIONS and was != name else kind
 
 
 def _batches(identities: pa.Table) -> Iterator[list[dict[str, Any]]]:
@@ -114,7 +146,7 @@ def content_digest(store: Store) -> str | None:
     with guarding("read", store.url):
         names = [store.root] if store.is_file() else sorted(store.fs.find(store.root))
         found = [_of_file(store.fs, name) for name in names if name.endswith(".parquet")]
-    if None in found or not found:
+    if not found or any(one is None or one.startswith(_NO_CONTENT) for one in found):
         return None
     return hashlib.blake2b("".join(map(str, found)).encode(), digest_size=16).hexdigest()
 
@@ -126,7 +158,11 @@ def _of_file(fs: Any, path: str) -> str | None:
         if named is not None:
             return f"{kind}:{str(named).strip(chr(34))}"
     if "local" not in fs.protocol:
-        return None
+        size = info.get("size")
+        changed = next((info[key] for key in _CHANGED if info.get(key)), None)
+        if changed is not None:
+            return f"changed:{changed}, {size} bytes"
+        return None if size is None else f"size:{size}"
     with fs.open(path, "rb") as file:
 
         def piece(start: int, end: int) -> bytes:

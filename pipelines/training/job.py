@@ -178,8 +178,13 @@ def train(config: TrainingConfig) -> dict[str, Any]:
         store.path("pairs"), filesystem=store.fs, file_extensions=["parquet"], shuffle=order
     )
     usable = (col("split") == "train") & col("latents").is_not_null()
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ray's own ends the program with exit code 0; Ctrl-C is a KeyboardInterrupt here."""
+
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = TorchTrainer(
+        trainer = Trainer(
             train_worker,
             train_loop_config={"config": config},
             datasets={"train": dataset.filter(expr=usable)},

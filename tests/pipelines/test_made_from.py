@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from pipelines.synthesis.config import SynthesisConfig
 from pipelines.tables import photo_digests as digests
 from pipelines.tables.manifest import read_manifest
 from pipelines.tables.photo_digests import photo_digests
+from pipelines.tables.storage import Store
 
 WEIGHTS = RunWeights("base", False, "embedded+pocket", {"infinite_id": "infinite_id-1"})
 
@@ -224,3 +227,65 @@ def test_a_version_of_an_object_is_not_compared_with_another_objects():
     assert "another photo" in str(digests.other_photo(before, table("gs://a/p.jpg", "etag:2")))
     before = table("gs://a/p.jpg", "md5:1")
     assert "another photo" in str(digests.other_photo(before, table("gs://b/p.jpg", "md5:2")))
+
+
+@pytest.fixture
+def web():
+    """(address, headers of every answer) of a server of one picture, which can be another one."""
+    answer = {"body": b"picture", "headers": {}}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in answer["headers"].items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(answer["body"])
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", answer
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"ETag": '"1"'}, {"ETag": '"2"'}, None),
+        ({"Last-Modified": "Mon"}, {"Last-Modified": "Tue"}, None),
+        ({"Content-Length": "7"}, {"Content-Length": "8"}, None),
+        ({"Content-Length": "7"}, {"Content-Length": "7"}, "2 of 2 photos were compared by their"),
+        ({}, {}, "2 of 2 photos could not be compared with those the run was begun with: no ETag"),
+        ({"ETag": '"1"'}, {"Content-Length": "7"}, "2 of 2 photos could not be compared"),
+    ],
+)
+def test_photos_of_the_web_are_compared_by_what_is_told_of_them(
+    tmp_path, web, caplog, before, now, said
+):
+    address, answer = web
+    manifest = tmp_path / "people.csv"
+    manifest.write_text(f"identity_id,photos\nada,{address}/1.jpg;{address}/2.jpg\n")
+    answer["headers"] = before
+    _begin(tmp_path / "run", _config(manifest))
+    assert not caplog.records
+    answer["headers"] = now
+    if said is None:
+        with pytest.raises(ValueError, match=r"1\.jpg of 'ada' is another photo than it was"):
+            _begin(tmp_path / "run", _config(manifest))
+        return
+    _begin(tmp_path / "run", _config(manifest))
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+def test_data_of_a_training_are_known_by_content_alone(web):
+    address, answer = web
+    for headers in ({"Last-Modified": "Mon"}, {"Content-Length": "7"}):
+        answer["headers"] = headers
+        assert digests.content_digest(Store(f"{address}/photos.parquet")) is None

@@ -45,6 +45,15 @@ def test_every_private_name_of_ray_is_still_there():
             )
 
 
+def test_ray_train_still_registers_its_handler_of_ctrl_c_by_that_name():
+    from ray.train.torch import TorchTrainer
+
+    assert hasattr(TorchTrainer, "_register_sigint_handler"), (
+        "Ray's TorchTrainer has no _register_sigint_handler any more: Ctrl-C would end a training "
+        "with exit code 0"
+    )
+
+
 def test_no_other_file_of_the_run_path_knows_ray_data():
     knows = {
         str(path.relative_to(ROOT))
