@@ -14,6 +14,7 @@ from infinite_id.baselines.config import DreamBoothConfig
 from jobs.console import console, progress_display, user_errors
 from jobs.options import (
     Address,
+    CheckPeople,
     Identities,
     LargestFace,
     Preset,
@@ -51,6 +52,7 @@ def dreambooth(
         int, typer.Option(help="Last photos of each person that are not trained on.")
     ] = 0,
     largest_face: LargestFace = False,
+    check_people: CheckPeople = False,
     address: Address = None,
     storage_options: StorageOptions = None,
     override: Set = None,
@@ -62,6 +64,7 @@ def dreambooth(
         "preset": preset,
         "held_out_photos": held_out_photos or None,
         "largest_face": largest_face or None,
+        "check_people": check_people or None,
         "address": address,
         "storage_options": read_options(storage_options),
     }
@@ -77,6 +80,8 @@ def dreambooth(
         console.print(f"refused  {line}", markup=False)
     for line in done.left_out:
         console.print(f"left out  {line}", markup=False)
+    for line in done.warnings:
+        console.print(f"warning: {line}", markup=False)
     count = len(done.left_out)
     lost = f"; {count} photo{'s' if count > 1 else ''} left out" if count else ""
     console.print(

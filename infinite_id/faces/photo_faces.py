@@ -22,7 +22,7 @@ from infinite_id.faces.detection import (
     check_image,
     choose_faces,
 )
-from infinite_id.faces.upright import check_eyes, find_upright_faces
+from infinite_id.faces.upright import check_eyes, find_upright_faces, turned_back
 
 __all__ = ["photo_faces"]
 
@@ -36,6 +36,8 @@ _SEEN = 32
 # Side of a tile in pixels of the finer scale, and what neighbours share: a face wider than half of
 # it was found at the scale before.
 _TILE, _SHARED = 1280, 128
+# Quarters that a photo is turned by, where it shows nobody as it is.
+_TURNS = (1, 2, 3)
 # Side of what is looked at again, in widths of the face.
 _AROUND = 4.0
 
@@ -85,17 +87,28 @@ def _small_faces(image: Picture, backend: FaceBackend, min_face: float) -> Found
     longest = max(image.shape[:2])
     # Beyond four times its size a photo shows no more: smaller faces are not looked for.
     finest = min(round(longest * _SEEN / min_face), 4 * longest)
-    size = max(_SIZES)
-    while size < finest:
-        size = min(2 * size, finest)
-        found: Found = []
-        for spot in _spots(image, backend, size / longest):
-            again = _looked_at(image, backend, spot, min_face)
-            if again is not None and not any(_same(again[0], face) for face, _ in found):
-                found.append(again)
+    sizes = [max(_SIZES)]
+    while sizes[-1] < finest:
+        sizes.append(min(2 * sizes[-1], finest))
+    # The other turns at one scale alone: at all they would take four times as long.
+    looks = [(size, 0) for size in sizes[1:]] + [
+        (size, turn) for size in sizes[1:2] for turn in _TURNS
+    ]
+    for size, turns in looks:
+        found = _at_scale(np.ascontiguousarray(np.rot90(image, turns)), backend, size, min_face)
         if found:
-            return sorted(found, key=lambda pair: float(pair[0].bbox[0] + pair[0].bbox[2]))
+            return [(turned_back(face, turns, *image.shape[:2]), crop) for face, crop in found]
     return []
+
+
+def _at_scale(image: Picture, backend: FaceBackend, size: int, min_face: float) -> Found:
+    """Faces of the photo made `size` pixels long, left to right."""
+    found: Found = []
+    for spot in _spots(image, backend, size / max(image.shape[:2])):
+        again = _looked_at(image, backend, spot, min_face)
+        if again is not None and not any(_same(again[0], face) for face, _ in found):
+            found.append(again)
+    return sorted(found, key=lambda pair: float(pair[0].bbox[0] + pair[0].bbox[2]))
 
 
 def _spots(image: Picture, backend: FaceBackend, factor: float) -> Iterator[Detection]:

@@ -29,7 +29,7 @@ from infinite_id.faces.detection import (
     similarity_transform,
 )
 
-__all__ = ["check_eyes", "find_upright_faces", "stand_upright"]
+__all__ = ["check_eyes", "find_upright_faces", "stand_upright", "turned_back"]
 
 Found = list[tuple[Detection, NDArray[np.uint8]]]
 
@@ -93,7 +93,7 @@ def find_upright_faces(
         score = _score_of_largest(backend, found)
         if score > highest + (gap if turns else 0.0):
             highest = score
-            best = [(_turned_back(face, turns, height, width), crop) for face, crop in found]
+            best = [(turned_back(face, turns, height, width), crop) for face, crop in found]
         if turns == 0 and score >= _BELIEVED:
             break
     if refused is not None and not best:
@@ -128,7 +128,7 @@ def stand_upright(image: NDArray[np.uint8], face: Detection) -> tuple[NDArray[np
     turns = face.turned // 90
     turned = np.ascontiguousarray(np.rot90(image, turns))
     height, width = turned.shape[:2]
-    return turned, replace(_turned_back(face, 4 - turns, height, width), turned=0)
+    return turned, turned_back(face, 4 - turns, height, width)
 
 
 def _score_of_refused(
@@ -178,8 +178,14 @@ def _levelled(
     return better, align_face(image, landmarks)
 
 
-def _turned_back(face: Detection, turns: int, height: int, width: int) -> Detection:
-    """A face of `np.rot90(image, turns)` in pixels of `image`, (height, width)."""
+def turned_back(face: Detection, turns: int, height: int, width: int) -> Detection:
+    """A face of `np.rot90(image, turns)` in pixels of `image`.
+
+    Args:
+        face: there; what it was turned by counts too.
+        turns: quarters of a turn.
+        height, width: of `image`.
+    """
     corners = face.bbox.reshape(2, 2)
     points = np.concatenate([corners, face.landmarks])
     x, y = points[:, 0], points[:, 1]
@@ -191,4 +197,5 @@ def _turned_back(face: Detection, turns: int, height: int, width: int) -> Detect
     )[turns]
     points = np.stack(back, axis=1).astype(np.float32)
     box = np.concatenate([points[:2].min(axis=0), points[:2].max(axis=0)])
-    return replace(face, bbox=box, landmarks=points[2:], turned=90 * turns)
+    turned = (face.turned + 90 * turns) % 360
+    return replace(face, bbox=box, landmarks=points[2:], turned=turned)

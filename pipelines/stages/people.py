@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from eval.places import StorageError
 from infinite_id.config import Preset
 from pipelines.plan.weights import local_encoders, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.stages.agreement import agreement
 from pipelines.stages.device import check_device
 from pipelines.tables.addresses import read_uri
 from pipelines.tables.people import embedding_digest
@@ -26,9 +26,6 @@ from pipelines.tables.schemas import EMBEDDINGS, FACES, PROVENANCE
 from pipelines.tables.storage import Store
 
 __all__ = ["EmbeddingActor", "FaceActor"]
-
-LEAST_AGREEMENT = 0.3
-"""Below this mean cosine a photo is of somebody else (docs/faces.md)."""
 
 
 class FaceActor:
@@ -138,14 +135,6 @@ class FaceActor:
         }
 
 
-def agreement(features: NDArray[np.float32]) -> tuple[float, int]:
-    """(lowest mean cosine of a photo to the others, its number), of two or more unit vectors."""
-    cosines = features @ features.T
-    means = (cosines.sum(axis=1) - np.diag(cosines)) / (len(features) - 1)
-    odd = int(means.argmin())
-    return float(means[odd]), odd
-
-
 class EmbeddingActor:
     """Aligned faces of a unit -> one embedding a person; commits `embeddings`.
 
@@ -236,30 +225,18 @@ class EmbeddingActor:
         self, faces: list[dict[str, Any]], rejects: list[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The faces to embed, none of a person that is refused, and the warning's columns."""
-        features = None
-        while len(faces) > 1:
-            if features is None:
-                crops = [decode_image(face["aligned"]) for face in faces]
-                features = self._encoder.faces.embed(np.stack(crops))
-            lowest, odd = agreement(features)
-            if lowest >= LEAST_AGREEMENT:
-                return faces, {"agreement": lowest, "warning": None}
-            names = [face["photo"] or face["image_id"] for face in faces]
-            key = faces[0]["identity_id"]
-            others = names[1 - odd] if len(faces) == 2 else f"the other {len(faces) - 1} photos"
-            warning = (
-                f"the photos of {key!r} do not agree: {names[odd]} and {others} have a cosine of "
-                f"{lowest:.2f}, photos of one person have {LEAST_AGREEMENT} or more"
-            )
-            if not self._check:
-                return faces, {"agreement": lowest, "warning": warning}
-            image_id = faces[odd]["image_id"] if len(faces) > 2 else None
-            rejects.append(reject_row("embeddings", key, "photos_disagree", warning, image_id))
-            if len(faces) == 2:
-                return [], {}
-            faces = [face for number, face in enumerate(faces) if number != odd]
-            features = np.delete(features, odd, axis=0)
-        return faces, {"agreement": None, "warning": None}
+        if len(faces) == 1:
+            return faces, {"agreement": None, "warning": None}
+        key = faces[0]["identity_id"]
+        names = [face["photo"] or face["image_id"] for face in faces]
+        crops = [decode_image(face["aligned"]) for face in faces]
+        features = self._encoder.faces.embed(np.stack(crops))
+        found = agreement(key, names, features, check=self._check)
+        for number, sentence in found.odd:
+            image_id = faces[number]["image_id"] if found.kept else None
+            rejects.append(reject_row("embeddings", key, "photos_disagree", sentence, image_id))
+        kept = [faces[number] for number in found.kept]
+        return kept, {"agreement": found.lowest, "warning": found.warning}
 
     def _row(self, faces: list[dict[str, Any]], embedding: Any) -> dict[str, Any]:
         clip = np.ascontiguousarray(embedding.clip, dtype="<f2")

@@ -216,7 +216,7 @@ def _column(values: list[Any], field: pa.Field, where: str) -> pa.Array:
             if value is not None and not isinstance(value, str):
                 raise ValueError(
                     f"{where}, row {row}, column {field.name!r}: value is {value!r}, allowed: text "
-                    "(in quotes, where the file has them)"
+                    "(in quotes; in Excel in cells of the format Text)"
                 )
     if field.type == pa.int32():
         values = [

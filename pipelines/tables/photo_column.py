@@ -159,7 +159,7 @@ def _uris_and_bytes(flat: pa.Array, place: str) -> tuple[pa.Array, pa.Array]:
 
 
 def _absolute(uri: str, folder: str) -> str:
-    if not uri.strip() or _SCHEME.match(uri) or uri.startswith(("/", "~")):
+    if not uri.strip() or _SCHEME.match(uri) or uri.startswith(("/", "~/")):
         return uri
     return f"{folder}/{uri.removeprefix('./')}"
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from eval.places import guarding, place_of
-from pipelines.tables.addresses import read_uri
+from pipelines.tables.addresses import check_regular, read_uri
 from pipelines.tables.photo_column import name_of
 from pipelines.tables.storage import Store
 
@@ -163,6 +163,7 @@ def _of_file(fs: Any, path: str) -> str | None:
         if changed is not None:
             return f"changed:{changed}, {size} bytes"
         return None if size is None else f"size:{size}"
+    check_regular(fs, path)
     with fs.open(path, "rb") as file:
 
         def piece(start: int, end: int) -> bytes:

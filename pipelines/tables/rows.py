@@ -11,9 +11,11 @@ import codecs
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import yaml
@@ -141,6 +143,8 @@ def _csv_rows(text: str, names: Collection[str], where: str) -> list[dict[str, s
             raise ValueError(f"{place}: {_quote_fault(str(error), separator)}") from error
         if cells is None:
             return rows
+        if header is None and not any(cell.strip() for cell in cells):
+            continue
         if header is None:
             header = _header([cell.strip() for cell in cells], place)
             continue
@@ -157,7 +161,7 @@ def _csv_rows(text: str, names: Collection[str], where: str) -> list[dict[str, s
 
 
 def _separator(text: str, names: Collection[str]) -> str:
-    first = next(iter(io.StringIO(text)), "")
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
 
     def known(separator: str) -> int:
         cells = first.rstrip("\r\n").split(separator)
@@ -245,8 +249,11 @@ def _excel_rows(data: bytes, where: str) -> list[dict[str, Any]]:
     try:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
         sheets = {name: book.get_sheet_by_name(name).to_python() for name in book.sheet_names}
-    except (CalamineError, ValueError, OSError) as error:
+        lost = _lost_cell(data)
+    except (CalamineError, ValueError, OSError, ElementTree.ParseError) as error:
         raise ValueError(f"{where} is no valid Excel workbook: {error}") from error
+    if lost is not None:
+        raise ValueError(f"{where}, {lost}, allowed: a value in each cell of its own")
     filled = {name: rows for name, rows in sheets.items() if any(any(row) for row in rows)}
     if len(filled) > 1:
         raise ValueError(
@@ -265,6 +272,30 @@ def _excel_rows(data: bytes, where: str) -> list[dict[str, Any]]:
         pairs = zip(header, cells[:width], strict=True)
         rows.append({name: _whole(cell) for name, cell in pairs if cell != ""})
     return rows
+
+
+def _lost_cell(data: bytes) -> str | None:
+    """The first cell that holds what the reader takes for nothing; None where there is none."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):  # an older form
+        return None
+    with zipfile.ZipFile(io.BytesIO(data)) as book:
+        for name in sorted(book.namelist()):
+            if not (name.startswith("xl/worksheets/") and name.endswith(".xml")):
+                continue
+            with book.open(name) as sheet:
+                for _, element in ElementTree.iterparse(sheet):  # noqa: S314 -- expat has bounds
+                    kind = element.tag.rpartition("}")[2]
+                    if kind == "mergeCell":
+                        return f"cells {element.get('ref')} are merged"
+                    if kind == "c":
+                        inside = {part.tag.rpartition("}")[2]: part.text for part in element}
+                        if element.get("t") == "e":
+                            return f"cell {element.get('r')} is the error {inside.get('v')}"
+                        # A computed text, which may be empty, is marked as one.
+                        if "f" in inside and not inside.get("v") and element.get("t") != "str":
+                            return f"cell {element.get('r')} is a formula that was not computed"
+                        element.clear()
+    return None
 
 
 def _whole(cell: Any) -> Any:

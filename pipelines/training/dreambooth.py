@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from pipelines.run.lease import Lease
 from pipelines.run.session import cluster_limits, ray_session
 from pipelines.run.units import unit_of
 from pipelines.settings import BenchmarkConfig
+from pipelines.stages.agreement import agreement
 from pipelines.stages.device import check_device, torch_device
 from pipelines.stages.phases import generation_gpus, generation_pool
 from pipelines.stages.ray_data import apply_stage, unit_blocks
@@ -45,19 +46,30 @@ _STATES = pa.schema(
         ("state", pa.string()),  # fitted, present, refused
         ("message", pa.string()),
         ("left_out", pa.list_(pa.string())),
+        ("warning", pa.string()),
     ]
 )
 
 
+@dataclass(slots=True)
+class _Told:
+    """Of one person: photos that are lost, as "photo: reason", and that its photos do not agree."""
+
+    left_out: list[str]
+    warning: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FitSummary:
-    """What `fit_people` did: numbers of people, refusals as "identity: reason", and the photos of
-    the others that could not be used as "identity: photo: reason"."""
+    """What `fit_people` did: numbers of people, refusals as "identity: reason", the photos of the
+    others that could not be used as "identity: photo: reason", and sentences on people whose photos
+    do not agree."""
 
     fitted: int
     present: int
     refused: tuple[str, ...]
     left_out: tuple[str, ...]
+    warnings: tuple[str, ...]
     seconds: float
 
 
@@ -71,8 +83,8 @@ def fit_people(
     """Fits a LoRA for each person of the identities manifest.
 
     Args:
-        config: `identities`, `preset`, `largest_face`, `held_out_photos`, `address` and
-            `resources` are read; generation actors are the fitting ones.
+        config: `identities`, `preset`, `largest_face`, `held_out_photos`, `check_people`,
+            `address` and `resources` are read; generation actors are the fitting ones.
         folder: where the LoRAs go; a path that all machines share.
         fit: settings.
         progress: told after each person.
@@ -100,12 +112,13 @@ def fit_people(
                 "min_face": config.min_face,
                 "max_photo_pixels": config.max_photo_pixels,
                 "held_out": config.held_out_photos,
+                "check": config.check_people,
                 "options": config.storage_options,
                 "threads": threads,
                 "device": torch_device(gpus),
             },
             needs={"unit": "number of the person"},
-            gives=("identity_id", "state", "message", "left_out"),
+            gives=tuple(_STATES.names),
             concurrency=actors,
             num_cpus=config.resources.generation_cpus,
             num_gpus=gpus,
@@ -125,9 +138,10 @@ def fit_people(
     if len(refused) == len(states):
         raise ValueError(f"no photo of {len(states)} people is usable; the first: {refused[0]}")
     left_out = tuple(f"{s['identity_id']}: {photo}" for s in states for photo in s["left_out"])
+    warnings = tuple(s["warning"] for s in states if s["warning"])
     count = [state["state"] for state in states].count
     seconds = time.perf_counter() - begin
-    return FitSummary(count("fitted"), count("present"), refused, left_out, seconds)
+    return FitSummary(count("fitted"), count("present"), refused, left_out, warnings, seconds)
 
 
 class DreamBoothActor:
@@ -141,6 +155,7 @@ class DreamBoothActor:
         largest: of several faces in a photo take the largest.
         min_face, max_photo_pixels: see `pipelines.settings.RunConfig`.
         held_out: last photos of each person that are not trained on.
+        check: as of `pipelines.stages.agreement.agreement`.
         options: of the photos' fsspec file system.
         threads: of torch on the CPU.
         device: of torch, see `pipelines.stages.device.torch_device`.
@@ -157,6 +172,7 @@ class DreamBoothActor:
         min_face: float = 20.0,
         max_photo_pixels: int = 50_000_000,
         held_out: int = 0,
+        check: bool = False,
         options: Mapping[str, Any] | None = None,
         threads: int = 1,
         device: str = "cpu",
@@ -176,23 +192,24 @@ class DreamBoothActor:
         )
         self._identities, self._folder, self._preset, self._fit = identities, folder, preset, fit
         self._largest, self._held_out, self._options = largest, held_out, dict(options or {})
+        self._check = check
         self._min_face, self._limits = min_face, PhotoLimits(max_pixels=max_photo_pixels)
         self._classes: dict[str, Any] = {}
 
     def __call__(self, units: pa.Table) -> pa.Table:
         person = self._identities.slice(unit_of(units, "dreambooth"), 1).to_pylist()[0]
-        left_out: list[str] = []
+        told = _Told([])
         try:
-            state, message = self._person(person, left_out), ""
+            state, message = self._person(person, told), ""
         except ValueError as error:
-            state, message, left_out = "refused", str(error), []
+            state, message, told = "refused", str(error), _Told([])
         row = {"identity_id": person["identity_id"], "state": state, "message": message}
-        return pa.Table.from_pylist([{**row, "left_out": left_out}], schema=_STATES)
+        return pa.Table.from_pylist([{**row, **asdict(told)}], schema=_STATES)
 
-    def _person(self, person: Mapping[str, Any], left_out: list[str]) -> str:
+    def _person(self, person: Mapping[str, Any], told: _Told) -> str:
         from infinite_id.baselines import dreambooth as method
 
-        photos = self._photos(person, left_out)
+        photos = self._photos(person, told)
         word = person["class_word"] or "person"
         made_from = {
             "base": self._base.revision,
@@ -212,14 +229,18 @@ class DreamBoothActor:
         method.save_lora(path, weights, self._fit, **made_from)
         return "fitted"
 
-    def _photos(self, person: Mapping[str, Any], left_out: list[str]) -> list[NDArray[np.uint8]]:
-        """The pictures to fit on; photos that cannot be used are added to `left_out`."""
+    def _photos(self, person: Mapping[str, Any], told: _Told) -> list[NDArray[np.uint8]]:
+        """The pictures to fit on; says in `told` what is lost or looks wrong."""
         from infinite_id.faces.photo_faces import photo_faces
         from infinite_id.faces.photos import decode_photo
         from infinite_id.faces.upright import stand_upright
 
-        index, found = person["face_index"], []
+        key, index = person["identity_id"], person["face_index"]
+        names: list[str] = []
+        crops: list[NDArray[np.uint8]] = []
+        found: list[NDArray[np.uint8]] = []
         for number, photo in enumerate(person["photos"]):
+            name = name_of(photo) or f"photo {number}"
             try:
                 data = photo["bytes"]
                 if data is None:
@@ -228,14 +249,26 @@ class DreamBoothActor:
                 select: Any = (
                     index if index is not None else ("largest" if self._largest else "single")
                 )
-                face, _ = photo_faces(image, self._faces, select=select, min_face=self._min_face)[0]
+                face, crop = photo_faces(
+                    image, self._faces, select=select, min_face=self._min_face
+                )[0]
                 image, face = stand_upright(image, face)
             except (StorageError, ValueError) as error:
-                left_out.append(f"{name_of(photo) or f'photo {number}'}: {error}")
+                told.left_out.append(f"{name}: {error}")
                 continue
+            names.append(name)
+            crops.append(crop)
             found.append(portrait(image, face.bbox, self._preset.height, self._preset.width))
         if not found:
-            raise ValueError(left_out[0] if left_out else "no photo")
+            raise ValueError(told.left_out[0] if told.left_out else "no photo")
+        if len(found) > 1:
+            features = self._faces.embed(np.stack(crops))
+            agreed = agreement(key, names, features, check=self._check)
+            if not agreed.kept:
+                raise ValueError(agreed.odd[-1][1])
+            told.warning = agreed.warning
+            told.left_out.extend(f"{names[one]}: {sentence}" for one, sentence in agreed.odd)
+            found = [found[number] for number in agreed.kept]
         return found[: max(1, len(found) - self._held_out)]
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import fsspec
+import pyarrow as pa
 import pytest
 
 from eval.places import StorageError
 from pipelines.tables.addresses import read_uri
+from pipelines.tables.photo_digests import photo_digests
+from pipelines.tables.schemas import IDENTITIES
 
 
 @pytest.mark.parametrize("scheme", sorted(fsspec.available_protocols()))
@@ -48,3 +54,17 @@ def test_a_long_data_address_is_not_told_whole():
     with pytest.raises(StorageError) as caught:
         read_uri("data:image/png;base64," + "!" * 10_000)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_never_ends_is_not_read(tmp_path, kind):
+    path = tmp_path / "x.jpg"
+    os.mkfifo(tmp_path / "pipe")
+    target = {"device": Path("/dev/zero")}.get(kind, tmp_path / "pipe")
+    path.symlink_to(target)
+    with pytest.raises(StorageError, match=r"x\.jpg: it is no regular file"):
+        read_uri(str(path))
+    row = {"identity_id": "a", "photos": [{"uri": str(path), "bytes": None}]}
+    found = photo_digests(pa.Table.from_pylist([row], schema=IDENTITIES))
+    assert found["digest"].to_pylist() == [None]

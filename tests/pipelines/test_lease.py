@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.places import StorageError
+from jobs.console import user_errors
 from jobs.dreambooth import dreambooth
 from jobs.train import train
 from pipelines.run.lease import Lease, LeaseLostError
@@ -126,6 +127,33 @@ def test_a_holder_renews_and_notices_that_it_was_replaced(tmp_path):
                 lost = error
     assert str(lost).startswith("process 7 on elsewhere has taken over")
     assert json.loads(store.read_bytes("lease.json"))["token"] == "t"
+
+
+def test_a_lost_lease_ends_what_is_waited_for(tmp_path, capsys):
+    """A training looks at its lease between its files alone, and they are minutes apart."""
+    store = Store(tmp_path)
+
+    @user_errors("GO ON")
+    def command() -> None:
+        with Lease(store, seconds=0.2) as lease, lease.interrupting():
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                # Again and again: a renewal that has read already writes over it once.
+                _foreign(store, until=time.time() + 60)
+                time.sleep(0.1)
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("failed: process 7 on elsewhere has taken over output")
+    assert said.endswith("; GO ON\n")
+    assert json.loads(store.read_bytes("lease.json"))["token"] == "t"
+
+
+def test_a_lease_that_is_kept_interrupts_nothing(tmp_path):
+    with Lease(Store(tmp_path), seconds=0.2) as lease, lease.interrupting():
+        time.sleep(0.3)
 
 
 def test_rubbish_is_nobodys_lease(tmp_path):

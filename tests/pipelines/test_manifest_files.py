@@ -149,11 +149,16 @@ def test_a_folder_without_tables_is_told(tmp_path):
         read_manifest("prompts", str(tmp_path))
 
 
-def _workbook(sheets: dict[str, list[list[str | float]]]) -> bytes:
-    """A minimal .xlsx (ECMA-376), as a spreadsheet writes it."""
+def _workbook(sheets: dict[str, list[list[str | float]]], tail: str = "") -> bytes:
+    """A minimal .xlsx (ECMA-376), as a spreadsheet writes it.
+
+    A cell that begins with "<c " is written as it is; `tail` follows the cells of each sheet.
+    """
 
     def cell(value: str | float, row: int, column: int) -> str:
         name = f"{chr(65 + column)}{row}"
+        if isinstance(value, str) and value.startswith("<c "):
+            return value.replace("<c ", f'<c r="{name}" ', 1)
         if isinstance(value, str):
             return f'<c r="{name}" t="inlineStr"><is><t>{value}</t></is></c>' if value else ""
         return f'<c r="{name}"><v>{value}</v></c>'
@@ -204,7 +209,7 @@ def _workbook(sheets: dict[str, list[list[str | float]]]) -> bytes:
             )
             book.writestr(
                 f"xl/worksheets/sheet{n}.xml",
-                f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
+                f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData>{tail}</worksheet>',
             )
     return buffer.getvalue()
 
@@ -225,6 +230,47 @@ def test_an_excel_workbook_of_two_filled_sheets_is_refused(tmp_path):
     path.write_bytes(_workbook({"one": [["prompt_id", "text"]], "two": [["x"]]}))
     with pytest.raises(ValueError, match="has the sheets 'one', 'two', allowed: one with cells"):
         read_manifest("prompts", str(path))
+
+
+@pytest.mark.parametrize(
+    ("cell", "tail", "said"),
+    [
+        ('<c t="e"><v>#N/A</v></c>', "", r"cell C2 is the error #N/A, allowed: a value"),
+        ("<c ><f>A1</f><v/></c>", "", r"cell C2 is a formula that was not computed"),
+        ("", '<mergeCells><mergeCell ref="C1:C2"/></mergeCells>', "cells C1:C2 are merged"),
+    ],
+)
+def test_a_cell_of_excel_that_would_be_lost_is_refused(tmp_path, cell, tail, said):
+    """The reader takes each for an empty cell, and the column may be empty."""
+    path = tmp_path / "p.xlsx"
+    rows = [["prompt_id", "text", "scene"], ["a", "{subject}", cell]]
+    path.write_bytes(_workbook({"one": rows}, tail))
+    with pytest.raises(ValueError, match=said):
+        read_manifest("prompts", str(path))
+
+
+def test_a_formula_of_excel_counts_as_its_value(tmp_path):
+    path = tmp_path / "p.xlsx"
+    cells = ['<c t="str"><f>A1</f><v>beach</v></c>', '<c t="str"><f>A1</f><v></v></c>']
+    rows = [
+        ["prompt_id", "text", "scene"],
+        *(["ab"[n], "{subject}", c] for n, c in enumerate(cells)),
+    ]
+    path.write_bytes(_workbook({"one": rows}))
+    assert read_manifest("prompts", str(path))["scene"].to_pylist() == ["beach", None]
+
+
+def test_empty_lines_before_the_header_are_passed_over(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("\n;\nprompt_id;text\na;{subject}, here\n")
+    assert read_manifest("prompts", str(path))["text"].to_pylist() == ["{subject}, here"]
+
+
+def test_a_name_that_begins_with_a_tilde_is_relative_to_the_manifest(tmp_path):
+    path = tmp_path / "i.csv"
+    path.write_text("identity_id,photos\na,~anna.png;~/b.png\n")
+    (row,) = read_manifest("identities", str(path)).to_pylist()
+    assert [photo["uri"] for photo in row["photos"]] == [f"{tmp_path}/~anna.png", "~/b.png"]
 
 
 def test_a_number_in_a_text_cell_of_excel_is_refused(tmp_path):

@@ -28,7 +28,7 @@ from pipelines.stages.people import FaceActor
 from pipelines.tables.pictures import decode_image
 from pipelines.tables.schemas import FACES, IDENTITIES, REJECTS
 from pipelines.tables.storage import Store
-from pipelines.training.dreambooth import DreamBoothActor
+from pipelines.training.dreambooth import DreamBoothActor, _Told
 from pipelines.training.pairs import PairActor
 from tests.infinite_id.face_photos import embedded, photo
 
@@ -159,8 +159,9 @@ def test_dreambooth():
     )
     names = list(ANSWERS)
     photos = [{"uri": name, "bytes": _png(_photos()[name])} for name in names]
-    left_out: list[str] = []
-    shown = actor._photos({"face_index": None, "photos": photos}, left_out)
+    told = _Told([])
+    person = {"identity_id": "ada", "face_index": None}
+    shown = actor._photos({**person, "photos": photos}, told)
     assert len(shown) == list(ANSWERS.values()).count("face")
     for picture in shown:
         # Upright, and around the face: it is found there without a turn.
@@ -168,10 +169,21 @@ def test_dreambooth():
         centre = face.bbox.reshape(2, 2).mean(axis=0) / picture.shape[0]
         assert np.abs(centre - 0.5).max() < 0.25
     # What is lost is named, with its reason.
-    assert [line.partition(": ")[0] for line in left_out] == names[-3:]
-    assert left_out[0].endswith("the border of the picture cuts the face off at the eyes")
+    assert [line.partition(": ")[0] for line in told.left_out] == names[-3:]
+    assert told.left_out[0].endswith("the border of the picture cuts the face off at the eyes")
     with pytest.raises(ValueError, match="nobody: no face found in the 64 x 64 px picture"):
-        actor._photos({"face_index": None, "photos": photos[-1:]}, [])
+        actor._photos({**person, "photos": photos[-1:]}, _Told([]))
+    # The six are not of this person; two photos are: who does not agree is told, or refused.
+    both = [photos[0], {"uri": "other", "bytes": sample_photo("person-2")}]
+    assert len(actor._photos({**person, "photos": both}, told)) == 2
+    assert str(told.warning).startswith("the photos of 'ada' do not agree: ")
+    actor._check = True
+    with pytest.raises(ValueError, match="of 'ada' do not agree: upright and other"):
+        actor._photos({**person, "photos": both}, _Told([]))
+    told = _Told([])
+    assert len(actor._photos({**person, "photos": [*photos[:3], both[1]]}, told)) == 3
+    assert told.warning is None
+    assert told.left_out[0].startswith("other: the photos of 'ada' do not agree: ")
 
 
 def test_pairs():
@@ -189,4 +201,13 @@ def test_a_small_face_of_twelve_megapixels():
     ((face, crop),) = photo_faces(image, embedded())
     assert 18 <= face.size <= 34
     assert np.abs(face.bbox[:2] - [2666, 1500]).max() < 30
+    assert _same_person(crop, "small")
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_small_face_of_a_photo_that_lies(turns):
+    """A face of 30 px: none of the three sizes shows it, and none upright."""
+    image = np.ascontiguousarray(np.rot90(_in_large(30, 1800, 2400), turns))
+    ((face, crop),) = photo_faces(image, embedded())
+    assert face.turned == 360 - 90 * turns
     assert _same_person(crop, "small")

@@ -10,7 +10,8 @@ import pytest
 from infinite_id.config import preset
 from pipelines.run.units import unit_table
 from pipelines.serving.page import sample_photo
-from pipelines.stages.people import EmbeddingActor, FaceActor, agreement
+from pipelines.stages.agreement import lowest_agreement
+from pipelines.stages.people import EmbeddingActor, FaceActor
 from pipelines.tables.manifest import read_manifest
 from pipelines.tables.schemas import EMBEDDINGS, FACES, REJECTS
 from pipelines.tables.storage import Store
@@ -77,5 +78,5 @@ def test_on_wish_they_are_refused_with_the_odd_photo(faces, tmp_path):
 
 def test_the_odd_one_is_the_one_far_from_the_others():
     features = np.eye(4, dtype=np.float32)[[0, 0, 1, 0]]
-    lowest, odd = agreement(features)
+    lowest, odd = lowest_agreement(features)
     assert (lowest, odd) == (0.0, 2)
