@@ -161,7 +161,8 @@ def _csv_rows(text: str, names: Collection[str], where: str) -> list[dict[str, s
 
 
 def _separator(text: str, names: Collection[str]) -> str:
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    nothing = "".join(_SEPARATORS) + ' "\r\n'
+    first = next((line for line in io.StringIO(text) if line.strip(nothing)), "")
 
     def known(separator: str) -> int:
         cells = first.rstrip("\r\n").split(separator)

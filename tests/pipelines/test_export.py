@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -21,6 +27,7 @@ from pipelines.tables.schemas import IMAGES
 from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table, small_plan
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["a {subject}", "two", "three"]
 
 
@@ -206,3 +213,34 @@ def test_a_place_that_cannot_be_written_is_one_sentence(finished, tmp_path):
         export_run(finished, Store(tmp_path / "file"))
     with pytest.raises(StorageError, match="cannot"):
         export_run(finished, Store(tmp_path / "file" / "below"))
+
+
+@pytest.mark.timeout(90)
+def test_sigterm_ends_the_command_and_the_same_one_goes_on(finished, pictures, tmp_path):
+    run, output = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(finished.root, run)
+    # The command waits in the middle of its work: nobody writes into that pipe.
+    last = sorted((run / "images").iterdir())[-1]
+    kept = last.rename(tmp_path / "kept")
+    os.mkfifo(last)
+    command = [sys.executable, str(ROOT / "jobs/export.py"), str(run), "--output", str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (output / "lease.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert (process.returncode, told) == (
+        143,
+        "terminated; what is written stays, the same command writes the rest\n",
+    )
+    assert not (output / "lease.json").exists()
+    last.unlink()
+    kept.rename(last)
+    export_run(Store(run), Store(output))
+    columns = ds.dataset(output, exclude_invalid_files=True).to_table()
+    assert sorted(columns["sample_id"].to_pylist()) == sorted(pictures)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -13,6 +15,7 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
+from jobs.console import user_errors
 from jobs.serve import serve
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.server import Connections, Server, listen
@@ -238,3 +241,15 @@ def test_a_used_port_and_an_unknown_host_are_told_before_a_model_is_loaded(capsy
         serve(port=70000)
     assert capsys.readouterr().err.strip() == "error: port is 70000, allowed: 0 to 65535"
     assert time.monotonic() - begin < 20
+
+
+def test_sigterm_ends_the_server_with_a_sentence_and_143(capsys):
+    @user_errors()
+    def command() -> None:
+        listening = listen("127.0.0.1", 0, ServiceConfig(**LIMITS))
+        tell = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        Server(answering, ServiceConfig(**LIMITS), listening, tell.start).serve_until_told()
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert (left.value.code, capsys.readouterr().err) == (143, "terminated\n")
