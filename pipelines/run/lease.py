@@ -200,8 +200,9 @@ class Lease:
                         f"process {holder['pid']} on {holder['host']} has taken over output "
                         f"{self._store.url}"
                     )
-                    if self._interrupts and callable(signal.getsignal(signal.SIGTERM)):
-                        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                    main = threading.main_thread().ident
+                    if main and self._interrupts and callable(signal.getsignal(signal.SIGTERM)):
+                        signal.pthread_kill(main, signal.SIGTERM)
                     return
                 self._store.write_bytes(_NAME, self._mine())
             except StorageError:

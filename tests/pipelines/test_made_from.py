@@ -232,7 +232,8 @@ def test_a_version_of_an_object_is_not_compared_with_another_objects():
 @pytest.fixture
 def web():
     """(address, headers of every answer) of a server of one picture, which can be another one."""
-    answer = {"body": b"picture", "headers": {}}
+    headers: dict[str, str] = {}
+    answer = {"headers": headers}
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -241,7 +242,7 @@ def web():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(answer["body"])
+                self.wfile.write(b"picture")
 
         do_HEAD = do_GET
 
