@@ -6,6 +6,7 @@ with an export that died writes what an undisturbed one would have.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -104,10 +105,15 @@ class _TarWriter:
 
 
 class _HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them; what the writers need of a file."""
+    """Passes writes on and hashes them; what the writers need of a file.
+
+    Attributes:
+        dropped: set where the file is given up: what is still written goes nowhere.
+    """
 
     def __init__(self, file: Any) -> None:
         self._file, self.sha256, self.size = file, hashlib.sha256(), 0
+        self.dropped = False
 
     def writable(self) -> bool:
         """Always."""
@@ -116,7 +122,8 @@ class _HashingFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Writes all of it."""
         view = memoryview(data).cast("B")
-        self._file.write(view)
+        if not self.dropped:
+            self._file.write(view)
         self.sha256.update(view)
         self.size += len(view)
         return len(view)
@@ -156,6 +163,10 @@ class _OpenFile:
         return ExportedFile(self._name, self._rows, self._file.size, self._file.sha256.hexdigest())
 
     def abandon(self, error: BaseException) -> None:
+        # A writer left open would write its end when it is collected, and say that it cannot.
+        self._file.dropped = True
+        with contextlib.suppress(Exception):
+            self._writer.close()
         self._writing.__exit__(type(error), error, error.__traceback__)
 
 

@@ -223,7 +223,7 @@ def test_sigterm_ends_the_command_and_the_same_one_goes_on(finished, pictures, t
     last = sorted((run / "images").iterdir())[-1]
     kept = last.rename(tmp_path / "kept")
     os.mkfifo(last)
-    command = [sys.executable, str(ROOT / "jobs/export.py"), str(run), "--output", str(output)]
+    command = [sys.executable, "-m", "jobs.cli", "export", str(run), "--output", str(output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         while not (output / "lease.json").exists():
