@@ -55,8 +55,12 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/uv
 benchmark: $(VENV)/installed  ## set up, run the main job on the embedded default, show the results
 	@$(BIN)/python jobs/benchmark.py --config jobs/configs/default.yaml --output runs/benchmark-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
+# One process more than there are cores, at most four: tests that start Ray share one, which waits
+# more than it computes.
+WORKERS = $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$((cores < 3 ? cores + 1 : 4)))
+
 test: $(VENV)/installed-dev  ## set up, run the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
 	@$(BIN)/ruff check .
