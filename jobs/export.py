@@ -56,3 +56,7 @@ def export(
         markup=False,
         soft_wrap=True,
     )
+
+
+if __name__ == "__main__":
+    typer.run(export)

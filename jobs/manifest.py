@@ -102,3 +102,10 @@ def _left_out(account: FolderAccount) -> bytes:
     rows.writerow(("entry", "reason"))
     rows.writerows(account.left_out)
     return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    _both = typer.Typer()
+    _both.command("build")(manifest_build)
+    _both.command("check")(manifest_check)
+    _both()

@@ -79,3 +79,7 @@ def status(
         + (f"{found.accepted} of {found.wanted} accepted, " if found.wanted else "")
         + f"{found.rejects} rejects, last word {found.updated}"
     )
+
+
+if __name__ == "__main__":
+    typer.run(report)

@@ -220,7 +220,17 @@ def mlflow_client(uri: str) -> Any:
     # It prints tracebacks of what it raises, and a line for each table of a new database.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.CRITICAL)
-    return mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(uri)
+    if uri.startswith(_SQLITE):
+        # It makes the folder of the address as written, whose percent signs stand for characters.
+        made = Path(uri.removeprefix(_SQLITE)).parent
+        while "%" in str(made) and made != _sqlite_path(uri).parent:
+            try:
+                made.rmdir()
+            except OSError:
+                break
+            made = made.parent
+    return client
 
 
 def reason_of(error: BaseException) -> str:

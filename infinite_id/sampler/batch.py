@@ -50,13 +50,19 @@ class DenoisedBatch:
     groups: tuple[int, ...]
 
 
+# In pixels; a slip of the hand is told before the machine's memory is gone.
+_LARGEST_SIDE = 8192
+
+
 def check_size(base: BaseModel, height: int, width: int) -> None:
     """Raises a ValueError that names the side unless the UNet takes it."""
     # The UNet halves its input once a block transition; the skip connections must fit again.
     factor = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     for name, value in (("height", height), ("width", width)):
-        if value < factor or value % factor:
-            raise ValueError(f"{name} is {value}, allowed: a multiple of {factor}")
+        if not factor <= value <= _LARGEST_SIDE or value % factor:
+            raise ValueError(
+                f"{name} is {value}, allowed: a multiple of {factor}, at most {_LARGEST_SIDE}"
+            )
 
 
 def check_batch(base: BaseModel, batch: StreamBatch) -> None:

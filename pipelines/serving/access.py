@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from pipelines.serving.errors import ServiceError
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
 
-__all__ = ["Owner", "Route", "Served", "Until"]
+__all__ = ["Owner", "Route", "Served", "Until", "form_of"]
 
 _JSON = ("application/json",)
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -40,6 +41,26 @@ Until = Annotated[Deadline, Depends(_deadline)]
 
 Owner = Annotated[str, Depends(_owner)]
 """The name of the caller's key, which is let in and has not used up its rate."""
+
+
+def form_of(*once: str, several: tuple[str, ...] = ()) -> Any:
+    """A dependency that refuses fields of a form with other names, and one of `once` given twice.
+
+    FastAPI takes the last of two and passes over what it does not know.
+    """
+
+    async def check(request: Request) -> None:
+        given = Counter(name for name, _ in (await request.form()).multi_items())
+        for name, times in given.items():
+            if name not in once and name not in several:
+                known = ", ".join((*several, *once))
+                message = f"{name[:100]!r} is no field, allowed: {known}."
+                raise ServiceError(422, "invalid_request", message)
+            if times > 1 and name in once:
+                message = f"{name} is given {times} times, allowed: once."
+                raise ServiceError(422, "invalid_request", message, param=name)
+
+    return Depends(check)
 
 
 class Route(APIRoute):

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from pipelines.serving.access import Owner, Route, Served, Until
+from pipelines.serving.access import Owner, Route, Served, Until, form_of
 from pipelines.serving.bodies import Clean, Finite, GenerateBody, Prompt
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.generate import Job, unless_gone
@@ -88,7 +88,11 @@ async def generations(
     return await _make(request, service, owner, deadline, body, None)
 
 
-@router.post("/v1/images/edits", response_model=Images)
+@router.post(
+    "/v1/images/edits",
+    response_model=Images,
+    dependencies=[form_of(*_Common.model_fields, "face", several=("image", "image[]"))],
+)
 async def edits(
     request: Request,
     service: Served,

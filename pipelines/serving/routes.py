@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from infinite_id.faces.photos import PhotoError, decode_photo
 from pipelines.serving.about import Method, Sample, Settings, Style, methods_of
-from pipelines.serving.access import Owner, Route, Served, Until
+from pipelines.serving.access import Owner, Route, Served, Until, form_of
 from pipelines.serving.bodies import Clean, Readable, TokensBody
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import described
@@ -38,7 +38,12 @@ def _data(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
-@router.post("/v1/identities", status_code=201, response_model=Person)
+@router.post(
+    "/v1/identities",
+    status_code=201,
+    response_model=Person,
+    dependencies=[form_of("sample", "face", "class_word", "keep_photos", several=("photos",))],
+)
 async def add_identity(
     service: Served,
     owner: Owner,
@@ -126,7 +131,7 @@ async def settings(service: Served, owner: Owner) -> dict[str, Any]:
     return service.about()
 
 
-@router.post("/v1/score")
+@router.post("/v1/score", dependencies=[form_of("image", "prompt", "identity_id")])
 async def score(
     service: Served,
     owner: Owner,

@@ -61,7 +61,7 @@ class ModelConfig(Strict):
         offload: text encoders and VAE stay on the CPU while they are not needed.
         decode_slice: most pictures that the VAE decodes at once, 1 or more.
         allow_untrained: methods without trained weights run on random ones and make noise.
-        height, width: of a picture in pixels, 8 or more; the base says of what a multiple.
+        height, width: of a picture in pixels, 8 to 8192; the base says of what a multiple.
         num_inference_steps: of denoising, 1 or more.
         guidance_scale: of classifier-free guidance, 0 or more.
         guidance_steps: first and last fraction of the steps, in [0, 1], with guidance.
@@ -92,8 +92,8 @@ class ModelConfig(Strict):
     offload: bool = False
     decode_slice: int = Field(8, ge=1)
     allow_untrained: bool = False
-    height: int | None = Field(None, ge=8)
-    width: int | None = Field(None, ge=8)
+    height: int | None = Field(None, ge=8, le=8192)
+    width: int | None = Field(None, ge=8, le=8192)
     num_inference_steps: int | None = Field(None, ge=1)
     guidance_scale: float | None = Field(None, ge=0, allow_inf_nan=False)
     guidance_steps: tuple[float, float] | None = None

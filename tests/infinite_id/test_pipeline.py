@@ -248,6 +248,7 @@ def test_steps_are_reported_and_can_be_stopped(base: BaseModel, adapter: Identit
     [
         ({"height": 18}, "height is 18, allowed: a multiple of 4"),
         ({"width": 0}, "width is 0, allowed: a multiple of 4"),
+        ({"width": 160000}, "width is 160000, allowed: a multiple of 4, at most 8192"),
         ({"prompts": ["word " * 90]}, "has .* tokens, allowed: 64"),
         ({"null_tokens": None}, "null_tokens"),
         ({"tokens": [torch.full((7, 64), float("nan"))]}, "identity tokens of request 0"),

@@ -290,3 +290,20 @@ def test_metrics_tell_routes_latencies_batches_and_refusals(client):
         "people_bytes ",
     ):
         assert f"infinite_id_service_{wanted}" in text, wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "sentence"),
+    [
+        ("/v1/identities", {"clas_word": "man"}, "'clas_word' is no field, allowed: photos, "),
+        ("/v1/identities", {"class_word": ["man", "woman"]}, "class_word is given 2 times"),
+        ("/v1/score", {"promt": "a person"}, "'promt' is no field, allowed: image, prompt, "),
+        ("/v1/images/edits", {"prompt": "a person", "seed": ["1", "2"]}, "seed is given 2 times"),
+    ],
+)
+def test_no_field_of_a_form_is_passed_over(client, path, fields, sentence):
+    name = "photos" if path == "/v1/identities" else "image"
+    answer = client.post(path, files={name: ("p.png", portrait(0))}, data=fields)
+    status, code, message = told(answer)
+    assert (status, code) == (400 if "images" in path else 422, "invalid_request")
+    assert sentence in message
