@@ -20,7 +20,7 @@ from eval.stats import (
     independent_difference,
     paired_difference,
 )
-from eval.units import units_of
+from eval.units import units_of_samples
 
 __all__ = [
     "Change",
@@ -176,7 +176,7 @@ def compare_runs(
         partner = _partners(first, second, before, ours)
         label = after if before == after else f"{before} -> {after}"
         people = second.samples["person"][ours].astype(str)
-        units = units_of(*(second.samples[key][ours] for key in ("prompt_id", "style", "seed")))
+        units = units_of_samples(second.samples, ours)
         pictures = np.stack(
             [first.samples["picture"][partner], second.samples["picture"][ours]], axis=1
         )

@@ -21,7 +21,8 @@ _PROBES = 4
 def distinct_pictures(data: RunData) -> NDArray[np.int64]:
     """(N,) numbers of pictures: requests that differ in the person alone may share one.
 
-    A method that does not look at the person, such as `text_only`, makes one picture for all of
+    Requests of equal person, text, style and seed are one picture, whatever their prompts' ids. A
+    method that does not look at the person, such as `text_only`, makes one picture for all of
     them. Of each method four texts and seeds are looked at, in pictures of two people each; where
     all have equal pixels, the method's pictures of equal text and seed count as one. (Their bytes
     differ: the mark of AI origin names the request.)
@@ -29,11 +30,15 @@ def distinct_pictures(data: RunData) -> NDArray[np.int64]:
     numbers = np.arange(len(data), dtype=np.int64)
     groups: dict[tuple[Any, ...], list[int]] = {}
     columns = (data.samples[name].tolist() for name in ("method", "prompt", "style", "seed"))
+    people = data.samples["identity_id"].tolist()
+    first: dict[tuple[Any, ...], int] = {}
     for row, key in enumerate(zip(*columns, strict=True)):
         groups.setdefault(key, []).append(row)
+        numbers[row] = first.setdefault((*key, people[row]), row)
     probes: dict[str, list[list[int]]] = {}
     for (method, *_), rows in groups.items():
-        made = [row for row in rows if data.samples["has_image"][row]]
+        of_people = {people[row]: row for row in rows if data.samples["has_image"][row]}
+        made = list(of_people.values())
         if len(made) > 1 and len(probes.setdefault(method, [])) < _PROBES:
             probes[method].append(made[:2])
     ids = data.samples["sample_id"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eval.run_data import RunData
 from eval.stats import summarise
-from eval.units import units_of
+from eval.units import units_of_samples
 
 __all__ = ["MEAN", "Judge", "identity_of_methods"]
 
@@ -129,7 +129,7 @@ def _methods(
     for name in data.names("method"):
         mine = (data.samples["method"][rows] == name) & (right >= 0)
         chosen = rows[mine]
-        units = units_of(*(data.samples[k][chosen] for k in ("prompt_id", "style", "seed")))
+        units = units_of_samples(data.samples, chosen)
         pictures = data.samples["picture"][chosen]
         methods[name] = {
             "margin": asdict(summarise(margin[mine], person[mine], units, pictures=pictures)),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Units", "units_of"]
+__all__ = ["Units", "units_of", "units_of_samples"]
 
 # Fewer prompts than this, or fewer repeated seeds, carry no statement about others of their kind.
 LEAST_PROMPTS = 4
@@ -61,6 +61,24 @@ def units_of(
     if len(seeds_each) and seeds_each.min() >= 2 and freedom >= LEAST_SEED_FREEDOM:
         return Units(unit.reshape(-1), stratum, "people and seeds, for these prompts only", True)
     return Units(unit.reshape(-1), stratum, "people, for these prompts and seeds only", False)
+
+
+def units_of_samples(samples: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> Units:
+    """`units_of` some rows of a run; prompts of one text are one prompt, whatever their ids.
+
+    Args:
+        samples: columns prompt_id, prompt (the whole text, with the person's word and the style's),
+            style and seed.
+        rows: a mask or row numbers.
+    """
+    ids, texts, styles, seeds = (
+        samples[name][rows] for name in ("prompt_id", "prompt", "style", "seed")
+    )
+    first: dict[tuple[Any, Any], Any] = {}
+    same: dict[Any, Any] = {}
+    for one, text, style in zip(ids.tolist(), texts.tolist(), styles.tolist(), strict=True):
+        same.setdefault(one, first.setdefault((text, style), one))
+    return units_of([same[one] for one in ids.tolist()], styles, seeds)
 
 
 def _numbers(labels: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:

@@ -134,6 +134,12 @@ class SamplerConfig:
         for name in ("reuse_steps", "text_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed: 1 or more")
+        if self.reuse_steps > 1 and self.text_every > 1:
+            # Features are kept between steps of equal rows, which would never follow each other.
+            raise ValueError(
+                f"text_every is {self.text_every} beside reuse_steps {self.reuse_steps}, "
+                "allowed: one of the two above 1"
+            )
         _check_fractions("guidance_steps", self.guidance_steps)
 
 

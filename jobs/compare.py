@@ -63,9 +63,7 @@ def compare(
     log: Annotated[
         Optional, typer.Option(help="Send this run folder to MLflow, now; default: none.")
     ] = None,
-    tracking_uri: Annotated[
-        Optional, typer.Option(help="MLflow; default: the SQLite file beside the run.")
-    ] = None,
+    tracking_uri: options.TrackingUri = None,
     storage_options: options.StorageOptions = None,
 ) -> None:
     """Differences between runs with intervals; a gate for CI; or send a run to MLflow later."""
@@ -130,6 +128,8 @@ def _told(test: Any) -> str:
     if math.isnan(test.loss):
         return f"{test.method}: {test.metric} has no value to compare (margin {test.margin:g})"
     changed = f"{test.method}: {test.metric} changed by {-test.loss:+.4f} for the better"
+    if math.isnan(test.at_least):
+        return f"{changed}; too few people carry an interval (margin {test.margin:g})"
     if math.isnan(test.seen):
         return f"{changed}; no two pairs differ in their change (margin {test.margin:g})"
     return (

@@ -34,7 +34,7 @@ from eval.pictures import open_picture
 from eval.reports.formatting import rounded
 from eval.run_data import RunData, read_run
 from eval.stats import Summary, summarise
-from eval.units import units_of
+from eval.units import units_of_samples
 from eval.vectors import cosine
 
 __all__ = ["KEPT", "measure_benchmark", "table_csv", "table_markdown"]
@@ -245,7 +245,7 @@ def _summaries(
 ) -> dict[str, dict[str, Any]]:
     chosen = rows[mine]
     people = data.samples["identity_id"][chosen].astype(str)
-    units = units_of(*(data.samples[name][chosen] for name in ("prompt_id", "style", "seed")))
+    units = units_of_samples(data.samples, chosen)
     pictures = data.samples["picture"][chosen]
 
     def summary(values: Floats) -> Summary:

@@ -19,7 +19,7 @@ from eval.reports.figures import (
 )
 from eval.reports.print_style import DARK, LIGHT, Theme, render
 from eval.reports.sheets import contact_sheet
-from eval.reports.tables import Tables
+from eval.reports.tables import Row, Tables, over_of
 from eval.run_data import RunData
 
 __all__ = ["THEMES", "make_plots", "make_sheets"]
@@ -46,7 +46,6 @@ def make_plots(
         for word, what in (("ceiling", "own photos"), ("floor", "other people"))
         if (bound := bounds.get(word)) and bound["mean"] is not None
     ]
-    bars = f"; bars are 95 % intervals over {tables.over}" if tables.over else ""
     points = sets.get("curves") or ()
     if any(point["n"] for point in points):
         x_title = scenario.get("x_title") or "x"
@@ -68,15 +67,20 @@ def make_plots(
     if x and y and any(row.cells[x.name].n and row.cells[y.name].n for row in tables.methods):
         found["scatter"] = {
             "title": "Identity fidelity against semantic consistency",
-            "note": f"One mark a method{bars}.",
+            "note": f"One mark a method{_bars(tables.methods)}.",
         } | _drawn(lambda theme: scatter(tables.methods, x, y, theme, levels=levels))
     metrics = [info for info in (y, x) if info]
     if metrics and len(data.names("style")) > 1:
         found["styles"] = {
             "title": "By style",
-            "note": f"One mark a style and method{bars}.",
+            "note": f"One mark a style and method{_bars(tables.styles)}.",
         } | _drawn(lambda theme: style_profile(tables.styles, metrics, theme))
     return found
+
+
+def _bars(rows: Sequence[Row]) -> str:
+    over = over_of(rows)
+    return f"; bars are 95 % intervals over {over}" if over else ""
 
 
 def _level(name: str, bound: dict[str, Any]) -> Level:

@@ -6,7 +6,7 @@ are NaN there, counted as such, and a method that loses faces cannot gain by it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from eval.run_data import RunData
 from eval.stats import Difference, Summary, holm, paired_difference, summarise
-from eval.units import units_of
+from eval.units import units_of_samples
 
-__all__ = ["Row", "Tables", "extremes", "make_tables"]
+__all__ = ["Row", "Tables", "extremes", "make_tables", "over_of"]
 
 FACE_FOUND = "face_found"
 REFERENCE_METHOD = "infinite_id"
@@ -77,8 +77,13 @@ class Tables:
     @property
     def over(self) -> str:
         """What the methods' intervals generalise over, in words; empty where there is none."""
-        cells = [cell for row in self.methods for cell in row.cells.values()]
-        return " or ".join(dict.fromkeys(cell.over for cell in cells if cell.over))
+        return over_of(self.methods)
+
+
+def over_of(rows: Sequence[Row]) -> str:
+    """What the intervals of rows generalise over, in words; empty where there is none."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    return " or ".join(dict.fromkeys(cell.over for cell in cells if cell.over))
 
 
 def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
@@ -210,7 +215,7 @@ def _row(
     scored = mask & data.samples["has_scores"]
     people = data.samples["person"][scored].astype(str)
     found = data.scores.get(FACE_FOUND)
-    units = units_of(*(data.samples[name][scored] for name in ("prompt_id", "style", "seed")))
+    units = units_of_samples(data.samples, scored)
     pictures = data.samples["picture"][scored]
     cells = {
         name: _within(

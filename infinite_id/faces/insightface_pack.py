@@ -38,7 +38,6 @@ class InsightFacePack:
         root: insightface's root; packs lie under `<root>/models`. `~/.insightface` by default.
         providers: onnxruntime execution providers; CUDA before CPU by default.
         threads: of each network on the CPU.
-        score_threshold: detections below are dropped, in (0, 1).
 
     Raises:
         ValueError: the folder is missing or empty, the pack cannot be downloaded, or a network

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from infinite_id.base import BaseModel
+from infinite_id.cpu import ready_for_gpu
 
 __all__ = ["keep_unet_on", "move"]
 
@@ -32,6 +33,7 @@ def move(base: BaseModel, where: Sequence[str | torch.device | torch.dtype]) -> 
                 to(part, *where)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise _unusable(where, error) from None
+    ready_for_gpu(base.pipeline)
 
 
 def keep_unet_on(base: BaseModel, device: str | torch.device) -> None:
@@ -44,6 +46,7 @@ def keep_unet_on(base: BaseModel, device: str | torch.device) -> None:
         base.unet.to(torch.device(device))
     except (RuntimeError, AssertionError, TypeError) as error:
         raise _unusable(device, error) from None
+    ready_for_gpu(base.pipeline)
     base.offload()
 
 

@@ -186,6 +186,13 @@ class _Steps:
             self._since_text = 0
         return self._since_text > 0
 
+    def _kept_now(self) -> dict[str, KeyValue] | None:
+        """What a step of both streams keeps or reads; after the last of them it is let go."""
+        if self._kept is None or (self._kind is not None and self._kind[0] == "both"):
+            return self._kept
+        self._kept.clear()
+        return None
+
     def advance(self, timestep: Tensor, phase: Phase, active: bool) -> None:
         """One step of all latents."""
         scaled = self._scheduler.scale_model_input(self._latents, timestep).to(self._base.dtype)
@@ -200,7 +207,7 @@ class _Steps:
                 "time_ids": self._time_ids.expand(len(rows), -1),
             },
             cross_attention_kwargs={
-                "streams": replace(phase.context, active=active, kept=self._kept)
+                "streams": replace(phase.context, active=active, kept=self._kept_now())
             },
         ).float()
         sizes = [phase.halves * len(block) for block in phase.blocks]

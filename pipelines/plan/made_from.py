@@ -178,9 +178,21 @@ def _keep(store: Store, manifests: Manifests, photos: pa.Table) -> None:
         hidden = pc.any(pc.match_substring(photos["photo"], "***")).as_py()
         if before["photo"].equals(photos["photo"]) and not hidden:
             return
-        # What cannot be looked at now keeps what is known of it.
-        known = pc.coalesce(photos["digest"], before["digest"])
-        photos = photos.set_column(2, "digest", known)
+        # What cannot be looked at now, or tells less than it did at the same address, keeps what is
+        # known of it.
+        known = [
+            old
+            if new is None or (old and was == name and old.split(":")[0] != new.split(":")[0])
+            else new
+            for was, name, old, new in zip(
+                before["photo"].to_pylist(),
+                photos["photo"].to_pylist(),
+                before["digest"].to_pylist(),
+                photos["digest"].to_pylist(),
+                strict=True,
+            )
+        ]
+        photos = photos.set_column(2, "digest", pa.array(known, pa.string()))
     # The actors read the folder's own copy, which names the photos where they lie now.
     _write_manifests(manifests, store)
     store.write_table(_PHOTOS, photos)

@@ -31,9 +31,12 @@ class AuditLog:
             return
         try:
             self._base = sqlite3.connect(path, check_same_thread=False)
+            # A file on a read-only disk opens, and has the table.
+            self._base.execute("BEGIN IMMEDIATE")
             self._base.execute(_TABLE)
             self._base.commit()
         except sqlite3.Error as error:
+            self.close()
             raise ValueError(f"audit_path is {path!r}, which cannot be used: {error}") from None
 
     def add(

@@ -81,19 +81,25 @@ def is_loopback(host: str) -> bool:
     if host.lower() in LOOPBACK:
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return _address(host).is_loopback
     except ValueError:
         return False
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    # A socket of both families gives IPv4 callers as ::ffff:192.0.2.1, all in one /64.
+    found = ipaddress.ip_address(text)
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def network(address: str) -> str:
     """What counts as one caller: an IPv4 address, the /64 of an IPv6 address."""
     try:
-        found = ipaddress.ip_address(address)
+        found = _address(address)
     except ValueError:
         return address
     if found.version == 4:
-        return address
+        return str(found)
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 

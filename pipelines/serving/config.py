@@ -13,7 +13,10 @@ from pipelines.settings import ModelConfig
 
 __all__ = ["ServiceConfig", "check_places"]
 
-_ORIGIN = re.compile(r"https?://[^/?#\s@]+")
+# As browsers write them, and as they are compared: small letters, no default port, no path.
+_ORIGIN = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?"
+)
 
 
 class ServiceConfig(ModelConfig):
@@ -143,11 +146,12 @@ class ServiceConfig(ModelConfig):
                         "service: metrics without"
                     )
         for origin in self.cors_origins:
-            # Browsers write them so, and they are compared as they are.
-            if _ORIGIN.fullmatch(origin) is None:
+            with_keys = bool(self.key_hashes or self.key_file)
+            if _ORIGIN.fullmatch(origin) is None and not (origin == "*" and with_keys):
                 raise ValueError(
-                    f"cors_origins has {origin!r}, allowed: http or https, a host, and a port "
-                    "where it has one, as in https://example.org"
+                    f"cors_origins has {origin!r}, allowed: a scheme, a host in small letters, "
+                    "and a port other than the scheme's own, as in https://example.org; or, with "
+                    "keys, *"
                 )
         KeyRing(self.key_hashes)
         Blocklist(self.blocked_words)

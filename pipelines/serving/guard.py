@@ -143,7 +143,8 @@ class _Exchange:
     async def _admit(self) -> None:
         guard = self._guard
         hosts = sum(name == b"host" for name, _ in self._scope["headers"])
-        if hosts > 1 or (not hosts and self._scope.get("http_version") == "1.1"):
+        asks = self._scope["path"] not in _ALWAYS and self._scope.get("http_version") == "1.1"
+        if hosts > 1 or (not hosts and asks):
             # RFC 9112: what lies between might read another one.
             message = f"The request has {hosts} Host headers, allowed: one."
             raise ServiceError(400, "invalid_request", message)

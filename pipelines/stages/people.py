@@ -232,8 +232,10 @@ class EmbeddingActor:
         crops = [decode_image(face["aligned"]) for face in faces]
         features = self._encoder.faces.embed(np.stack(crops))
         found = agreement(key, names, features, check=self._check)
-        for number, sentence in found.odd:
-            image_id = faces[number]["image_id"] if found.kept else None
+        for place, (number, sentence) in enumerate(found.odd, start=1):
+            # Where nobody is left, the last reject is the person's and not a photo's.
+            whole = not found.kept and place == len(found.odd)
+            image_id = None if whole else faces[number]["image_id"]
             rejects.append(reject_row("embeddings", key, "photos_disagree", sentence, image_id))
         kept = [faces[number] for number in found.kept]
         return kept, {"agreement": found.lowest, "warning": found.warning}

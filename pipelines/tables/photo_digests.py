@@ -73,7 +73,7 @@ def other_photo(before: pa.Table, now: pa.Table) -> str | None:
         key = next(key for key in {**had, **has} if had[key] != has[key])
         return f"{key!r} had {had[key]} photos, now {has[key]}"
     for key, name, old, new, kind in _pairs(before, now):
-        if kind is not None and old != new:
+        if kind is not None and old != new and not _touched(kind, old, new):
             return f"{name or 'a photo'} of {key!r} is another photo than it was"
     return None
 
@@ -84,18 +84,32 @@ def not_compared(before: pa.Table, now: pa.Table) -> str | None:
     Args:
         before, now: as of `other_photo`.
     """
-    kinds = Counter(pair[-1] for pair in _pairs(before, now))
+    kinds = Counter(
+        "touched" if _touched(kind, old, new) else kind
+        for _, _, old, new, kind in _pairs(before, now)
+    )
     told = [
         f"{kinds[kind]} of {kinds.total()} photos {said}"
         for kind, said in (
             (None, "could not be compared with those the run was begun with"),
             ("size", "were compared by their size alone"),
+            ("touched", "have another time of change on their server and the same size"),
         )
         if kinds[kind]
     ]
     if not told:
         return None
-    return f"{', '.join(told)}: no ETag, MD5 or time of change is to be had at their addresses"
+    return (
+        f"{', '.join(told)}: their stores tell no ETag, MD5 or time of change that can be compared "
+        "(none, another kind, or another address)"
+    )
+
+
+def _touched(kind: str | None, old: str | None, new: str | None) -> bool:
+    """Whether a photo of equal size has another time of change: a server may set that to now."""
+    if kind != "changed" or old is None or new is None:
+        return False
+    return old != new and old.rpartition(", ")[2] == new.rpartition(", ")[2]
 
 
 def _pairs(

@@ -11,7 +11,9 @@ import codecs
 import csv
 import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Any
@@ -251,7 +253,16 @@ def _excel_rows(data: bytes, where: str) -> list[dict[str, Any]]:
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
         sheets = {name: book.get_sheet_by_name(name).to_python() for name in book.sheet_names}
         lost = _lost_cell(data)
-    except (CalamineError, ValueError, OSError, ElementTree.ParseError) as error:
+    except (
+        CalamineError,
+        ValueError,
+        OSError,
+        ElementTree.ParseError,
+        zipfile.BadZipFile,
+        NotImplementedError,  # a form of compression
+        RuntimeError,  # a password
+        zlib.error,
+    ) as error:
         raise ValueError(f"{where} is no valid Excel workbook: {error}") from error
     if lost is not None:
         raise ValueError(f"{where}, {lost}, allowed: a value in each cell of its own")
@@ -283,13 +294,20 @@ def _lost_cell(data: bytes) -> str | None:
         for name in sorted(book.namelist()):
             if not (name.startswith("xl/worksheets/") and name.endswith(".xml")):
                 continue
+            rows = columns = 0
             with book.open(name) as sheet:
                 for _, element in ElementTree.iterparse(sheet):  # noqa: S314 -- expat has bounds
                     kind = element.tag.rpartition("}")[2]
                     if kind == "mergeCell":
-                        return f"cells {element.get('ref')} are merged"
+                        # Beside the table, merged cells hold nothing that could be lost.
+                        row, column = _place(element.get("ref") or "")
+                        if row <= rows and column <= columns:
+                            return f"cells {element.get('ref')} of {name} are merged"
                     if kind == "c":
                         inside = {part.tag.rpartition("}")[2]: part.text for part in element}
+                        if inside:
+                            row, column = _place(element.get("r") or "")
+                            rows, columns = max(rows, row), max(columns, column)
                         if element.get("t") == "e":
                             return f"cell {element.get('r')} is the error {inside.get('v')}"
                         # A computed text, which may be empty, is marked as one.
@@ -297,6 +315,18 @@ def _lost_cell(data: bytes) -> str | None:
                             return f"cell {element.get('r')} is a formula that was not computed"
                         element.clear()
     return None
+
+
+def _place(reference: str) -> tuple[int, int]:
+    """Row and column from 1 of "B7", or of the first cell of "B7:C9"; (1, 1) where it says none."""
+    found = re.match(r"([A-Z]{1,3})(\d{1,7})", reference)
+    if found is None:
+        return 1, 1
+    letters, row = found.groups()
+    column = 0
+    for letter in letters:
+        column = 26 * column + ord(letter) - ord("A") + 1
+    return int(row), column
 
 
 def _whole(cell: Any) -> Any:

@@ -7,6 +7,7 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from eval.reports.report import write_report
 from eval.reports.tables import make_tables
 from eval.run_data import read_run
+from eval.units import units_of_samples
 from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run
 
 METHODS = ("infinite_id", "text_only")
@@ -98,3 +100,19 @@ def test_intervals_hold_no_impossible_values(tmp_path):
     cell = row.cells["face_count"]
     assert (cell.low, cell.mean) == (0.0, pytest.approx(0.8))
     assert cell.error > 0.15
+
+
+def test_two_prompts_of_one_text_are_one_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.eval.runs.PROMPTS", dict.fromkeys(PROMPTS, "a person"))
+    each = len(STYLES) * 2 * 3
+
+    def picture(number: int) -> bytes:
+        place = number % (len(PROMPTS) * each)
+        return _marked(face_picture(place % each), f"sample {number}")
+
+    write_run(tmp_path, people=3, seeds=2, methods=("infinite_id",), picture=picture)
+    data = read_run(tmp_path)
+    (ours,) = make_tables(data).methods
+    assert (ours.scored, ours.distinct) == (each * len(PROMPTS), each)
+    units = units_of_samples(data.samples, np.arange(len(data)))
+    assert len(np.unique(units.unit)) == len(STYLES) * 2

@@ -141,6 +141,7 @@ def test_a_lost_lease_ends_what_is_waited_for(tmp_path, capsys):
                 # Again and again: a renewal that has read already writes over it once.
                 _foreign(store, until=time.time() + 60)
                 time.sleep(0.1)
+            raise AssertionError("nothing interrupted it")
 
     with pytest.raises(SystemExit) as left:
         command()

@@ -237,7 +237,11 @@ def test_an_excel_workbook_of_two_filled_sheets_is_refused(tmp_path):
     [
         ('<c t="e"><v>#N/A</v></c>', "", r"cell C2 is the error #N/A, allowed: a value"),
         ("<c ><f>A1</f><v/></c>", "", r"cell C2 is a formula that was not computed"),
-        ("", '<mergeCells><mergeCell ref="C1:C2"/></mergeCells>', "cells C1:C2 are merged"),
+        (
+            "",
+            '<mergeCells><mergeCell ref="C1:C2"/></mergeCells>',
+            "cells C1:C2 of xl/worksheets/.* are merged",
+        ),
     ],
 )
 def test_a_cell_of_excel_that_would_be_lost_is_refused(tmp_path, cell, tail, said):
@@ -247,6 +251,15 @@ def test_a_cell_of_excel_that_would_be_lost_is_refused(tmp_path, cell, tail, sai
     path.write_bytes(_workbook({"one": rows}, tail))
     with pytest.raises(ValueError, match=said):
         read_manifest("prompts", str(path))
+
+
+def test_cells_merged_beside_the_table_lose_nothing(tmp_path):
+    path = tmp_path / "p.xlsx"
+    rows = [["prompt_id", "text"], ["a", "{subject}"]]
+    path.write_bytes(
+        _workbook({"one": rows}, '<mergeCells><mergeCell ref="H10:I10"/></mergeCells>')
+    )
+    assert read_manifest("prompts", str(path))["prompt_id"].to_pylist() == ["a"]
 
 
 def test_a_formula_of_excel_counts_as_its_value(tmp_path):

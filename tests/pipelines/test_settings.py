@@ -106,16 +106,17 @@ def test_a_profile_sets_the_sampler_and_what_is_set_besides_counts_more() -> Non
         profile="fast",
         num_inference_steps=20,
         guidance_steps=[0.0, 0.5],
-        reuse_steps=2,
         text_every=3,
     )
     assert mixed.family().sampler == replace(
         fast.family().sampler,
         num_inference_steps=20,
         guidance_steps=(0.0, 0.5),
-        reuse_steps=2,
         text_every=3,
     )
+    with pytest.raises(ValueError, match="text_every is 3 beside reuse_steps 2, allowed: one of"):
+        load_config(None, profile="faster", text_every=3).family()
+    assert load_config(None, reuse_steps=2).family().sampler.reuse_steps == 2
     assert load_config(None, profile="full").family() == own
     with pytest.raises(ValueError, match=r"profile is 'quick'.*allowed: full, fast, faster"):
         load_config(None, profile="quick")

@@ -93,8 +93,9 @@ function use(settings) {
 }
 
 // One run at a time: its pictures stand in the order in which the service makes them.
+const WAIT = "Pictures are being made: wait for them, or stop.";
 const busy = () => {
-  if (running) tell(byId("order-error"), "Pictures are being made: wait for them, or stop.");
+  if (running) tell(byId("order-error"), WAIT);
   return running !== null;
 };
 
@@ -152,6 +153,7 @@ async function work(run, entries) {
   say(entries.length > 1 ? `Making ${entries.length} pictures.` : "Making a picture.");
   const made = await Promise.all(entries.map((entry) => one(run, entry, running.signal)));
   running = null;
+  if (byId("order-error").textContent === WAIT) tell(byId("order-error"), "");
   toggle(false);
   const good = made.filter(Boolean).length;
   say(good === made.length ? `Done: ${good} of ${good}.` : `${good} of ${made.length} pictures were made.`);

@@ -11,7 +11,7 @@ import pytest
 from infinite_id.types import Identity, IdentityEmbedding
 from pipelines.serve import check_address
 from pipelines.serving.app import create_app
-from pipelines.serving.callers import Callers
+from pipelines.serving.callers import Callers, is_loopback, network
 from pipelines.serving.config import ServiceConfig
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.guard import Guard
@@ -270,3 +270,11 @@ def test_an_accent_elsewhere_makes_no_i_of_an_l():
 def test_a_word_without_letters_is_refused():
     with pytest.raises(ValueError, match="blocked_words has '__'"):
         Blocklist(["__"])
+
+
+def test_an_ipv4_caller_of_a_socket_of_both_families_is_one_of_ipv4():
+    assert network("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network("::ffff:192.0.2.2") != network("::ffff:192.0.2.1")
+    assert network("2001:db8::1") == network("2001:db8::2")
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("::ffff:192.0.2.1")

@@ -194,6 +194,9 @@ def test_a_body_that_is_packed_is_415_and_a_request_names_one_host(client, live_
         with socket.create_connection((host, int(port)), 30) as one:
             one.sendall(f"GET /v1/styles HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n".encode())
             assert one.recv(4096).startswith(b"HTTP/1.1 400 ")
+    with socket.create_connection((host, int(port)), 30) as one:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ WRONG = {
     "no keys": (["--set", "key_file=/none"], "key_file is '/none', which cannot be read"),
     "no origin": (
         ["--set", "cors_origins=['https://a.example/']"],
-        "the command line: cors_origins has 'https://a.example/', allowed: http or https, a host",
+        "the command line: cors_origins has 'https://a.example/', allowed: a scheme, a host in",
     ),
     "no folder": (
         ["--set", "audit_path=/none/a.db"],
@@ -89,6 +89,18 @@ def test_a_wrong_start_is_a_sentence_before_anything_heavy_is_loaded(refusals, n
 
 
 def test_right_settings_pass():
-    given = {"cors_origins": ["https://a.example", "http://[::1]:8080"], "blocked_words": ["naked"]}
+    origins = ["https://a.example", "http://[::1]:8080", "chrome-extension://x", "*"]
+    given = {"cors_origins": origins, "blocked_words": ["naked"]}
     checked = load_settings(ServiceConfig, **given, key_hashes=[hash_key(new_key())])
     assert checked.cors_origins == tuple(given["cors_origins"])
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "https://A.example", "https://a.example:443", "http://a.example:80", "a.example"],
+)
+def test_origins_that_no_browser_sends_are_refused(origin):
+    with pytest.raises(
+        ValueError, match=r"cors_origins has .*, allowed: a scheme, a host in small"
+    ):
+        load_settings(ServiceConfig, cors_origins=[origin])
