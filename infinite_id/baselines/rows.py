@@ -8,13 +8,11 @@ method and in nothing else.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -25,8 +23,8 @@ from infinite_id.config import SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks
 from infinite_id.sampler.batch import check_size
 from infinite_id.sampler.denoise import inside
-from infinite_id.sampler.previews import clean_latents
 from infinite_id.sampler.reuse import Reuse
+from infinite_id.sampler.scheduled import ScheduledLatents, guided
 from infinite_id.types import CancelledError, GenerationRequest, Identity
 
 __all__ = ["RowBatch", "RowGenerator", "denoise_rows", "encode_ids", "find_identity", "twin"]
@@ -107,52 +105,41 @@ def denoise_rows(
         CancelledError: `should_stop` answered True.
     """
     check_size(base, batch.height, batch.width)
-    scheduler = base.scheduler(sampler.scheduler, sampler.num_inference_steps)
-    noise = [base.noise(seed, batch.height, batch.width) for seed in batch.seeds]
-    latents = torch.stack(noise).to(base.device) * scheduler.init_noise_sigma
+    latents = ScheduledLatents(base, sampler, batch.seeds, batch.height, batch.width)
     guidance = any(scale > 1 for scale in batch.guidance_scales)
     scales = torch.tensor(batch.guidance_scales, device=base.device).view(-1, 1, 1, 1)
     time_ids = base.time_ids(batch.height, batch.width)
     unet = Reuse(base.unet, sampler.reuse_steps)
-    arguments: dict[str, Any] = {}
-    if "generator" in inspect.signature(scheduler.step).parameters:
-        arguments["generator"] = [
-            torch.Generator("cpu").manual_seed(seed ^ 0x5EED) for seed in batch.seeds
-        ]
-    total = len(scheduler.timesteps)
+    total = len(latents.timesteps)
     merge = math.floor(batch.merge_from * total)
-    for number, timestep in enumerate(scheduler.timesteps):
+    for number, timestep in enumerate(latents.timesteps):
         if should_stop is not None and should_stop():
             raise CancelledError(f"stopped after {number} of {total} steps")
         text = batch.text if batch.early is None or number > merge else batch.early
-        guided = guidance and inside((number + 0.5) / total, sampler.guidance_steps)
-        rows = [batch.negative, text] if guided else [text]
-        scaled = scheduler.scale_model_input(latents, timestep).to(base.dtype)
+        with_guidance = guidance and inside((number + 0.5) / total, sampler.guidance_steps)
+        rows = [batch.negative, text] if with_guidance else [text]
+        scaled = latents.scaled(timestep)
         predicted = unet(
-            (text is batch.text, guided),
+            (text is batch.text, with_guidance),
             torch.cat([scaled] * len(rows)),
             timestep,
             encoder_hidden_states=torch.cat([row.hidden for row in rows]),
             added_cond_kwargs={
                 "text_embeds": torch.cat([row.pooled for row in rows]),
-                "time_ids": time_ids.expand(len(rows) * len(noise), -1),
+                "time_ids": time_ids.expand(len(rows) * len(batch.seeds), -1),
             },
         ).float()
-        if guided:
-            without, with_text = predicted.chunk(2)
-            predicted = without + scales.clamp(min=1.0) * (with_text - without)
-        moved = scheduler.step(predicted, timestep, latents, **arguments, return_dict=False)
-        latents = moved[0]
+        latents.move(guided(predicted, scales) if with_guidance else predicted, timestep)
         if on_clean is not None:
-            on_clean(number + 1, total, clean_latents(scheduler, moved))
+            on_clean(number + 1, total, latents.clean())
         if on_latents is not None:
-            changed = on_latents(number, timestep, latents)
-            latents = latents if changed is None else changed
+            changed = on_latents(number, timestep, latents.value)
+            latents.value = latents.value if changed is None else changed
         if on_step is not None:
             on_step(number + 1, total)
         if is_enough is not None and is_enough():
             break
-    return latents
+    return latents.value
 
 
 def find_identity(identities: Mapping[str, Identity], key: str) -> Identity:

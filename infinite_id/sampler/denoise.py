@@ -12,10 +12,8 @@ steps after its end the identity streams'.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +25,8 @@ from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import StreamAdapter
 from infinite_id.sampler.batch import DenoisedBatch, StreamBatch, check_batch
 from infinite_id.sampler.conditioning import Conditioning, Phase, PhaseKind, TextKey
-from infinite_id.sampler.previews import clean_latents
 from infinite_id.sampler.reuse import Reuse
+from infinite_id.sampler.scheduled import ScheduledLatents, guided
 from infinite_id.types import CancelledError
 
 __all__ = ["denoise", "inside"]
@@ -84,12 +82,12 @@ def denoise(
                 raise CancelledError(f"stopped after {number} of {total} steps")
             position = (number + 0.5) / total
             kind = _kind(position, fusion) if personal else "text"
-            guided = guidance and inside(position, sampler.guidance_steps)
+            with_guidance = guidance and inside(position, sampler.guidance_steps)
             phase = seen.phase(
                 kind,
-                guided,
+                with_guidance,
                 apart=steps.apart and kind == "text",
-                text_kept=steps.text_kept(kind, guided),
+                text_kept=steps.text_kept(kind, with_guidance),
             )
             active = inside(position, fusion.steps)
             steps.advance(timestep, phase, active)
@@ -149,33 +147,25 @@ class _Steps:
     def __init__(
         self, base: BaseModel, sampler: SamplerConfig, batch: StreamBatch, layout: StreamLayout
     ) -> None:
-        self._base, self._layout = base, layout
-        self._scheduler = base.scheduler(sampler.scheduler, sampler.num_inference_steps)
-        self.timesteps = self._scheduler.timesteps
+        self._layout = layout
         self.apart = self.text_ended = False
         first = [layout.groups.index(group) for group in range(layout.group_count)]
         members = (first if layout.with_text else []) + (
             list(range(len(layout.groups))) if layout.personal else []
         )
         self._text = layout.group_count if layout.with_text else 0
-        noise = [base.noise(batch.seeds[m], batch.height, batch.width) for m in members]
-        self._latents = torch.stack(noise).to(base.device) * self._scheduler.init_noise_sigma
+        seeds = [batch.seeds[m] for m in members]
+        self._latents = ScheduledLatents(base, sampler, seeds, batch.height, batch.width)
+        self.timesteps = self._latents.timesteps
         scales = [batch.guidance_scales[m] for m in members]
         self._scales = torch.tensor(scales, device=base.device).view(-1, 1, 1, 1)
         self._time_ids = base.time_ids(batch.height, batch.width)
-        self._moved: tuple[Tensor, ...] = ()
         self._unet = Reuse(base.unet, sampler.reuse_steps)
         self._text_every = sampler.text_every if self._text and layout.personal else 1
         self._since_text = 0
         self._kind: tuple[PhaseKind, bool] | None = None
         self._kept: dict[str, KeyValue] | None = {} if self._text_every > 1 else None
         self._text_noise: Tensor | None = None
-        self._arguments: dict[str, Any] = {}
-        if "generator" in inspect.signature(self._scheduler.step).parameters:
-            # Schedulers that add noise draw it from each request's own generator too.
-            self._arguments["generator"] = [
-                torch.Generator("cpu").manual_seed(batch.seeds[m] ^ 0x5EED) for m in members
-            ]
 
     def text_kept(self, kind: PhaseKind, guided: bool) -> bool:
         """Whether the next step, of this kind, leaves the text streams out."""
@@ -195,7 +185,7 @@ class _Steps:
 
     def advance(self, timestep: Tensor, phase: Phase, active: bool) -> None:
         """One step of all latents."""
-        scaled = self._scheduler.scale_model_input(self._latents, timestep).to(self._base.dtype)
+        scaled = self._latents.scaled(timestep)
         rows = torch.cat([scaled[block] for block in phase.blocks for _ in range(phase.halves)])
         predicted = self._unet(
             (id(phase), active),
@@ -213,7 +203,7 @@ class _Steps:
         sizes = [phase.halves * len(block) for block in phase.blocks]
         noise = torch.cat(
             [
-                self._guided(part, block, phase.halves)
+                part if phase.halves == 1 else guided(part, self._scales[block])
                 for part, block in zip(predicted.split(sizes), phase.blocks, strict=True)
             ]
         )
@@ -222,21 +212,11 @@ class _Steps:
         if phase.unfed and self._text_noise is not None:
             noise = torch.cat([self._text_noise, noise])
         self._text_noise = noise[: self._text]
-        self._moved = self._scheduler.step(
-            noise, timestep, self._latents, **self._arguments, return_dict=False
-        )
-        self._latents = self._moved[0]
-
-    def _guided(self, noise: Tensor, block: Tensor, halves: int) -> Tensor:
-        if halves == 1:
-            return noise
-        without, with_text = noise.chunk(2)
-        scale = self._scales[block].clamp(min=1.0)
-        return without + scale * (with_text - without)
+        self._latents.move(noise, timestep)
 
     def clean(self) -> Tensor:
         """The clean latents that the last step predicts, by request."""
-        return self._of_requests(clean_latents(self._scheduler, self._moved))
+        return self._of_requests(self._latents.clean())
 
     def change(self, latents: Tensor | None) -> None:
         """Puts `latents` (N, C, h, w) of the requests in the place of theirs; None: nothing."""
@@ -247,17 +227,17 @@ class _Steps:
             raise ValueError(
                 f"latents have the shape {tuple(latents.shape)}, allowed: {tuple(own.shape)}"
             )
-        changed = self._latents.clone()
+        changed = self._latents.value.clone()
         changed[self._text if self._layout.personal else 0 :] = latents
-        self._latents, self.apart = changed, True
+        self._latents.value, self.apart = changed, True
 
     def latents(self) -> Tensor:
         """The latents, by request."""
-        return self._of_requests(self._latents)
+        return self._of_requests(self._latents.value)
 
     def text_latents(self) -> Tensor | None:
         """The latents of the text streams."""
-        return self._latents[: self._text] if self._text and not self.text_ended else None
+        return self._latents.value[: self._text] if self._text and not self.text_ended else None
 
     def _of_requests(self, latents: Tensor) -> Tensor:
         if self._layout.personal:

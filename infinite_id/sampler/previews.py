@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,22 +10,11 @@ from torch import Tensor
 from infinite_id.base import BaseModel
 from infinite_id.types import PreviewHook
 
-__all__ = ["clean_latents", "preview_callback"]
+__all__ = ["preview_callback"]
 
 # Latent pixels of the longer side: larger ones are averaged first, so that a preview of a 1024 px
 # picture costs a sixteenth of decoding it.
 _MOST = 32
-
-
-def clean_latents(scheduler: Any, moved: tuple[Tensor, ...]) -> Tensor:
-    """What a step predicts of the last latents, of the same shape.
-
-    Args:
-        scheduler: after the step.
-        moved: what its `step(..., return_dict=False)` returned.
-    """
-    # DDIM, Euler and LCM return the prediction; DPM-Solver++ keeps it for its next step.
-    return moved[1] if len(moved) > 1 else scheduler.model_outputs[-1]
 
 
 def preview_callback(
