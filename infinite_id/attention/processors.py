@@ -182,11 +182,11 @@ class StreamAttnProcessor:
             streams.fusion.fusion,
             streams.fusion.self_norm,
         )
-        identity = attend(query[cut:], fused.key, fused.value, attn.heads, kind=self.kind)
-        if not cut:
-            return identity
-        text = attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind)
-        return torch.cat([text, identity])
+        parts = []
+        if cut:
+            parts.append(attend(query[:cut], key[:cut], value[:cut], attn.heads, kind=self.kind))
+        parts.append(attend(query[cut:], fused.key, fused.value, attn.heads, kind=self.kind))
+        return torch.cat(parts)
 
     def _text_stream(self, key: Tensor, value: Tensor, streams: StreamContext) -> KeyValue | None:
         """K_t, V_t of the call's text rows, or those kept; None where there are neither."""
