@@ -51,15 +51,16 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
     def decorate(command: F) -> F:
         @functools.wraps(command)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            came = threading.Event()
             try:
-                with _sigterm():
+                with _sigterm(came):
                     return command(*args, **kwargs)
-            except _TerminatedError:
-                _errors.print(f"terminated{rest}", markup=False)
-                raise SystemExit(128 + signal.SIGTERM) from None
             except KeyboardInterrupt:
-                _errors.print(f"interrupted{rest}", markup=False)
-                raise SystemExit(128 + signal.SIGINT) from None
+                # What waits in Ray's own code gets a plain KeyboardInterrupt for both.
+                number = signal.SIGTERM if came.is_set() else signal.SIGINT
+                word = "terminated" if came.is_set() else "interrupted"
+                _errors.print(f"{word}{rest}", markup=False)
+                raise SystemExit(128 + number) from None
             except Exception as error:
                 told = _told(error, rest)
                 if told is None:
@@ -75,20 +76,21 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
     return decorate
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM: it unwinds as Ctrl-C does."""
-
-
 @contextlib.contextmanager
-def _sigterm() -> Iterator[None]:
-    """SIGTERM raises `_TerminatedError` inside, once: what ends then must not be ended again."""
+def _sigterm(came: threading.Event) -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, once: what ends then must not be ended again.
+
+    Args:
+        came: set by the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handler(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _TerminatedError
+        came.set()
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, handler)
     try:

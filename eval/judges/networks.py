@@ -168,7 +168,8 @@ class Networks:
         """Features of aligned reference faces by "facenet", "sface", "arcface" or "adaface"."""
         if network in self.file_reference:
             return self.file_reference[network]
-        return {"facenet": self.facenet_reference, "sface": self.sface_reference}[network]
+        # One of them may not be loaded.
+        return self.facenet_reference if network == "facenet" else self.sface_reference
 
     def face_judges(self) -> dict[str, FaceNet | ArcFace | AdaFace]:
         """FaceNet and the networks of identity that a user gave, by name."""

@@ -279,3 +279,9 @@ def test_the_cache_embeds_once_and_forgets_the_oldest():
     assert [float(v[0]) for v in cache(["1", "3"])] == [1, 3]
     assert [float(v[0]) for v in cache(["1", "2"])] == [1, 2]
     assert seen == ["1", "2", "3", "2"]
+
+
+def test_a_column_that_needs_one_network_loads_no_other(people):
+    (picture, first), _ = people[:2]
+    alone = load_suite(["identity_sface"])
+    assert alone.score([picture], ["x"], [[first]])["identity_sface"][0] > 0.6

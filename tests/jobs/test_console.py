@@ -142,3 +142,17 @@ def test_what_is_no_known_failure_passes(capsys):
 
     with pytest.raises(KeyError):
         command()
+
+
+def test_sigterm_that_ray_hands_on_as_ctrl_c_is_still_sigterm(capsys):
+    @user_errors("GO ON")
+    def command() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert left.value.code == 143
+    assert capsys.readouterr().err == "terminated; GO ON\n"
