@@ -10,7 +10,7 @@ __all__ = ["ready_for_cpu", "ready_for_gpu"]
 
 
 class _Float32GroupNorm(nn.GroupNorm):
-    """In half precision on a CPU torch's own takes a quarter of a step with channels last."""
+    """In half precision on a CPU torch's own is slow with channels last."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """As `nn.GroupNorm`, with sums in float32."""

@@ -44,7 +44,7 @@ class Progress:
 
 @contextlib.contextmanager
 def _attention_of(device: torch.device) -> Iterator[None]:
-    """The kernel whose backward pass is quick: on a CPU, torch's fused one takes 43 % of a step."""
+    """The kernel whose backward pass is quick: on a CPU, torch's fused one is slow."""
     if device.type != "cpu":
         yield
         return

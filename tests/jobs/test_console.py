@@ -8,10 +8,12 @@ import signal
 import pytest
 from ray.train import ControllerError, WorkerGroupError
 
+from eval.compare import GateTest
 from eval.places import StorageError
 from infinite_id.packages import PackageFile, package_file
 from infinite_id.training.checkpoints import CheckpointError
 from jobs import console
+from jobs.compare import _told
 from jobs.console import progress_display, user_errors
 from pipelines.run.failures import RunFailedError
 
@@ -156,3 +158,11 @@ def test_sigterm_that_ray_hands_on_as_ctrl_c_is_still_sigterm(capsys):
         command()
     assert left.value.code == 143
     assert capsys.readouterr().err == "terminated; GO ON\n"
+
+
+def test_a_gate_without_an_interval_says_so():
+    nan = float("nan")
+    few = GateTest("infinite_id", "identity_facenet", 0.02, 0.1, nan, nan, True)
+    assert _told(few).endswith("; too few people carry an interval (margin 0.02)")
+    alike = GateTest("infinite_id", "identity_facenet", 0.02, 0.1, 0.1, nan, True)
+    assert _told(alike).endswith("; no two pairs differ in their change (margin 0.02)")
