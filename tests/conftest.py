@@ -27,11 +27,13 @@ settings.load_profile("project")
 def _loggers_speak() -> None:
     """Libraries that set up logging in one test must not silence our loggers in the next one."""
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name, known in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] in ("infinite_id", "eval", "pipelines", "jobs") and isinstance(
             known, logging.Logger
         ):
             known.disabled, known.propagate = False, True
+            known.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
