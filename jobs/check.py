@@ -146,9 +146,10 @@ def _check_weights(
 ) -> None:
     from infinite_id.attention.processors import cross_attention_layers
     from infinite_id.methods import METHODS
+    from infinite_id.model_files.bases import base_files
     from infinite_id.weights.shapes import adapter_parameters, base_unet
     from pipelines.plan.fit import adapter_address
-    from pipelines.plan.memory import actor_memory
+    from pipelines.plan.memory import actor_memory, self_attention_numbers
     from pipelines.plan.weights import find_weights
 
     # Each by itself, so that all that lack weights are told.
@@ -171,15 +172,25 @@ def _check_weights(
         return
     widths = [unet.get_submodule(one).to_k.out_features for one in cross_attention_layers(unet)]
     batch = getattr(settings, "batch_size", getattr(settings, "max_batch", 1))
+    kept = 0
+    if here.sampler.text_every > 1:
+        halvings = len(base_files(here)[0].json("vae/config.json")["block_out_channels"]) - 1
+        kept = self_attention_numbers(unet, here.height >> halvings, here.width >> halvings)
     needed = actor_memory(
-        here, parameters=parameters.values(), widths=widths, batch=batch, photos=photos
+        here,
+        parameters=parameters.values(),
+        widths=widths,
+        batch=batch,
+        photos=photos,
+        kept_numbers=kept,
     )
+    kept_text = f", kept K and V of the texts at most {needed.text:.1f}" if kept else ""
     found.say("parameters", f"{sum(parameters.values()):,}, of the UNet {parameters['unet']:,}")
     found.say(
         "GPU memory",
         f"of an actor at {here.width} x {here.height} px, batch {batch}: {needed.most:.1f} GB and "
         f"the UNet's activations; weights {needed.weights:.1f}, K' and V' of {photos} photos each "
-        f"{needed.identities:.2f}, VAE {needed.decode:.1f}",
+        f"{needed.identities:.2f}{kept_text}, VAE {needed.decode:.1f}",
     )
 
 

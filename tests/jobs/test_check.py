@@ -48,11 +48,22 @@ def test_a_right_configuration_has_no_fault(
     check(settings(files, tmp_path), images_per_second=0.5)
     shown = capsys.readouterr().out
     assert "no fault was found" in shown
+    assert "kept K and V" not in shown
     assert "of the UNet 2,567,463,684" in shown
     assert "K' and V' of 1 photos each 0.78, VAE 12.9" in shown
     assert "licence: Apache-2.0" not in shown  # a file of the user's own: its licence is unknown
     assert "pictures:    840" in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_of_what_is_kept_between_steps_is_counted(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(settings(files, tmp_path, text_every=2, batch_size=8))
+    # SDXL at 1024 px: 10 layers of 64 x 64 x 640 and 60 of 32 x 32 x 1280, keys and values in two
+    # bytes, of 8 texts with and without guidance.
+    kept = 8 * 2 * 2 * 2 * (10 * 64 * 64 * 640 + 60 * 32 * 32 * 1280) / 1e9
+    assert f"kept K and V of the texts at most {kept:.1f}, VAE" in capsys.readouterr().out
 
 
 def test_all_faults_are_told_at_once(
