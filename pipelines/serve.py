@@ -87,7 +87,7 @@ class SharedState:
             return error
 
 
-class Generation:
+class GenerationDeployment:
     """A generation replica: the offline pipeline's generators behind a bounded queue."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -159,8 +159,8 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
     settings = dict(config)
     deployment: Any = serve.deployment
     generation = deployment(
-        Generation,
-        name="Generation",
+        GenerationDeployment,
+        name="GenerationDeployment",
         max_ongoing_requests=config.max_queue + config.max_batch,
         max_queued_requests=config.max_queue,
         autoscaling_config={
@@ -200,7 +200,7 @@ def build(args: Mapping[str, Any] | None = None) -> Application:
         # Again: `serve run` builds the application before it knows where to listen.
         check_address(own)
         measures = Measures(ray=True)
-        backend = RayBackend(serve.get_deployment_handle("Generation"))
+        backend = RayBackend(serve.get_deployment_handle("GenerationDeployment"))
         limited = own.requests_per_minute is not None
         shared = RayState(serve.get_deployment_handle("SharedState"), limited)
         return create_app(own, lambda: Service(own, backend, shared, measures), measures)

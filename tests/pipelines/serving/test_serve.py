@@ -134,7 +134,7 @@ def test_a_picture_survives_the_death_of_its_replica(address):
             last = event
             if isinstance(event, Step) and not killed:
                 killed = True
-                kill("Generation")
+                kill("GenerationDeployment")
     assert killed
     assert isinstance(last, Generation)
 
@@ -156,12 +156,12 @@ def test_a_replica_whose_gpu_fails_is_replaced_and_its_request_made_elsewhere(ad
             generator.generate = generate
         return len(threads)
 
-    before = replicas("Generation")
+    before = replicas("GenerationDeployment")
     assert ray.get([one.__ray_call__.remote(break_gpu) for one in before]) == [1] * len(before)
     # The client does not ask again: the service does, and Ray starts another replica meanwhile.
     with Client(address, retry=Retry(attempts=1)) as api:
         assert len(api.generate("a person", photos=[portrait(0)], steps=2).pictures) == 1
-    assert not {one._actor_id for one in before} & {one._actor_id for one in replicas("Generation")}
+    assert not {one._actor_id for one in before} & {one._actor_id for one in replicas("GenerationDeployment")}
 
 
 @pytest.mark.slow
