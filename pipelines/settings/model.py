@@ -48,8 +48,9 @@ class ModelConfig(Strict):
         clip_revision: of `clip` on the hub.
         scorer: address of an OpenCLIP folder (open_clip_config.json and weights) that judges text
             and image in place of the preset's; never the tower that conditions.
-        dtype: float32, bfloat16 or float16; None: the preset's on a GPU, float32 on a CPU (the
-            others take half of its memory, and longer).
+        dtype: float32, bfloat16 or float16; None: the preset's on a GPU, float32 on a CPU, where
+            a picture is then the same in any batch (to 2 of 255). bfloat16 is quicker on a CPU with
+            AMX and slower on one without; both others take half of the memory.
         profile: of `infinite_id.config.PROFILES`: what is left out for speed, and measured;
             the settings below count more.
         scheduler: of `infinite_id.config.SchedulerKind`.
