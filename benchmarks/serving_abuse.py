@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         undisturbed_p50_ms, undisturbed_p99_ms of all that time; for each attack ATTACK_p50_ms,
         ATTACK_p99_ms, ATTACK_p99_ratio to the undisturbed p99 before and after it,
         ATTACK_cpu_ratio (CPU of the service a picture, to that of the same undisturbed time) and
-        ATTACK_healthz_ms (the slowest answer of /healthz); failed (honest requests that were not
+        ATTACK_healthz_ms (the slowest answer of /healthz) and ATTACK_tries_per_s (steps of the
+        attacker's connections, refused ones too); failed (honest requests that were not
         answered with a picture); memory_growth_mb since the first undisturbed time;
         worst_p99_ratio.
 
@@ -75,7 +77,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
             before = _memory_mb(process.pid)
             ratios = []
             for name in arguments["attacks"]:
-                with _attack(name, url, key, arguments["connections"]) as health:
+                with _attack(name, url, key, arguments["connections"]) as (health, rate):
                     times, cpu = ask(arguments["seconds"])
                 calm.append(ask(half))
                 around = [ms for part, _ in calm[-2:] for ms in part]
@@ -84,6 +86,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 figures[f"{name}_p99_ratio"] = ratios[-1]
                 figures[f"{name}_cpu_ratio"] = cpu / statistics.mean(one for _, one in calm[-2:])
                 figures[f"{name}_healthz_ms"] = max(health, default=float("inf"))
+                figures[f"{name}_tries_per_s"] = rate[0]
             all_calm = [ms for part, _ in calm for ms in part]
             figures |= {f"undisturbed_p{s}_ms": _percentile(all_calm, s) for s in (50, 99)}
             figures["memory_growth_mb"] = _memory_mb(process.pid) - before
@@ -158,13 +161,20 @@ def _own_address() -> str:
 
 
 @contextlib.contextmanager
-def _attack(name: str, url: str, key: str, connections: int) -> Iterator[list[float]]:
-    """Runs an attack; yields the milliseconds of /healthz beside it, as they are measured."""
+def _attack(
+    name: str, url: str, key: str, connections: int
+) -> Iterator[tuple[list[float], list[float]]]:
+    """Runs an attack; yields the milliseconds of /healthz beside it, as they are measured, and, in
+    the end, the attacker's tries per second."""
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_run_attack, args=(name, url, key, connections), daemon=True)
+    tries: Synchronized = context.Value("q", 0)
+    arguments = (name, url, key, connections, tries)
+    process = context.Process(target=_run_attack, args=arguments, daemon=True)
     process.start()
     time.sleep(2)
     health: list[float] = []
+    rate: list[float] = []
+    begun, before = time.monotonic(), tries.value
     over = threading.Event()
 
     def probe() -> None:
@@ -176,23 +186,27 @@ def _attack(name: str, url: str, key: str, connections: int) -> Iterator[list[fl
     thread = threading.Thread(target=probe)
     thread.start()
     try:
-        yield health
+        yield health, rate
     finally:
+        rate.append((tries.value - before) / (time.monotonic() - begun))
         over.set()
         thread.join()
         process.terminate()
         process.join()
 
 
-def _run_attack(name: str, url: str, key: str, connections: int) -> None:
+def _run_attack(name: str, url: str, key: str, connections: int, tries: Synchronized) -> None:
     """For ever; a closed connection is opened again."""
     host, port = _own_address(), url.rpartition(":")[2]
-    os.nice(5)
+    # It stands for another machine, so it takes no core that the service wants; `tries_per_s` says
+    # what it does all the same.
+    os.nice(19)
     ones: list[socket.socket | None] = [None] * connections
     while True:
         for number, one in enumerate(ones):
             with contextlib.suppress(OSError):
                 fresh = one is None
+                tries.value += 1
                 if one is None:
                     one = socket.create_connection((host, int(port)), timeout=5)
                 ones[number] = ATTACKS[name](one, key, fresh)

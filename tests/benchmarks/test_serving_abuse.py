@@ -14,4 +14,5 @@ def test_honest_requests_are_answered_beside_every_attack():
     assert figures["failed"] == 0
     # Not a time that this shares with other tests: that it was answered at all.
     assert all(figures[f"{name}_healthz_ms"] < 30_000 for name in ATTACKS)
+    assert all(figures[f"{name}_tries_per_s"] > 1 for name in ATTACKS)
     assert figures["memory_growth_mb"] < 300
