@@ -7,11 +7,13 @@ import struct
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
+
+from infinite_id.faces.costs import heif_pixels, jpeg_scans
 
 __all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo", "photo_pixels"]
 
@@ -36,6 +38,11 @@ _TURNS = {
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Bits of a scan that never was: a picture that lacks some is changed by one or the other.
 _MORE_BITS = (b"", b"\x55" * 1000, b"\xaa" * 1000)
+_ROWS = 512
+# Cameras write one or some ten; 100 of a picture of 50 megapixels take a second.
+_MOST_SCANS = 100
+# A picture and its tiles, of which those at the edges go beyond it.
+_TILES = 4
 _MODES_OF_PROFILES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
@@ -57,7 +64,8 @@ class PhotoLimits:
 
     Attributes:
         max_pixels: width times height, checked before a pixel is decoded (decompression bombs);
-            at most 178,956,970, where Pillow's own limit lies.
+            at most 178,956,970, where Pillow's own limit lies. The tiles of a HEIC picture may
+            have four times as many together.
         min_side: shortest side in pixels.
 
     Raises:
@@ -89,8 +97,10 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
         PhotoError: "not_an_image", "truncated", "too_large", "too_small", "unreadable".
     """
     limits = limits or PhotoLimits()
+    _check_parts(data, limits)
     image = _open(data, limits)
     _check_size(image.size, limits)
+    _check_cost(image, data)
     try:
         try:
             image.load()
@@ -222,6 +232,31 @@ def _check_size(size: tuple[int, int], limits: PhotoLimits) -> None:
         )
 
 
+def _check_parts(data: bytes, limits: PhotoLimits) -> None:
+    """Refuses a HEIC picture of too many parts; before it is opened, which looks at all of them."""
+    if data[4:8] != b"ftyp":
+        return
+    try:
+        pixels = heif_pixels(data)
+    except ValueError as error:
+        raise PhotoError("unreadable", f"the picture cannot be decoded: {error}") from None
+    if pixels > _TILES * limits.max_pixels:
+        raise PhotoError(
+            "too_large",
+            f"the picture is made of parts that have {pixels} pixels together, at most "
+            f"{_TILES * limits.max_pixels} are allowed",
+        )
+
+
+def _check_cost(image: Image.Image, data: bytes) -> None:
+    """Refuses what a decoder would work on for minutes; see `infinite_id.faces.costs`."""
+    if image.format in ("JPEG", "MPO") and jpeg_scans(data, _MOST_SCANS) > _MOST_SCANS:
+        message = f"the picture has more than {_MOST_SCANS} scans, which no camera writes"
+        raise PhotoError("too_large", message)
+    if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
+        raise PhotoError("unreadable", "the picture is a BMP packed by run lengths")
+
+
 def _decoding_error(error: Exception) -> PhotoError:
     text = str(error).lower()
     if "truncated" in text or "unexpected end" in text or "not enough" in text:
@@ -230,22 +265,35 @@ def _decoding_error(error: Exception) -> PhotoError:
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I") or image.mode == "F":
+    """Some rows at a time: whole pictures of some tens of megapixels would take a gigabyte here."""
+    white = _white(image)
+    whole = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        below = min(top + _ROWS, image.height)
+        whole[top:below] = _rows_in_rgb(image.crop((0, top, image.width, below)), white)
+    return whole
+
+
+def _rows_in_rgb(image: Image.Image, white: float | None) -> NDArray[np.uint8]:
+    if white is not None:
         # Pillow's own conversion clips these at 255 instead of scaling them.
         values = np.asarray(image, dtype=np.float64)
-        grey = np.rint(np.clip(values / _white(image.mode, values), 0, 1) * 255).astype(np.uint8)
+        grey = np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, layered)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+        background = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(background, layered)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
-def _white(mode: str, values: NDArray[np.float64]) -> float:
-    """The value of white: 65535 of 16-bit modes, of the wider ones the least that holds all."""
-    if mode.startswith("I;16"):
+def _white(image: Image.Image) -> float | None:
+    """The value of white where grey has more than 8 bits: 65535 of 16-bit modes, of the wider ones
+    the least that holds all; else None."""
+    if image.mode.startswith("I;16"):
         return 65535.0
-    whites = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-    top = values.max(initial=0)
+    if image.mode not in ("I", "F"):
+        return None
+    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    _, top = cast(tuple[float, float], image.getextrema())
     return next((white for white in whites if top <= white), whites[-1])

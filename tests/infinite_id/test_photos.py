@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo, photo_pixels
 
 RED = (200, 30, 20)
 
@@ -52,6 +53,36 @@ def test_bad_photo_is_refused_with_its_reason(data: bytes, reason: str) -> None:
         decode_photo(data)
     assert caught.value.reason == reason
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "CMYK", "I;16", "I", "F"])
+def test_rows_are_converted_alike_wherever_a_picture_is_cut(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (50, 40, 4), dtype=np.uint8)
+    if mode in ("I;16", "I", "F"):
+        wide = drawn[..., 0].astype(np.uint16) * 257
+        image = Image.fromarray(wide)
+        image = image if mode == "I;16" else Image.fromarray(wide.astype(np.int32)).convert(mode)
+    else:
+        image = Image.fromarray(drawn).convert("P" if mode == "PA" else mode)
+        image = image.convert(mode)
+    assert image.mode == mode
+    whole = photo_pixels(image)
+    monkeypatch.setattr("infinite_id.faces.photos._ROWS", 7)
+    np.testing.assert_array_equal(photo_pixels(image), whole)
+    assert whole.std() > 20
+
+
+def test_grey_of_16_bits_takes_little_more_memory_than_the_picture() -> None:
+    data = encoded(Image.fromarray(np.zeros((4000, 1000), np.uint16)), "PNG")
+    tracemalloc.start()
+    try:
+        made = decode_photo(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * made.nbytes
 
 
 @pytest.mark.parametrize(

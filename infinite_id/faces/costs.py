@@ -1,0 +1,145 @@
+"""What a file of few bytes may cost its decoder beyond the pixels that it says it has.
+
+A progressive JPEG may go over all of its pixels in thousands of scans. A HEIC picture may be put
+together from others, which are put together from others: nine files in a file, a billion pictures
+to decode. Neither is a photo, and a decoder that has begun cannot be stopped.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+
+__all__ = ["heif_pixels", "jpeg_scans"]
+
+# Markers but for stuffed zeros, restarts and fill bytes.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_ALONE = (0x01, 0xD8)
+_SCAN, _END = 0xDA, 0xD9
+# Of a picture of a thousand tiles it has some ten thousand.
+_LARGEST_META = 4 << 20
+
+
+def jpeg_scans(data: bytes, most: int) -> int:
+    """Scans of the first picture of a JPEG; the count ends beyond `most`."""
+    scans, place = 0, 2
+    while scans <= most:
+        found = _MARKER.search(data, place)
+        if found is None or found[1][0] == _END:
+            break
+        marker = found[1][0]
+        scans += marker == _SCAN
+        # The length of a segment counts itself.
+        length = int.from_bytes(data[found.end() : found.end() + 2]) if marker not in _ALONE else 0
+        place = found.end() + length
+    return scans
+
+
+def heif_pixels(data: bytes) -> int:
+    """Pixels that are decoded for a picture of a HEIF file, those of its parts included, each as
+    often as a part is used: for the one with the most. 0 where there is none.
+
+    Raises:
+        ValueError: its structure is broken, or nobody could decode it.
+    """
+    try:
+        found = _Items(data)
+        return max((found.pixels(item, ()) for item in found.areas), default=0)
+    except RecursionError:
+        raise ValueError("its pictures are parts of parts without end") from None
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"its boxes are broken ({type(error).__name__})") from None
+
+
+class _Items:
+    """Pictures of a file by their numbers: pixels, and of which others each is made (ISO 23008-12).
+
+    What stands there twice is taken with all of its parts, and the larger size: decoders differ.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.areas: dict[int, int] = {}
+        self._sizes: list[int | None] = []
+        self._parts: dict[int, list[int]] = defaultdict(list)
+        self._known: dict[int, int] = {}
+        for kind, body in _boxes(data):
+            if kind == b"meta":
+                if len(body) > _LARGEST_META:
+                    raise ValueError(f"its boxes have {len(body)} bytes")
+                self._read(body[4:])
+
+    def _read(self, data: bytes) -> None:
+        for kind, body in _boxes(data):
+            if kind == b"iref":
+                self._read_parts(body[4:], ">I" if body[0] else ">H")
+            elif kind == b"iprp":
+                self._read(body)
+            elif kind == b"ipco":
+                self._sizes = [_area(*one) for one in _boxes(body)]
+            elif kind == b"ipma":
+                self._read_sizes(body)
+
+    def _read_parts(self, data: bytes, number: str) -> None:
+        width = struct.calcsize(number)
+        for kind, body in _boxes(data):
+            (whole,) = struct.unpack_from(number, body)
+            (count,) = struct.unpack_from(">H", body, width)
+            places = range(width + 2, width + 2 + count * width, width)
+            parts = [struct.unpack_from(number, body, place)[0] for place in places]
+            if kind == b"dimg":
+                self._parts[whole] += parts
+            elif kind == b"auxl":
+                # Of a picture's transparency, among others.
+                for master in parts:
+                    self._parts[master].append(whole)
+
+    def _read_sizes(self, data: bytes) -> None:
+        number, wide = (">I" if data[0] else ">H"), bool(data[3] & 1)
+        (count,) = struct.unpack_from(">I", data, 4)
+        place = 8
+        for _ in range(count):
+            (item,) = struct.unpack_from(number, data, place)
+            place += struct.calcsize(number)
+            for _ in range(data[place]):
+                at = place + 1
+                index = struct.unpack_from(">H", data, at)[0] & 0x7FFF if wide else data[at] & 0x7F
+                place += 2 if wide else 1
+                area = self._sizes[index - 1] if index else None
+                if area is not None:
+                    self.areas[item] = max(area, self.areas.get(item, 0))
+            place += 1
+
+    def pixels(self, item: int, above: tuple[int, ...]) -> int:
+        """Of a picture and of all that it is made of."""
+        if item in above:
+            raise ValueError("its pictures are parts of themselves")
+        if item not in self._known:
+            parts = (self.pixels(one, (*above, item)) for one in self._parts.get(item, ()))
+            own = self.areas.get(item) or max(self.areas.values())
+            self._known[item] = own + sum(parts)
+        return self._known[item]
+
+
+def _area(kind: bytes, body: bytes) -> int | None:
+    if kind != b"ispe":
+        return None
+    width, height = struct.unpack_from(">II", body, 4)
+    return int(width * height)
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each box, one after the other."""
+    place = 0
+    while place + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        begin = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, place + 8)
+            begin = 16
+        end = len(data) if size == 0 else place + size
+        if size and size < begin:
+            raise struct.error("a box is shorter than its head")
+        yield kind, data[place + begin : end]
+        place = end
