@@ -57,6 +57,7 @@ _SUMS = (
     "driver_starts",
     "worker_starts",
     "runs_failed",
+    "generation_batches_lost",
 )
 
 
@@ -69,7 +70,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         trials; over all of them cuts that met a run under way, rows lost, doubled and refused,
         files torn, runs unlike the one without Ray, starts of the driver and of workers, runs that
-        did not succeed; seconds of each.
+        did not succeed, generation batches that had to be generated again; seconds of each.
 
     Raises:
         ValueError: an unknown cut, or this machine does not permit namespaces.
@@ -228,6 +229,9 @@ def _trial(cluster: _Cluster, config: Any, name: str) -> dict[str, Any]:
             found["driver_starts"] += 1
         time.sleep(_LOOK_SECONDS)
     found["runs_failed"] += driver.poll() != 0
+    # One that hangs would share the workers with the next trial's.
+    driver.kill()
+    driver.wait()
     taken = time.monotonic() - begin
     for host in gone:
         cluster.hosts[host].mend()

@@ -24,6 +24,7 @@ _PHOTO = "person-1.png"
 _READY_SECONDS = 1800.0
 # Digests of smaller files are not remembered, see `infinite_id.packages.file_digest`.
 _LARGE = 4 << 20
+_WEIGHTS = ("*.safetensors", "*.bin", "*.onnx")
 
 
 def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,9 +32,10 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         arguments: scale ("real" or "small": fewer and narrower layers, the same keys); folder of
-            the files (None: a temporary one), which takes 11 GB; walk: what to walk, of check,
-            benchmark, serve, python; methods; people; size in pixels; steps; dtype; tflops,
-            utilisation, terabytes_per_s: of the card that pictures per second are reckoned for.
+            the files (None: a temporary one), which takes 13 GB; walk: what to walk, of check,
+            benchmark, serve, python, faceid (check and Python with each FaceID file); methods;
+            people; size in pixels; steps; dtype; tflops, utilisation, terabytes_per_s: of the card
+            that pictures per second are reckoned for.
 
     Returns:
         `benchmarks.real_size_reckoning.reckoned`; GB and seconds of the files; of each command its
@@ -54,6 +56,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "benchmark": _benchmark,
         "serve": _serve,
         "python": _python,
+        "faceid": _faceid,
     }
     if arguments["scale"] not in sizes:
         raise ValueError(f"scale is {arguments['scale']!r}, allowed: {', '.join(sizes)}")
@@ -66,7 +69,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
         begin = time.perf_counter()
         write_files(folder, sizes[arguments["scale"]])
         figures["write_seconds"] = time.perf_counter() - begin
-        weights = [*folder.rglob("*.safetensors"), *folder.rglob("*.onnx")]
+        weights = (file for kind in _WEIGHTS for file in folder.rglob(kind))
         figures["files_gb"] = sum(file.stat().st_size for file in weights) / 1e9
         for name in arguments["walk"]:
             begin = time.perf_counter()
@@ -79,29 +82,38 @@ def run(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_files(folder: Path, sizes: Any) -> None:
-    """Base, CLIP tower, adapter and pack, as their publishers lay them out."""
-    from benchmarks.real_size_files import (
-        write_pack,
-        write_plus_face,
-        write_sdxl_base,
-        write_vit_h,
-    )
+    """Base, CLIP tower, adapters and pack, as their publishers lay them out."""
+    from benchmarks.real_size_adapters import PUBLIC_NAMES, AdapterSizes, write_adapter
+    from benchmarks.real_size_files import write_pack, write_sdxl_base, write_vit_h
 
     unet = write_sdxl_base(folder / "base", sizes, filled=True)
     write_vit_h(folder / "clip", sizes=sizes, filled=True)
-    write_plus_face(folder / "plus_face.safetensors", unet, filled=True)
+    layers, wide = sizes.adapter
+    for kind, name in PUBLIC_NAMES.items():
+        shapes = AdapterSizes(layers=layers, wide=wide)
+        write_adapter(folder / name, unet, kind, shapes, filled=True)
     write_pack(folder / "pack" / "buffalo_l", sizes)
     (folder / "reads").mkdir()
 
 
-def model_settings(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What every command is told of the model: local folders for everything."""
+def model_settings(
+    folder: Path, arguments: Mapping[str, Any], kind: str = "plus_face"
+) -> dict[str, Any]:
+    """What every command is told of the model: local folders for everything.
+
+    Args:
+        folder: of `write_files`.
+        arguments: of `run`.
+        kind: of the adapter, of `benchmarks.real_size_adapters.PUBLIC_NAMES`.
+    """
+    from benchmarks.real_size_adapters import PUBLIC_NAMES
+
     return {
-        "preset": "sdxl_plus_face",
+        "preset": f"sdxl_{kind}",
         "base": str(folder / "base"),
         "clip": str(folder / "clip"),
         "faces": str(folder / "pack" / "buffalo_l"),
-        "adapter": str(folder / "plus_face.safetensors"),
+        "adapter": str(folder / PUBLIC_NAMES[kind]),
         "methods": arguments["methods"],
         "height": arguments["size"],
         "width": arguments["size"],
@@ -112,21 +124,22 @@ def model_settings(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def run_file(folder: Path, arguments: Mapping[str, Any]) -> str:
-    """The configuration of `check` and `benchmark`, with the people's photos beside it."""
+def run_file(folder: Path, arguments: Mapping[str, Any], kind: str = "plus_face") -> str:
+    """The configuration of `check` and `benchmark`, with the people's photos beside it; arguments
+    as of `model_settings`."""
     people = folder / "people"
     for photo in sorted(_SAMPLES.glob("*.png"))[: arguments["people"]]:
         (people / photo.stem).mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, people / photo.stem)
-    settings = model_settings(folder, arguments) | {
+    settings = model_settings(folder, arguments, kind) | {
         "identities": str(people),
         "prompt_ids": _first_prompt(),
         "style_names": ["raw_photo"],
         "resources": {"generation_gpus": 0},
         "tracking_uri": "none",
-        "output": str(folder / "run"),
+        "output": str(folder / f"run_{kind}"),
     }
-    file = folder / "run.yaml"
+    file = folder / f"run_{kind}.yaml"
     file.write_text(json.dumps(settings))
     return str(file)
 
@@ -137,8 +150,9 @@ def _first_prompt() -> list[str]:
     return [default_prompts().to_pylist()[0]["prompt_id"]]
 
 
-def _check(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    with Watched(["jobs.cli", "check", run_file(folder, arguments)], folder / "reads") as check:
+def _check(folder: Path, arguments: Mapping[str, Any], kind: str = "plus_face") -> dict[str, Any]:
+    words = ["jobs.cli", "check", run_file(folder, arguments, kind)]
+    with Watched(words, folder / "reads") as check:
         return check.ended()
 
 
@@ -146,7 +160,7 @@ def _benchmark(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     words = ["jobs.cli", "benchmark", "--config", run_file(folder, arguments)]
     with Watched(words, folder / "reads") as benchmark:
         found = benchmark.ended()
-    record = folder / "run" / "run.json"
+    record = folder / "run_plus_face" / "run.json"
     counts = json.loads(record.read_text())["counts"] if record.exists() else {}
     return found | {"pictures": counts.get("pictures", 0)}
 
@@ -179,8 +193,19 @@ def _serve(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _python(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    settings = model_settings(folder, arguments) | {"photo": str(_SAMPLES / _PHOTO)}
+def _faceid(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"pictures": 0, "exit_codes": 0}
+    for kind in ("faceid", "faceid_plusv2"):
+        checked = _check(folder, arguments, kind)
+        made = _python(folder, arguments, kind)
+        found["pictures"] += made.pop("pictures")
+        found["exit_codes"] += checked["exit_code"] + made.pop("exit_code")
+        found |= {f"{kind}_{name}": value for name, value in made.items()}
+    return found
+
+
+def _python(folder: Path, arguments: Mapping[str, Any], kind: str = "plus_face") -> dict[str, Any]:
+    settings = model_settings(folder, arguments, kind) | {"photo": str(_SAMPLES / _PHOTO)}
     file = folder / "python.json"
     file.write_text(json.dumps(settings))
     with Watched(["benchmarks.real_size_python", str(file)], folder / "reads") as python:

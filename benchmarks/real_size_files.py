@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -22,10 +21,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from infinite_id.attention.processors import attention_layers
 from infinite_id.pocket.image_text import load_tokenizer
 from infinite_id.training.dry_run import SDXL_UNET
-from infinite_id.weights.public_adapters import _public_name
 
 __all__ = [
     "REAL",
@@ -33,7 +30,7 @@ __all__ = [
     "Sizes",
     "vae_settings",
     "write_pack",
-    "write_plus_face",
+    "write_safetensors",
     "write_sdxl_base",
     "write_vit_h",
 ]
@@ -54,6 +51,8 @@ class Sizes:
         image_layers: of the image tower.
         image_wide: its feed-forward layer.
         face_wide: of the face recogniser's hidden layer.
+        adapter: layers of an adapter's resampler, and how many times as wide their feed-forward
+            layers are.
     """
 
     unet: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +62,7 @@ class Sizes:
     image_layers: int = 32
     image_wide: int = 5120
     face_wide: int = 1100
+    adapter: tuple[int, int] = (4, 4)
 
 
 REAL = Sizes()
@@ -78,11 +78,15 @@ SMALL = Sizes(
     image_layers=2,
     image_wide=256,
     face_wide=8,
+    adapter=(1, 1),
 )
 
 
-def _write(path: Path, shapes: Shapes, dtype: str = "F16", *, filled: bool = False) -> None:
-    """A safetensors file; without `filled` its weights are a hole of the file system."""
+def write_safetensors(
+    path: Path, shapes: Shapes, dtype: str = "F16", *, filled: bool = False
+) -> None:
+    """A file of these names and shapes; without `filled` its weights are a hole of the file
+    system, else they are random."""
     size = {"F16": 2, "F32": 4}[dtype]
     header: dict[str, Any] = {}
     end = 0
@@ -167,7 +171,7 @@ def write_sdxl_base(
     for part, network in parts.items():
         stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
         path = folder / part / f"{stem}.fp16.safetensors"
-        _write(path, _shapes(network), filled=filled)
+        write_safetensors(path, _shapes(network), filled=filled)
         if part.startswith("text"):
             network.config.save_pretrained(folder / part)
         else:
@@ -210,28 +214,8 @@ def write_vit_h(
                 projection_dim=1024,
             )
         )
-    _write(folder / "model.safetensors", _shapes(tower), "F32", filled=filled)
+    write_safetensors(folder / "model.safetensors", _shapes(tower), "F32", filled=filled)
     tower.config.save_pretrained(folder)
-
-
-def write_plus_face(
-    path: Path, unet: UNet2DConditionModel, width: int = 2048, *, filled: bool = False
-) -> None:
-    """ip-adapter-plus-face_sdxl_vit-h, or the like for another text width."""
-    with torch.device("meta"):
-        projector = IPAdapterPlusImageProjection(
-            embed_dims=1280, output_dims=width, hidden_dims=1280, heads=20, num_queries=16
-        )
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in _shapes(projector).items():
-        key = f"image_proj.{_public_name('plus_face', name)}"
-        shapes[key] = (2 * shape[0], *shape[1:]) if ".to_kv." in key else shape
-    for number, layer in enumerate(attention_layers(unet)):
-        if layer.endswith("attn2"):
-            inner = unet.get_submodule(layer).to_k.out_features
-            for part in "kv":
-                shapes[f"ip_adapter.{number}.to_{part}_ip.weight"] = (inner, width)
-    _write(path, shapes, filled=filled)
 
 
 def write_pack(folder: Path, sizes: Sizes = REAL) -> None:

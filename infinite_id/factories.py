@@ -64,7 +64,7 @@ def _digest(*settings: object) -> str:
 
 
 def _adapter(spec: MethodSpec, preset: Preset, base: BaseModel) -> tuple[StreamAdapter, str]:
-    address = trained_weights(spec, preset, lambda address: is_public_adapter(local_file(address)))
+    address = trained_weights(spec, preset)
     path = None if address is None else local_file(address)
     digest = "untrained" if path is None else file_digest(path)[:12]
     key = ("adapter", digest, id(base.unet), base.adapters_of, preset.encoders, preset.adapter)

@@ -148,7 +148,7 @@ def _check_weights(
     from infinite_id.methods import METHODS
     from infinite_id.model_files.bases import base_files
     from infinite_id.weights.shapes import adapter_parameters, base_unet
-    from pipelines.plan.fit import adapter_address
+    from pipelines.plan.fit import NOT_CHECKED, adapter_address
     from pipelines.plan.memory import actor_memory, self_attention_numbers
     from pipelines.plan.weights import find_weights
 
@@ -166,7 +166,10 @@ def _check_weights(
     for name in fitting:
         address = found.attempt(partial(adapter_address, name, here))
         if address is not None and address not in parameters:
+            before = len(found.faults)
             count = found.attempt(partial(adapter_parameters, address, here, unet))
+            if count is None and len(found.faults) == before:
+                found.say("not checked", NOT_CHECKED % address)
             parameters[address] = count or 0
     if here.base == "pocket":
         return

@@ -2,7 +2,7 @@
 
 One JSON line a file, to a file of the process in the folder INFINITE_ID_READS: "load" where tensors
 are taken from a safetensors file or an ONNX session is made, "digest" where its content is hashed.
-Looking into a header is neither.
+Looking into a header is neither. Loads of a pickle (.bin) are not seen, its digests are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 
 _FOLDER = os.environ.get("INFINITE_ID_READS")
-_SUFFIXES = (".safetensors", ".onnx")
+_SUFFIXES = (".safetensors", ".bin", ".onnx")
 
 
 def _write(what: str, file: Any) -> None:

@@ -15,6 +15,7 @@ from infinite_id.config import AdapterConfig
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import file_digest
+from infinite_id.weights.places import weights_header
 
 __all__ = ["AdapterMetadata", "adapter_config", "load_adapter", "save_adapter"]
 
@@ -92,7 +93,7 @@ def load_adapter(
         ValueError: not such a file, a later format, another base or encoders, other shapes,
             or a missing or surplus key; the message names the file and both sides.
     """
-    found = read_header(path)
+    found = (weights_header(path) or {}) if shapes_only else read_header(path)
     header = found.get("__metadata__", {})
     tensors: dict[str, Tensor] = {
         name: torch.empty(shape, device="meta") for name, shape in shapes_of(found).items()
@@ -134,13 +135,12 @@ def load_adapter(
         except (OSError, SafetensorError) as error:
             raise ValueError(f"adapter {path} cannot be read: {error}") from error
         adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    digest = file_digest(path)[:12]
     return adapter, AdapterMetadata(
         header["base"],
         header["encoders"],
         int(header["step"]),
         header["text_active"] == "True",
-        f"adapter-{digest}",
+        "" if shapes_only else f"adapter-{file_digest(path)[:12]}",
     )
 
 

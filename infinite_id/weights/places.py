@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
-from infinite_id.model_files.headers import read_header
+from infinite_id.model_files.headers import first_line, read_header
 from infinite_id.packages import file_digest
 
-__all__ = ["is_public_adapter", "local_file", "weights_digest"]
+__all__ = ["file_here", "is_public_adapter", "local_file", "weights_digest", "weights_header"]
 
 _HUB_FILE = re.compile(r"hub://([^/@]+/[^/@]+)@([^/]+)/(.+)")
 
@@ -20,14 +21,18 @@ def local_file(address: str | Path) -> Path:
     Raises:
         ValueError: an address of another form, or a file that cannot be had; names the address.
     """
-    cached = _cached(address)
+    cached = file_here(address)
     if cached is not None:
         return cached
     return _download(str(address))
 
 
-def _cached(address: str | Path) -> Path | None:
-    """The path of a file on this machine; None for one at hub:// that is not."""
+def file_here(address: str | Path) -> Path | None:
+    """The path of a file on this machine; None for one at hub:// that is not.
+
+    Raises:
+        ValueError: an address of another form.
+    """
     text = str(address)
     if not text.startswith("hub://"):
         return Path(text).expanduser()
@@ -42,14 +47,42 @@ def _cached(address: str | Path) -> Path | None:
 
 def _download(text: str) -> Path:
     found = _HUB_FILE.fullmatch(text)
-    assert found is not None  # noqa: S101 -- `_cached` has matched it
+    assert found is not None  # noqa: S101 -- `file_here` has matched it
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(found[1], found[3], revision=found[2]))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"weights at {text} cannot be had: {reason}") from error
+        raise ValueError(f"weights at {text} cannot be had: {first_line(error)}") from error
+
+
+def weights_header(address: str | Path) -> dict[str, dict[str, Any]] | None:
+    """The header of a safetensors file (`infinite_id.model_files.headers.read_header`); of one at
+    hub:// that is not on this machine the hub gives it alone. None: a pickle, which has none.
+
+    Raises:
+        ValueError: it cannot be had, or is no such file; names the address.
+    """
+    if not str(address).endswith(".safetensors"):
+        return None
+    path = file_here(address)
+    if path is not None:
+        return read_header(path)
+    from huggingface_hub import HfApi
+
+    found = _HUB_FILE.fullmatch(str(address))
+    assert found is not None  # noqa: S101 -- `file_here` has matched it
+    try:
+        told = HfApi().parse_safetensors_file_metadata(found[1], found[3], revision=found[2])
+    except Exception as error:  # of httpx, of the hub, of its offline mode
+        raise ValueError(f"weights at {address} cannot be had: {first_line(error)}") from error
+    return {
+        "__metadata__": dict(told.metadata),
+        **{
+            name: {"dtype": one.dtype, "shape": one.shape, "data_offsets": one.data_offsets}
+            for name, one in told.tensors.items()
+        },
+    }
 
 
 def weights_digest(address: str) -> str:
@@ -59,7 +92,7 @@ def weights_digest(address: str) -> str:
     Raises:
         ValueError: there is no such file or folder; names the address.
     """
-    path = _cached(address)
+    path = file_here(address)
     if path is None:
         return _hub_digest(address)
     if path.is_dir():
@@ -78,26 +111,23 @@ def _hub_digest(address: str) -> str:
     from huggingface_hub import HfApi
 
     found = _HUB_FILE.fullmatch(address)
-    assert found is not None  # noqa: S101 -- `_cached` has matched it
+    assert found is not None  # noqa: S101 -- `file_here` has matched it
     try:
         (info,) = HfApi().get_paths_info(found[1], [found[3]], revision=found[2])
         return str(info.lfs.sha256)  # type: ignore[union-attr]
     except Exception as error:  # of httpx, of the hub, of its offline mode
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"weights at {address} cannot be had: {lines[0]}") from error
+        raise ValueError(f"weights at {address} cannot be had: {first_line(error)}") from error
 
 
-def is_public_adapter(path: str | Path) -> bool:
+def is_public_adapter(address: str | Path) -> bool:
     """Whether a file of adapter weights is in a public format: any .bin, or safetensors without
-    this project's own header (`infinite_id.weights.adapter_file`).
+    this project's own header (`infinite_id.weights.adapter_file`). Nothing is downloaded for it.
 
     Raises:
         ValueError: there is no such file, or it is not whole.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"adapter {path} does not exist")
-    if file.suffix != ".safetensors":
-        return True
-    metadata = read_header(file).get("__metadata__", {})
-    return metadata.get("format") != "infinite-id-adapter"
+    path = file_here(address)
+    if path is not None and not path.is_file():
+        raise ValueError(f"adapter {address} does not exist")
+    header = weights_header(address)
+    return header is None or header.get("__metadata__", {}).get("format") != "infinite-id-adapter"

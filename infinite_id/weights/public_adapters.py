@@ -36,6 +36,7 @@ from infinite_id.identity.adapter import ImageKeyValues, check_embedding
 from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.types import IdentityEmbedding
 from infinite_id.weights.pickled import load_pickled
+from infinite_id.weights.places import weights_header
 
 __all__ = ["PublicAdapter", "load_public_adapter"]
 
@@ -140,7 +141,8 @@ def load_public_adapter(
     """Reads a public file into an adapter for `unet`, float32, on the CPU.
 
     Args:
-        path: .bin (read without unpickling code) or .safetensors.
+        path: .bin (read without unpickling code) or .safetensors. With `shapes_only` also
+            hub://OWNER/NAME@REVISION/FILE of a .safetensors.
         unet: the base model's.
         face_width, clip_width, clip_tokens: of the preset's encoders.
         shapes_only: reads keys and shapes and no weights, to check them; within
@@ -182,7 +184,9 @@ def load_public_adapter(
 
 def _read(path: str | Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    header = read_header(path) if Path(path).suffix == ".safetensors" else {}
+    header: Mapping[str, Any] = {}
+    if Path(path).suffix == ".safetensors":
+        header = (weights_header(path) or {}) if shapes_only else read_header(path)
     try:
         if shapes_only and header:
             for key, shape in shapes_of(header).items():

@@ -11,7 +11,7 @@ from infinite_id.model_files.files import BASE_PARTS, model_digest, weight_files
 from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.pocket.weights import POCKET_DIR, UNET
 from infinite_id.weights.adapter_file import load_adapter
-from infinite_id.weights.places import is_public_adapter, local_file
+from infinite_id.weights.places import file_here, is_public_adapter
 from infinite_id.weights.public_adapters import load_public_adapter
 
 __all__ = ["adapter_parameters", "base_unet"]
@@ -53,18 +53,26 @@ def base_unet(preset: Preset) -> UNet2DConditionModel:
     return unet
 
 
-def adapter_parameters(address: str, preset: Preset, unet: UNet2DConditionModel) -> int:
-    """Parameters of adapter weights on this machine, after they were found to fit.
+def adapter_parameters(address: str, preset: Preset, unet: UNet2DConditionModel) -> int | None:
+    """Parameters of adapter weights, after they were found to fit. Nothing is downloaded: of a
+    file at hub:// the header is read there.
 
     Args:
         address: of the file.
         preset: model family.
         unet: of `base_unet`.
 
+    Returns:
+        None: a pickle at hub:// that is not on this machine. It tells nothing before it is here.
+
     Raises:
         ValueError: they do not fit; as of loading them.
     """
-    path, encoders = local_file(address), preset.encoders
+    encoders = preset.encoders
+    here = file_here(address)
+    if here is None and not address.endswith(".safetensors"):
+        return None
+    path = here or address
     with torch.device("meta"):
         if is_public_adapter(path):
             adapter: torch.nn.Module = load_public_adapter(
@@ -81,7 +89,7 @@ def adapter_parameters(address: str, preset: Preset, unet: UNet2DConditionModel)
                 files, variant = base_files(preset)
                 wanted = f"sdxl-{model_digest(files, BASE_PARTS, variant)}"
             # What is shipped with its base fits it.
-            shipped = path.is_relative_to(POCKET_DIR)
+            shipped = here is not None and here.is_relative_to(POCKET_DIR)
             names = None if shipped else f"{encoders.faces}+{encoders.clip}"
             adapter, _ = load_adapter(
                 path, preset.adapter, unet, base=wanted, encoders=names, shapes_only=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from infinite_id.config import Preset
 from infinite_id.methods import METHODS, trained_weights
 from pipelines.plan.weights import is_public
 
-__all__ = ["adapter_address", "check_fit", "face_network"]
+__all__ = ["NOT_CHECKED", "adapter_address", "check_fit", "face_network"]
+
+logger = logging.getLogger(__name__)
+
+NOT_CHECKED = "adapter %s is a pickle: its keys and shapes are checked when it is downloaded"
 
 _ADAPTERS = (":infinite_id", ":ip_adapter", ":ip_adapter_face")
 
 
 def check_fit(preset: Preset, methods: Iterable[str]) -> None:
-    """Refuses a face network and adapters that do not fit, as far as their files lie here: what is
-    fetched from a hub is found out by the actor that loads it.
+    """Refuses a face network and adapters that do not fit. Nothing is downloaded: of a file at
+    hub:// the header is read there, and a line tells which one has none.
 
     Args:
         preset: of `pipelines.plan.weights.local_preset`.
@@ -30,15 +35,16 @@ def check_fit(preset: Preset, methods: Iterable[str]) -> None:
         face_network(preset)
     given = {preset.adapter_path, *dict(preset.weights).values()}
     # What nobody named is shipped with its base, and fits it.
-    addresses = {adapter_address(name, preset) for name in methods} & (given - {None})
-    here = sorted(str(address) for address in addresses if "://" not in str(address))
-    if not here:
+    found = {adapter_address(name, preset) for name in methods} & (given - {None})
+    addresses = sorted(str(address) for address in found)
+    if not addresses:
         return
     from infinite_id.weights.shapes import adapter_parameters, base_unet
 
     unet = base_unet(preset)
-    for address in here:
-        adapter_parameters(address, preset, unet)
+    for address in addresses:
+        if adapter_parameters(address, preset, unet) is None:
+            logger.warning(NOT_CHECKED, address)
 
 
 def adapter_address(method: str, preset: Preset) -> str | None:

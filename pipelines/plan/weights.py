@@ -172,10 +172,10 @@ def _encoder_names(family: Preset) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an adapter is a public one, without a download where its name tells."""
+    """Whether an adapter is a public one; nobody is asked where its name tells."""
     if address.endswith(".bin") or address in {one.adapter_path for one in PRESETS.values()}:
         return True
-    return is_public_adapter(local_file(address))
+    return is_public_adapter(address)
 
 
 def local_judges(judges: GivenJudges, options: Mapping[str, Any] | None = None) -> GivenJudges:

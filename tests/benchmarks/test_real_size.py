@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from fastapi.testclient import TestClient
 
 from benchmarks.real_size import model_settings, run_file, write_files
+from benchmarks.real_size_adapters import PUBLIC_NAMES, AdapterSizes, adapter_shapes
 from benchmarks.real_size_files import SMALL
 from benchmarks.real_size_python import picture
 from benchmarks.real_size_reckoning import reckoned
 from benchmarks.run import load_scenario, main
 from benchmarks.without_ray import undisturbed
+from infinite_id.training.dry_run import SDXL_UNET
 from jobs.check import check
 from pipelines.serve import local_app
 from pipelines.serving.config import ServiceConfig
@@ -42,10 +47,10 @@ def test_check_and_the_main_job_take_local_folders_for_everything(
     assert "no fault was found" in shown
     assert "people, texts: 2, 1" in shown
     undisturbed(load_config(file), scores=True)
-    images = pq.read_table(files / "run" / "images").to_pylist()
+    images = pq.read_table(files / "run_plus_face" / "images").to_pylist()
     assert [row["method"] for row in images].count("infinite_id") == 2
     assert len(images) == len({row["sample_id"] for row in images}) == 4
-    assert not list((files / "run").glob("rejects/*.parquet"))
+    assert not list((files / "run_plus_face").glob("rejects/*.parquet"))
 
 
 def test_the_service_takes_the_same_keys_and_only_the_scores_it_is_told(files: Path) -> None:
@@ -59,11 +64,22 @@ def test_the_service_takes_the_same_keys_and_only_the_scores_it_is_told(files: P
     assert list(made["images"][0]["scores"]) == ["face_found"]
 
 
-def test_python_takes_the_same_folders(files: Path) -> None:
-    found = picture(model_settings(files, ARGUMENTS) | {"photo": str(PHOTO)})
+@pytest.mark.parametrize("kind", PUBLIC_NAMES)
+def test_python_takes_the_same_folders_and_each_public_adapter(files: Path, kind: str) -> None:
+    found = picture(model_settings(files, ARGUMENTS, kind) | {"photo": str(PHOTO)})
     assert found["pictures"] == 1
     assert {found[f"dtype_of_{name}"] for name in NETWORKS} == {"bfloat16"}
     assert found["dtype_of_clip"] == "float32"
+
+
+def test_public_adapters_have_the_real_ones_sizes() -> None:
+    """GB as the hub shows them."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SDXL_UNET)
+    for kind, size in {"plus_face": 0.85, "faceid": 1.07, "faceid_plusv2": 1.49}.items():
+        parts = adapter_shapes(kind, unet, AdapterSizes()).values()
+        parameters = sum(math.prod(shape) for own in parts for shape in own.values())
+        assert round(2 * parameters / 1e9, 2) == size, kind
 
 
 def test_what_a_row_and_a_picture_cost() -> None:
@@ -84,7 +100,7 @@ def test_unknown_words_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["real_size", "--set", "walk=[run]"]) == 2
     said = capsys.readouterr().err
     assert "scale is 'huge', allowed: real, small" in said
-    assert "walk has 'run', allowed: check, benchmark, serve, python" in said
+    assert "walk has 'run', allowed: check, benchmark, serve, python, faceid" in said
 
 
 @pytest.mark.slow

@@ -12,15 +12,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmarks.real_size_files import (
-    SMALL,
-    write_pack,
-    write_plus_face,
-    write_sdxl_base,
-    write_vit_h,
-)
+from benchmarks.real_size_adapters import AdapterSizes, write_adapter
+from benchmarks.real_size_files import SMALL, write_pack, write_sdxl_base, write_vit_h
 from infinite_id.pocket.weights import adapter_path
+from jobs import cli
 from pipelines.tables.storage import Store
+from tests.infinite_id.hub import hub
 from tests.jobs.test_bad_input import invoke
 
 
@@ -30,8 +27,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     unet = write_sdxl_base(folder / "base", SMALL)
     write_vit_h(folder / "clip", sizes=SMALL)
-    write_plus_face(folder / "plus_face.safetensors", unet)
-    write_plus_face(folder / "narrow.safetensors", unet, width=768)
+    write_adapter(folder / "plus_face.safetensors", unet)
+    write_adapter(folder / "narrow.safetensors", unet, sizes=AdapterSizes(width=768))
     write_pack(folder / "pack", SMALL)
     return folder
 
@@ -127,8 +124,6 @@ def test_a_fault_is_one_sentence_of_every_command(
     assert sentence in said
     assert not (folder / "run").exists()
     monkeypatch.setattr("sys.argv", ["infinite-id", "check", file])
-    from jobs import cli
-
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
@@ -145,8 +140,6 @@ def told(
         assert sentence.startswith("error: ")
         assert said in sentence
     monkeypatch.setattr("sys.argv", ["infinite-id", "check", file])
-    from jobs import cli
-
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
@@ -178,6 +171,45 @@ def test_an_own_adapter_of_another_width_is_refused_before_a_run(
     said = "wide.safetensors has face_width 512, the preset has 128"
     told(str(file), said, ["benchmark", "synthesize"], capsys, monkeypatch)
     assert not (tmp_path / "run").exists()
+
+
+HUB = "hub://owner/adapters@main/"
+
+
+def test_an_adapter_at_a_hub_is_checked_by_its_header_alone(
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"owner/adapters/{name}": folder / name for name in ("narrow.safetensors",)}
+    with hub(monkeypatch, tmp_path / "cache", files) as asked:
+        file = settings(folder, adapter=f"{HUB}narrow.safetensors")
+        said = f"adapter {HUB}narrow.safetensors, key 'image_proj.proj_out.weight' has the shape"
+        told(file, said, ["benchmark"], capsys, monkeypatch)
+        whole = (folder / "narrow.safetensors").stat().st_size
+        # Of some hundred MB, the header, which each of the commands asks for.
+        assert 0 < asked.sent < whole / 100
+        file = settings(folder, adapter=f"{HUB}other.safetensors")
+        told(file, f"weights at {HUB}other.safetensors cannot be had", [], capsys, monkeypatch)
+    assert not (tmp_path / "cache").exists()
+    assert not (folder / "run").exists()
+
+
+def test_what_cannot_be_checked_at_a_hub_is_told(
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    (folder / "faceid.bin").write_bytes(b"a pickle")
+    files = {"owner/adapters/faceid.bin": folder / "faceid.bin"}
+    with hub(monkeypatch, tmp_path / "cache", files) as asked:
+        # Refused for another reason, after it was told.
+        file = settings(folder, adapter=f"{HUB}faceid.bin", output="/proc/nowhere")
+        code, _ = invoke(capsys, monkeypatch, "benchmark", "--config", file)
+        assert code == 2
+        said = f"adapter {HUB}faceid.bin is a pickle: its keys and shapes are checked when it is"
+        assert said in caplog.text
+        monkeypatch.setattr("sys.argv", ["infinite-id", "check", file])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert asked.sent == 0
 
 
 def test_a_cache_without_space_is_told(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from benchmarks.real_size_files import write_plus_face, write_sdxl_base, write_vit_h
+from benchmarks.real_size_adapters import AdapterSizes, write_adapter
+from benchmarks.real_size_files import write_sdxl_base, write_vit_h
 from jobs.check import check
 from pipelines.plan.memory import actor_memory
 from pipelines.settings import load_config
@@ -21,7 +22,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     unet = write_sdxl_base(folder / "base")
     write_vit_h(folder / "clip")
-    write_plus_face(folder / "plus_face.safetensors", unet)
+    write_adapter(folder / "plus_face.safetensors", unet)
     return folder
 
 
@@ -104,7 +105,7 @@ def test_an_adapter_for_another_width_names_the_key(
 ) -> None:
     unet = write_sdxl_base(tmp_path / "other")
     path = tmp_path / "narrow.safetensors"
-    write_plus_face(path, unet, width=768)
+    write_adapter(path, unet, sizes=AdapterSizes(width=768))
     with pytest.raises(typer.Exit):
         check(settings(files, tmp_path, adapter=str(path), methods=["infinite_id"]))
     shown = capsys.readouterr().out
