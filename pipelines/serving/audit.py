@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 
 from infinite_id.types import GenerationRequest
+from pipelines.serving.errors import ServiceError
 
 __all__ = ["AuditLog"]
+
+_LOG = logging.getLogger(__name__)
 
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
     at REAL NOT NULL, owner TEXT NOT NULL, sample_id TEXT NOT NULL, method TEXT NOT NULL,
@@ -25,15 +29,15 @@ class AuditLog:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._lock = threading.Lock()
+        self._path, self._lock = path, threading.Lock()
         self._base = None
         if path is None:
             return
         try:
             self._base = sqlite3.connect(path, check_same_thread=False)
-            # A file on a read-only disk opens, and has the table.
-            self._base.execute("BEGIN IMMEDIATE")
             self._base.execute(_TABLE)
+            # A file on a read-only disk opens, has the table, and begins what would write.
+            self._base.execute("DELETE FROM pictures WHERE FALSE")
             self._base.commit()
         except sqlite3.Error as error:
             self.close()
@@ -42,7 +46,11 @@ class AuditLog:
     def add(
         self, owner: str, requests: Sequence[GenerationRequest], files: Sequence[bytes]
     ) -> None:
-        """Writes down pictures: requests and the encoded files, in one order."""
+        """Writes down pictures: requests and the encoded files, in one order.
+
+        Raises:
+            ServiceError: 500, `audit_failed`: the file cannot be written any more.
+        """
         if self._base is None:
             return
         now = time.time()
@@ -57,8 +65,16 @@ class AuditLog:
             )
             for request, file in zip(requests, files, strict=True)
         ]
-        with self._lock, self._base:
-            self._base.executemany("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows)
+        try:
+            with self._lock, self._base:
+                self._base.executemany("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            _LOG.error("audit_path %s cannot be written: %s", self._path, error)
+            message = (
+                "The service cannot write down that the picture was made, so it does not send it."
+            )
+            # Not 503, which clients ask again: each try would cost a picture that nobody gets.
+            raise ServiceError(500, "audit_failed", message) from None
 
     def close(self) -> None:
         """Closes the file."""

@@ -36,7 +36,8 @@ class ServiceConfig(ModelConfig):
             likewise.
         request_timeout_seconds: from a request's first byte to its answer: upload, faces,
             pictures and scores, else 504.
-        send_timeout_seconds: an answer of which nothing is read for so long is given up.
+        send_timeout_seconds: an answer of which nothing is read for so long is given up; one that
+            is read at less than 32 KiB per second, that much later.
         header_timeout_seconds: from a connection's beginning, or its last answer, to the end of the
             next request's headers; then it is closed. Not on Ray Serve.
         upload_idle_seconds: an upload of which nothing comes for so long is given up.

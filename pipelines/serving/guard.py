@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,10 @@ _LOG = logging.getLogger(__name__)
 _MOST_DIGITS = 18
 # Each connection of somebody who tries keys then costs one answer in that time.
 _SLOW_SECONDS = 1.0
+# A server takes what it is given at once, and waits for the reader before the next part.
+_PIECE = 64 << 10
+# Bytes of an answer per second, of a reader that is waited for.
+_SLOWEST = 32 << 10
 _ALWAYS = ("/healthz", "/readyz", "/metrics")
 # Asked while somebody types.
 _FREE = ("/v1/tokens",)
@@ -40,7 +44,9 @@ class Guard:
       with 408 where nothing of it comes for `upload_idle_seconds`, or not all in time. Nothing is
       parsed or decoded before.
     - More than `max_connections` requests at once are 503; probes and metrics are always answered.
-    - An answer that nobody reads for `send_timeout_seconds` is given up.
+    - An answer of which nothing is read for `send_timeout_seconds` is given up; so is one that is
+      read at less than 32 KiB per second, beyond that time. It is sent in pieces, so that the
+      server holds one piece of it and not all.
     - An unexpected error becomes a 500 with our body; the log says where it came from and not its
       message, which may quote a prompt.
 
@@ -112,6 +118,7 @@ class _Exchange:
         self._guard, self._scope, self._receive, self._send = guard, scope, receive, send
         self._deadline = Deadline(guard.config.request_timeout_seconds)
         self._held, self._seen = 0, 0
+        self._sent, self._sending = 0, 0.0
         self._whole, self._started = False, False
         self._refusal: ServiceError | None = None
         self.status = 499
@@ -207,15 +214,34 @@ class _Exchange:
         if self._refusal is not None:
             return
         self._started = True
+        for piece in _pieces(message):
+            await self._send_piece(piece)
+
+    async def _send_piece(self, piece: Message) -> None:
+        patience = self._guard.config.send_timeout_seconds
+        left = patience + self._sent / _SLOWEST - self._sending
+        begin = time.monotonic()
         try:
-            await asyncio.wait_for(self._told(message), self._guard.config.send_timeout_seconds)
+            await asyncio.wait_for(self._told(piece), min(patience, left))
         except TimeoutError:
             self._refuse(ServiceError(408, "stalled_reader", "The answer was not read in time."))
+        self._sending += time.monotonic() - begin
+        self._sent += len(piece.get("body", b""))
 
     async def _told(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    body = message.get("body", b"")
+    if len(body) <= _PIECE:
+        yield message
+        return
+    for begin in range(0, len(body), _PIECE):
+        more = message.get("more_body", False) or begin + _PIECE < len(body)
+        yield {**message, "body": body[begin : begin + _PIECE], "more_body": more}
 
 
 def _method(scope: Scope) -> str:

@@ -63,6 +63,7 @@ class Connections:
         self._counts: Counter[str] = Counter()
         # Since when, and whether it has been served: in the order in which they began to wait.
         self.waiting: dict[Any, tuple[float, bool]] = {}
+        self._closing: set[Any] = set()
 
     def add(self, connection: Any, address: str) -> bool:
         """Whether there is a place for it; another one may have lost its own."""
@@ -97,6 +98,14 @@ class Connections:
         if not self._counts[whose]:
             del self._counts[whose]
         self._changed(len(self._open))
+
+    def sweep(self) -> None:
+        """Ends those that were being closed at the last call too: what is left of their answers
+        nobody reads, and a transport that is closed waits for that for ever."""
+        closing = {one for one in self._open if one.transport.is_closing()}
+        for one in closing & self._closing:
+            one.transport.abort()
+        self._closing = closing
 
     def _make_room(self) -> bool:
         if not self.waiting:
@@ -233,11 +242,11 @@ class Server(uvicorn.Server):
         ready: Callable[[], None] = lambda: None,
         changed: Callable[[int], None] = lambda _: None,
     ) -> None:
-        places = Connections(config, changed)
+        self._places = Connections(config, changed)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("Protocol", (_Protocol,), {"places": places}),
+                http=type("Protocol", (_Protocol,), {"places": self._places}),
                 ws="none",
                 # The access log would hold no prompt, but ids of people, which work like passwords.
                 access_log=False,
@@ -259,7 +268,13 @@ class Server(uvicorn.Server):
         """See uvicorn."""
         await super().startup(sockets)
         if self.started:
+            self._sweep()
             self._ready()
+
+    def _sweep(self) -> None:
+        # Not in `on_tick`: while the server ends it must go on.
+        self._places.sweep()
+        asyncio.get_running_loop().call_later(self._places.header_seconds, self._sweep)
 
     def serve_until_told(self) -> None:
         """Runs; returns as well where the application does not start."""

@@ -29,22 +29,41 @@ DASHBOARD = json.loads((CLUSTER / "monitoring/grafana.json").read_text())
 EXPRESSIONS = [t["expr"] for p in DASHBOARD["panels"] for t in p["targets"]] + [
     rule["expr"] for rule in RULES["rules"]
 ]
+# A run's metrics come by Ray's exporter; the service's by that, or by its own /metrics.
+SERVICE_NAME = re.compile(r'__name__=~"\(ray_\)\?(\w+)"')
+
+
+def metrics_of(expression: str) -> set[str]:
+    return set(re.findall(r"\bray_\w+", SERVICE_NAME.sub(r"ray_\1", expression)))
+
+
+def labels_of(expression: str) -> set[str]:
+    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
+    matched = re.findall(r"(\w+)(?:=|!=|=~|!~)\"", SERVICE_NAME.sub("", expression))
+    return {label.strip() for group in grouped for label in group.split(",")} | set(matched)
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expressions_use_exported_metrics_and_labels(expression: str) -> None:
-    metrics = set(re.findall(r"\bray_\w+", expression))
+    metrics = metrics_of(expression)
     assert metrics
     assert metrics <= LABELS.keys()
-    grouped = re.findall(r"\bby \(([^)]*)\)", expression)
-    labels = {label.strip() for group in grouped for label in group.split(",")}
-    labels |= set(re.findall(r"(\w+)(?:=|!=)\"", expression))
-    assert labels <= set.union(*(LABELS[m] for m in metrics))
+    assert labels_of(expression) <= set.union(*(LABELS[m] for m in metrics))
 
 
 def test_every_exported_metric_has_a_panel() -> None:
-    shown = set(re.findall(r"\bray_\w+", json.dumps(DASHBOARD["panels"])))
-    assert shown == LABELS.keys()
+    expressions = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    assert set.union(*(metrics_of(one) for one in expressions)) == LABELS.keys()
+
+
+def test_legends_and_sentences_use_labels_that_are_left() -> None:
+    """A label that an expression has summed over would stand there as nothing."""
+    shown = [(t["expr"], t["legendFormat"]) for p in DASHBOARD["panels"] for t in p["targets"]]
+    shown += [(rule["expr"], rule["annotations"]["summary"]) for rule in RULES["rules"]]
+    for expression, text in shown:
+        asked = set(re.findall(r"\{\{ *(?:\$labels\.)?(\w+) *\}\}", text))
+        (kept,) = re.findall(r"\bby \(([^)]*)\)", expression) or [""]
+        assert asked <= {label.strip() for label in kept.split(",")}, (expression, text)
 
 
 def test_panels_have_own_ids_and_do_not_overlap() -> None:

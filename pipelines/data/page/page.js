@@ -83,6 +83,8 @@ function refresh() {
   const each = now === "sheet" ? service.styles.length : Number(byId("count").value);
   const total = each * chosenMethods().length;
   byId("make").textContent = total > 1 ? `Make ${total} pictures` : "Make picture";
+  // What was wrong may be right now.
+  if (!running) tell(byId("order-error"), "");
 }
 
 /** Puts an order's settings, or those of a shared link, into the form. */

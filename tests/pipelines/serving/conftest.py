@@ -64,8 +64,9 @@ def another(client: TestClient, **settings: Any) -> TestClient:
     return TestClient(app, base_url=LOOPBACK)
 
 
-def upload(client: TestClient, person: int = 0) -> str:
+def upload(client: TestClient, person: int = 0, **more: Any) -> str:
     """The id of an uploaded person."""
-    answer = client.post("/v1/identities", files={"photos": ("p.png", portrait(person))})
+    photos = {"photos": ("p.png", portrait(person))}
+    answer = client.post("/v1/identities", files=photos, **more)
     assert answer.status_code == 201, answer.text
     return answer.json()["identity_id"]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import sqlite3
+import subprocess
 import time
 from contextlib import closing, suppress
 
@@ -19,6 +20,7 @@ from pipelines.serving.callers import Callers
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.keys import KeyRing, RateLimit, hash_key, new_key
 from pipelines.serving.people import People, Person
+from tests.full_disk import files_of_at_most
 from tests.pipelines.serving.conftest import another, portrait, upload
 
 RIGHT, OTHER = new_key(), new_key()
@@ -148,6 +150,45 @@ def test_every_picture_has_a_row_without_prompt_or_photo(keyed, monkeypatch, tmp
         seed = str(picture["seed"])
         assert row == [owner, picture["sample_id"], "infinite_id", seed, digest]
     assert b"zeppelin" not in path.read_bytes()
+
+
+def test_a_picture_that_cannot_be_written_down_is_not_sent(keyed, monkeypatch, tmp_path, caplog):
+    service, path = keyed.app.state.service, tmp_path / "audit.sqlite"
+    monkeypatch.setattr(service, "audit", AuditLog(str(path)))
+    body = {**BODY, "identity_id": upload(keyed, headers=bearer(RIGHT))}
+    ask = {"url": "/v1/generate", "json": body, "headers": bearer(RIGHT)}
+    assert keyed.post(**ask).status_code == 200
+    with files_of_at_most(100):
+        refused = keyed.post(**ask)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (500, "audit_failed")
+    assert refused.json()["error"]["message"].startswith("The service cannot write down that the")
+    # Whoever runs the service learns what is wrong, and it goes on.
+    assert f"audit_path {path} cannot be written: d" in caplog.text
+    assert keyed.get("/readyz").status_code == 200
+    assert keyed.post(**ask).status_code == 200
+    service.audit.close()
+    with closing(sqlite3.connect(path)) as base:
+        assert base.execute("SELECT count(*) FROM pictures").fetchone() == (2,)
+
+
+def test_an_audit_on_a_disk_that_is_read_only_is_refused(tmp_path, need):
+    def mount(*words: str) -> bool:
+        done = subprocess.run(["mount", *words, tmp_path], capture_output=True, check=False)
+        return done.returncode == 0
+
+    need("mount", mount("-t", "tmpfs", "tmpfs"), "to mount a disk needs root")
+    try:
+        AuditLog(str(tmp_path / "old.sqlite")).close()
+        assert mount("-o", "remount,ro")
+        for name, reason in {
+            "old.sqlite": "attempt to write a readonly database",
+            "new.sqlite": "unable to open database file",
+        }.items():
+            message = f"audit_path is '{tmp_path / name}', which cannot be used: {reason}"
+            with pytest.raises(ValueError, match=message):
+                AuditLog(str(tmp_path / name))
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def test_prompts_are_not_in_the_log(client, caplog):

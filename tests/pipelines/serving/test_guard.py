@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from pipelines.serving.callers import Callers
 from pipelines.serving.config import ServiceConfig
@@ -131,6 +131,35 @@ def test_a_reader_that_stalls_is_given_up():
     assert closed
     assert len(sent) == 3
     assert b'code="stalled_reader"' in guard.measures.text()
+
+
+async def large(scope, receive, send) -> None:
+    await Response(bytes(1 << 20))(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("slowest", "whole"), [(1 << 20, True), (1 << 30, False)], ids=["slow", "too slow"]
+)
+def test_a_slow_reader_is_waited_for_as_long_as_it_reads(monkeypatch, slowest, whole):
+    monkeypatch.setattr("pipelines.serving.guard._SLOWEST", slowest)
+    sent: list[bytes] = []
+
+    async def send(message: dict) -> None:
+        # A MiB in 0.8 s, which is more than the time in which a part has to be read.
+        body = message.get("body", b"")
+        await asyncio.sleep(0.8 * len(body) / (1 << 20))
+        sent.append(body)
+
+    async def receive() -> dict:
+        return {"type": "http.request"}
+
+    guard = guarded(large, send_timeout_seconds=0.3)
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "path": "/", "headers": headers, "method": "GET", "asgi": {}}
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 20))
+    assert max(map(len, sent)) == 64 << 10
+    assert (sum(map(len, sent)) == 1 << 20) == whole
+    assert (b'code="stalled_reader"' in guard.measures.text()) != whole
 
 
 def test_a_body_limit_above_all_bodies_is_refused():

@@ -31,7 +31,8 @@ SEEN: list[str] = []
 async def echo(request: Request) -> JSONResponse:
     SEEN.append(request.url.path)
     body = await request.body()
-    return JSONResponse({"headers": dict(request.headers), "bytes": len(body)})
+    hosts = request.headers.getlist("host")
+    return JSONResponse({"headers": dict(request.headers), "hosts": hosts, "bytes": len(body)})
 
 
 async def slow(request: Request) -> JSONResponse:
@@ -148,6 +149,38 @@ def told(port: int, data: bytes) -> bytes:
             while part := one.recv(4096):
                 got += part
     return got
+
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "hosts"),
+    [
+        (b"GET /v1/styles HTTP/1.1\r\nHost: Pictures.Example:8443\r\n", ["pictures.example"]),
+        # What the line says goes before the header (RFC 9112).
+        (b"GET https://a.example/v1/styles HTTP/1.1\r\nHost: b.example\r\n", ["a.example"]),
+        # HTTP/1.0 has none, and the service answers no request without.
+        (b"GET /v1/styles HTTP/1.0\r\n", ["_"]),
+    ],
+)
+def test_the_service_is_given_one_host(proxied, request_line, hosts):
+    head, _, body = told(proxied[0], request_line + CLOSE).partition(b"\r\n\r\n")
+    assert b" 200 " in head.splitlines()[0]
+    assert json.loads(body)["hosts"] == hosts
+
+
+def test_probes_and_numbers_need_no_host(proxied):
+    for path in (b"/healthz", b"/readyz", b"/metrics"):
+        answered = told(proxied[0], b"GET " + path + b" HTTP/1.0\r\n" + CLOSE)
+        assert b" 200 " in answered.splitlines()[0], path
+
+
+def test_two_hosts_reach_nobody(proxied):
+    SEEN.clear()
+    data = b"GET /v1/styles HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n" + CLOSE
+    assert told(proxied[0], data).startswith(b"HTTP/1.1 400 ")
+    assert SEEN == []
 
 
 HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{"

@@ -218,6 +218,8 @@ def test_errors_are_the_sentences_of_the_service(opened, live_url):
         re.compile(r"^The photo cannot be used: no face.*\.$"), timeout=MILLISECONDS
     )
     choose(page, "person-1")
+    # It is mended, and says so no more.
+    expect(page.locator("#order-error")).to_be_hidden()
     page.locator("#prompt").fill("word " * 190)
     page.locator("#make").click()
     allowed = "at most 64 with begin and end"

@@ -120,8 +120,22 @@ def test_more_like_this_makes_other_seeds(opened):
     choose(page, "person-1")
     page.locator("#style").select_option("anime")
     make(page, 1)
-    page.locator(".run").get_by_text("More like this").first.click()
+    held = []
+    page.route("**/v1/generate", held.append)
+    more = page.locator(".run").get_by_text("More like this")
+    more.click()
+    while len(held) < 4:
+        page.wait_for_timeout(20)
+    # Nothing is begun beside them, and the page says so until they are there.
+    more.click()
+    error = page.locator("#order-error")
+    expect(error).to_have_text("Pictures are being made: wait for them, or stop.")
+    page.unroute("**/v1/generate")
+    for one in held:
+        one.continue_()
     expect(page.locator("#status")).to_have_text("Done: 4 of 4.", timeout=MILLISECONDS)
+    expect(error).to_have_text("")
+    assert page.locator(".run:not(.example)").count() == 2
     newest = page.locator(".run").first
     assert newest.locator(".open").count() == 4
     assert newest.locator(".soft").first.inner_text().startswith("Anime")

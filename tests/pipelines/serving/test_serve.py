@@ -161,7 +161,9 @@ def test_a_replica_whose_gpu_fails_is_replaced_and_its_request_made_elsewhere(ad
     # The client does not ask again: the service does, and Ray starts another replica meanwhile.
     with Client(address, retry=Retry(attempts=1)) as api:
         assert len(api.generate("a person", photos=[portrait(0)], steps=2).pictures) == 1
-    assert not {one._actor_id for one in before} & {one._actor_id for one in replicas("GenerationDeployment")}
+    assert not {one._actor_id for one in before} & {
+        one._actor_id for one in replicas("GenerationDeployment")
+    }
 
 
 @pytest.mark.slow

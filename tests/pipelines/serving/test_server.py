@@ -13,16 +13,22 @@ import time
 
 import httpx
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from jobs.console import user_errors
 from jobs.serve import serve
+from pipelines.serving.callers import Callers
 from pipelines.serving.config import ServiceConfig
+from pipelines.serving.guard import Guard
+from pipelines.serving.keys import KeyRing
+from pipelines.serving.measures import Measures
 from pipelines.serving.server import Connections, Server, listen
 
 LIMITS = {"header_timeout_seconds": 1.0, "max_connections": 20, "max_body_bytes": 2048}
 
 
+LARGE = 16 << 20
+"""Bytes."""
 arrived = threading.Event()
 """A request for /slow or /wait is being answered."""
 gone = threading.Event()
@@ -30,7 +36,8 @@ gone = threading.Event()
 
 
 async def answering(scope, receive, send) -> None:
-    """Answers at once; /slow after a second, /wait when the caller has left."""
+    """Answers at once; /slow after a second, /wait when the caller has left, /large with more than
+    the buffers of the system hold."""
     if scope["type"] != "http":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -38,6 +45,9 @@ async def answering(scope, receive, send) -> None:
     if scope["path"] == "/slow":
         arrived.set()
         await asyncio.sleep(1)
+    if scope["path"] == "/large":
+        await Response(bytes(LARGE))(scope, receive, send)
+        return
     if scope["path"] == "/wait":
         assert not (await receive()).get("more_body")
         arrived.set()
@@ -47,11 +57,17 @@ async def answering(scope, receive, send) -> None:
 
 
 @contextlib.contextmanager
-def running(**limits):
+def running(guarded: bool = False, **limits):
     config = ServiceConfig(**{**LIMITS, **limits})
     listening = listen("127.0.0.1", 0, config)
     started = threading.Event()
-    server = Server(answering, config, listening, started.set)
+
+    async def take(deadline, owner) -> None:
+        pass
+
+    keyless = Callers(KeyRing(()), (), 9)
+    app = Guard(answering, config, Measures(), keyless, take) if guarded else answering
+    server = Server(app, config, listening, started.set)
     thread = threading.Thread(target=server.serve_until_told, daemon=True)
     thread.start()
     assert started.wait(30)
@@ -120,6 +136,47 @@ def test_an_answer_before_the_end_of_a_body_is_read_and_the_body_is_not():
         assert time.monotonic() - begin < 8
         # What the kernel's buffers hold.
         assert sent < 100_000_000
+
+
+READ = b"GET /large HTTP/1.1\r\nhost: localhost\r\nconnection: %s\r\n\r\n"
+
+
+def reading(port: int, connection: bytes) -> socket.socket:
+    """A connection of little room that has asked for something large."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    one.settimeout(20)
+    one.connect(("127.0.0.1", port))
+    one.sendall(READ % connection)
+    return one
+
+
+@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
+def test_who_reads_slowly_gets_the_whole_answer(connection):
+    # Three times as slowly as a connection without a request may stay.
+    with running(guarded=True, header_timeout_seconds=0.4) as (_, port):
+        one, got = reading(port, connection), 0
+        while more := one.recv(1 << 20):
+            got += len(more)
+            if got >= LARGE:
+                break
+            time.sleep(1.2 * len(more) / LARGE)
+        assert got >= LARGE
+        one.close()
+
+
+@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
+def test_who_reads_nothing_keeps_no_connection(connection):
+    limits = {"header_timeout_seconds": 0.3, "send_timeout_seconds": 0.3}
+    with running(guarded=True, **limits) as (server, port):
+        one = reading(port, connection)
+        until = time.monotonic() + 10
+        while not server.server_state.connections:
+            assert time.monotonic() < until
+        while server.server_state.connections:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        one.close()
 
 
 def answers_of(one: socket.socket) -> bytes:

@@ -8,7 +8,9 @@ import socket
 
 import openapi_spec_validator
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cluster.test_monitoring import EXPRESSIONS, SERVICE_NAME, labels_of
 from tests.pipelines.serving.conftest import portrait, upload
 
 BODY = {"prompt": "a {subject} on the beach", "steps": 2}
@@ -293,6 +295,14 @@ def test_metrics_tell_routes_latencies_batches_and_refusals(client):
         "people_bytes ",
     ):
         assert f"infinite_id_service_{wanted}" in text, wanted
+    # What the board and the alerts ask for is there, with the labels that they ask for.
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    for expression in EXPRESSIONS:
+        for name in SERVICE_NAME.findall(expression):
+            assert labels_of(expression) <= found[name], expression
 
 
 @pytest.mark.parametrize(
