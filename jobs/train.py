@@ -20,7 +20,16 @@ import typer
 
 from eval.places import StorageError
 from jobs.console import console, progress_display, show_table, user_errors
-from jobs.options import Address, Config, Preset, Set, StorageOptions, TrackingUri, set_values
+from jobs.options import (
+    Address,
+    CheckPeople,
+    Config,
+    Preset,
+    Set,
+    StorageOptions,
+    TrackingUri,
+    set_values,
+)
 from jobs.options import storage_options as read_options
 from jobs.tracking import (
     check_tracking,
@@ -65,6 +74,7 @@ def train(
     text_active: Annotated[
         bool, typer.Option("--text-active", help="The ablation: text takes part in training.")
     ] = False,
+    check_people: CheckPeople = False,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     storage_options: StorageOptions = None,
@@ -82,6 +92,7 @@ def train(
         "batch_size": batch_size,
         "workers": workers,
         "text_active": text_active or None,
+        "check_people": check_people or None,
         "tracking_uri": tracking_uri,
         "address": address,
         "storage_options": read_options(storage_options),
@@ -97,7 +108,7 @@ def train(
     from pipelines.plan.weights import run_weights
     from pipelines.run.lease import Lease
     from pipelines.run.session import ray_session
-    from pipelines.training.job import count_photos, prepare_pairs
+    from pipelines.training.job import count_photos, pair_warnings, prepare_pairs
     from pipelines.training.job import train as run_training
     from pipelines.training.worker import read_metrics
 
@@ -112,6 +123,8 @@ def train(
     ):
         counts = prepare_pairs(settings, lease.check)
         console.print(f"pairs: {', '.join(f'{key} {n}' for key, n in sorted(counts.items()))}")
+        for line in pair_warnings(store):
+            console.print(f"warning: {line}", markup=False)
         with progress_display() as show, _watched(store, settings.steps, show, log):
             run_training(settings)
         metrics = read_metrics(store)

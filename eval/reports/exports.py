@@ -27,6 +27,7 @@ _COLUMNS = (
     "people",
     "over",
 )
+_DIGITS = {"degrees": 1}
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -171,7 +172,7 @@ def _plain(value: float | None) -> str:
 
 def _heading(info: MetricInfo) -> str:
     arrow = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}[info.higher_is_better]
-    unit = r" (\%)" if info.unit == "share" else ""
+    unit = {"share": r" (\%)", "degrees": r" ($^\circ$)"}.get(info.unit, "")
     return _escaped(info.title) + unit + arrow
 
 
@@ -186,7 +187,7 @@ def _cell(mean: float | None, low: float | None, high: float | None, unit: str) 
 
 
 def _number(value: float, unit: str) -> str:
-    return rounded(100 * value, 1) if unit == "share" else rounded(value, 3)
+    return rounded(100 * value, 1) if unit == "share" else rounded(value, _DIGITS.get(unit, 3))
 
 
 def _escaped(text: str) -> str:

@@ -13,11 +13,14 @@ __all__ = ["bounds", "cell", "interval", "label", "record", "rounded", "value"]
 
 
 def value(number: float | None, unit: str, *, signed: bool = False) -> str:
-    """Three digits, a share as per cent with one; "–" where there is none."""
+    """Three digits, per cent and degrees with one; "–" where there is none."""
     if number is None or math.isnan(number):
         return "–"
     sign = "+" if signed else ""
-    text = f"{rounded(100 * number, 1, sign)} %" if unit == "share" else rounded(number, 3, sign)
+    if unit == "share":
+        text = f"{rounded(100 * number, 1, sign)} %"
+    else:
+        text = f"{rounded(number, 1, sign)}°" if unit == "degrees" else rounded(number, 3, sign)
     return text.replace("-", "−")
 
 

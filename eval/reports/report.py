@@ -34,8 +34,8 @@ MAX_REJECTS = 200
 SCHEMA_VERSION = 1
 SET_TITLES = (
     "with a face",
-    "separation ↑",
-    "consistency ↓",
+    "separation (distance) ↑",
+    "consistency (distance) ↓",
     "seed diversity ↑",
     "Sim(GT) ↑",
     "Sim(Ref)",

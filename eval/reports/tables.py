@@ -62,13 +62,16 @@ class Tables:
 
     Attributes:
         reference: the method that differences are taken to; None with fewer than two methods.
+        main: the reference, or the only method; empty of a run without pictures.
         methods: one row a method.
         styles: one row a style and method.
-        identities: one row a person over all methods, at most `MAX_IDENTITIES`, then the lowest.
+        identities: one row a person of the main method: a mean over methods is nobody's. At most
+            `MAX_IDENTITIES`, then the lowest.
         identities_left_out: people beyond that.
     """
 
     reference: str | None
+    main: str
     methods: list[Row]
     styles: list[Row]
     identities: list[Row]
@@ -115,13 +118,17 @@ def make_tables(data: RunData, *, reference: str | None = None) -> Tables:
         for name in methods
         if (mask := by_method[name] & (style_of == style)).any()
     ]
-    people = data.names("identity_id")
-    shown = people if len(people) <= MAX_IDENTITIES else _lowest_people(data)
-    identity_of = data.samples["identity_id"]
-    alone = _Paired.of(data, None)
-    identity_rows = [_row(data, identity_of == name, alone, identity_id=name) for name in shown]
+    main = chosen or "".join(methods)
+    identity_of, alone = data.samples["identity_id"], _Paired.of(data, None)
+    of_main = method_of == main
+    people = list(dict.fromkeys(identity_of[of_main].tolist()))
+    shown = people if len(people) <= MAX_IDENTITIES else _lowest_people(data, of_main)
+    identity_rows = [
+        _row(data, of_main & (identity_of == name), alone, method=main, identity_id=name)
+        for name in shown
+    ]
     left_out = len(people) - len(shown)
-    return Tables(chosen, _mark(method_rows), _mark(style_rows), identity_rows, left_out)
+    return Tables(chosen, main, _mark(method_rows), _mark(style_rows), identity_rows, left_out)
 
 
 def _mark(rows: list[Row]) -> list[Row]:
@@ -155,9 +162,9 @@ def extremes(
     return found
 
 
-def _lowest_people(data: RunData) -> list[str]:
-    names, person = np.unique(data.samples["identity_id"].astype(str), return_inverse=True)
-    values = data.scores.get(IDENTITY_METRIC, np.full(len(data), np.nan))
+def _lowest_people(data: RunData, mask: NDArray[np.bool_]) -> list[str]:
+    names, person = np.unique(data.samples["identity_id"][mask].astype(str), return_inverse=True)
+    values = data.scores.get(IDENTITY_METRIC, np.full(len(data), np.nan))[mask]
     known = ~np.isnan(values)
     counts = np.bincount(person[known], minlength=len(names))
     sums = np.bincount(person[known], weights=values[known], minlength=len(names))

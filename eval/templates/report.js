@@ -16,8 +16,9 @@
   const distinct = (field) => [...new Set(samples.map((sample) => sample[field]))];
   const format = (metric, value) => {
     if (value === null || value === undefined) return "NaN";
-    const share = data.metrics[metric] && data.metrics[metric].unit === "share";
-    return (share ? (100 * value).toFixed(1) + " %" : value.toFixed(3)).replace("-", "−");
+    const unit = data.metrics[metric] && data.metrics[metric].unit;
+    const text = unit === "share" ? (100 * value).toFixed(1) + " %" : unit === "degrees" ? value.toFixed(1) + "°" : value.toFixed(3);
+    return text.replace("-", "−");
   };
   const title = (metric) => (data.metrics[metric] ? data.metrics[metric].title : metric);
   const describe = (sample) =>

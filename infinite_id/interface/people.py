@@ -14,6 +14,7 @@ from infinite_id.faces.detection import FaceError, FaceSelection
 from infinite_id.faces.photo_faces import photo_faces
 from infinite_id.faces.photos import PhotoError, decode_photo, photo_pixels
 from infinite_id.interface.mixes import GroupIdentity, MixedIdentity, Regions, grouped
+from infinite_id.names import NAME_RULE, name_fault
 from infinite_id.types import FaceRecord, Identity
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class People:
             )
         if not isinstance(class_word, str) or not class_word.strip() or "{" in class_word:
             raise ValueError(f"class_word is {class_word!r}, allowed: a word, such as woman")
-        if not isinstance(name, str | None):
-            raise ValueError(f"name is {name!r}, allowed: text, or None")
+        if name is not None and not (isinstance(name, str) and name_fault(name) is None):
+            raise ValueError(f"name is {name!r}, allowed: {NAME_RULE}, or None")
         given: list[Any] = list(photos) if isinstance(photos, list | tuple) else [photos]
         if not given:
             raise ValueError("identity has 0 photos, allowed: 1 or more")
@@ -115,7 +116,10 @@ class People:
         crops = tuple(record.aligned for record in records)
         first = given[0]
         own = first.identity_id if isinstance(first, FaceRecord) else _name_of(first)
-        return Identity(name or own or "person", crops, self.encoder.embed(crops), class_word)
+        name = name or (own or "").strip() or "person"
+        if fault := name_fault(name):
+            raise ValueError(f"the photo's file names nobody: {name!r}, {fault}; say name=...")
+        return Identity(name, crops, self.encoder.embed(crops), class_word)
 
     def somebody(
         self, value: Somebody, regions: Regions | None = None

@@ -6,6 +6,7 @@ also be made from a folder of photos: one person per file, or per sub-folder wit
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from infinite_id.names import NAME_RULE, name_fault
 from infinite_id.packages import PackageFile, package_file
 from pipelines.tables.photo_column import check_photos, photos_of, with_photos
 from pipelines.tables.photo_folder import PHOTO_SUFFIXES, FolderAccount, people_of_folder
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
-from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_table
+from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_names, check_table
 from pipelines.tables.storage import Store
 
 __all__ = [
@@ -194,12 +196,7 @@ def _to_table(kind: str, rows: list[Any], where: str) -> pa.Table:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ValueError(f"{where}, row {number}: is {type(row).__name__}, allowed: a mapping")
-        unknown = set(row) - set(schema.names)
-        if unknown:
-            raise ValueError(
-                f"{where}, row {number} has the unknown column {sorted(map(str, unknown))[0]!r}, "
-                f"allowed: {', '.join(schema.names)}"
-            )
+        check_names(row, schema, f"{where}, row {number}")
         cleaned.append(_nested(kind, dict(row), f"{where}, row {number}"))
     columns: dict[str, pa.Array] = {}
     for field in schema:
@@ -272,10 +269,17 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
     if table.num_rows == 0 and kind != "mixes":
         raise ValueError(f"{where} has 0 rows, allowed: 1 or more {kind}")
     key = _KEYS[kind]
-    _check_ids(table, key, where)
-    twice = [name for name, n in Counter(table[key].to_pylist()).items() if n > 1]
+    for row, name in enumerate(table[key].to_pylist()):
+        if (fault := name_fault(name)) is not None:
+            raise ValueError(
+                f"{where}, row {row}, column {key!r}: value is {name!r}, {fault}, allowed: "
+                f"{NAME_RULE}"
+            )
+    # An accent is a part of its letter or a character of its own, and reads the same.
+    names = [unicodedata.normalize("NFC", name) for name in table[key].to_pylist()]
+    twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
-        rows = [i for i, value in enumerate(table[key].to_pylist()) if value == twice[0]]
+        rows = [i for i, value in enumerate(names) if value == twice[0]]
         raise ValueError(
             f"{where}, rows {rows[0]} and {rows[1]}, column {key!r}: {twice[0]!r} stands twice"
         )
@@ -285,15 +289,6 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
     if kind == "mixes":
         _check_mixes(table, where)
     return table
-
-
-def _check_ids(table: pa.Table, key: str, where: str) -> None:
-    for row, name in enumerate(table[key].to_pylist()):
-        if name != name.strip():
-            raise ValueError(
-                f"{where}, row {row}, column {key!r}: value is {name!r}, allowed: no space at its "
-                "ends"
-            )
 
 
 def _check_face_numbers(table: pa.Table, where: str) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "identity_from_row",
     "provenance_of",
     "embedding_digest",
+    "first_warnings",
     "people_notes",
     "write_index",
 ]
@@ -118,12 +119,15 @@ def write_index(store: Store, people: pa.Table) -> None:
 def people_notes(store: Store) -> list[str]:
     """Sentences on people whose photos do not agree; of more than a few the rest is counted."""
     warnings = store.read_table(_INDEX, ["warning"])["warning"].drop_null().to_pylist()
-    if len(warnings) <= _MOST_NOTES:
+    return first_warnings(warnings, "embeddings.warning")
+
+
+def first_warnings(warnings: list[str], where: str) -> list[str]:
+    """The first sentences on people whose photos do not agree, and how many more are `where`."""
+    more = len(warnings) - _MOST_NOTES
+    if more <= 0:
         return warnings
-    rest = (
-        f"the photos of {len(warnings) - _MOST_NOTES} more people do not agree: embeddings.warning"
-    )
-    return [*warnings[:_MOST_NOTES], rest]
+    return [*warnings[:_MOST_NOTES], f"the photos of {more} more people do not agree: {where}"]
 
 
 def _index(store: Store) -> dict[str, str]:

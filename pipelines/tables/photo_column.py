@@ -21,6 +21,8 @@ _FIELDS = ("uri", "path", "bytes")
 # A semicolon parts the addresses of one cell, but for the one in "data:image/png;base64,".
 _PARTS = re.compile(r";(?!base64,)")
 _LONGEST_DATA = 60
+# What pandas and datasets make of a list or a mapping in a CSV.
+_WRITTEN_OUT = re.compile(r"""\s*(\[\s*['"{]|\{\s*['"])""")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?=//)|data:")
 
 
@@ -45,6 +47,11 @@ def photos_of(value: Any, place: str) -> list[dict[str, Any]]:
         ValueError: anything else.
     """
     if isinstance(value, str):
+        if _WRITTEN_OUT.match(value):
+            raise ValueError(
+                f"{place}: value is {value[:_LONGEST_DATA]!r}, allowed in one cell: addresses with "
+                "semicolons between them (lists and bytes stand in JSON, YAML or Parquet)"
+            )
         value = _parted(value)
     if isinstance(value, Mapping):
         value = [value]

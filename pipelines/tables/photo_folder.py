@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from eval.places import guarding
+from infinite_id.names import name_fault
 from pipelines.tables.choices import LAYOUTS
 from pipelines.tables.schemas import IDENTITIES, check_table
 from pipelines.tables.storage import Store
@@ -76,7 +77,7 @@ class FolderAccount:
             f"{self.given} entries: {self.photos} photos of {self.people} people, {out} left out"
         ]
         for reason, count in sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0])):
-            names = [name for name, why in self.left_out if why == reason][:_SHOWN]
+            names = [_shown(name) for name, why in self.left_out if why == reason][:_SHOWN]
             more = f" and {count - len(names)} more" if count > len(names) else ""
             lines.append(f"left out, {reason}: {', '.join(names)}{more}")
         return [*lines, *self.told]
@@ -127,10 +128,11 @@ def people_of_folder(
             photos.append(name)
         else:
             left_out.append((name, reason))
-    people, told = _people(photos, layout)
+    people, told, unnamed = _people(photos, layout)
+    left_out.extend(unnamed)
     account = FolderAccount(
         layout,
-        len(photos),
+        len(photos) - len(unnamed),
         len(people),
         dict(Counter(reason for _, reason in left_out)),
         tuple(sorted(left_out)),
@@ -154,8 +156,10 @@ def people_of_folder(
     return account.kept_in(table), account
 
 
-def _people(photos: Iterable[str], layout: str) -> tuple[dict[str, list[str]], list[str]]:
-    """person -> photos, and what is to be told."""
+def _people(
+    photos: Iterable[str], layout: str
+) -> tuple[dict[str, list[str]], list[str], list[tuple[str, str]]]:
+    """person -> photos, what is to be told, and (photo, why nobody can have its name)."""
     paths = [PurePosixPath(name) for name in sorted(photos)]
     with_photos = {path.parts[0] for path in paths if len(path.parts) == 2}
     passed = {
@@ -164,6 +168,7 @@ def _people(photos: Iterable[str], layout: str) -> tuple[dict[str, list[str]], l
     people: dict[str, list[str]] = {}
     sources: dict[str, dict[str, None]] = {}
     told: dict[str, None] = {}
+    unnamed: list[tuple[str, str]] = []
     if layout == "person":
         told.update({f"{name}/ is taken as a part of the set: its folders are people": None
                      for name in sorted(passed)})  # fmt: skip
@@ -175,14 +180,23 @@ def _people(photos: Iterable[str], layout: str) -> tuple[dict[str, list[str]], l
         if not source.endswith("/"):
             name = name[: -len(path.suffix)]
         person = unicodedata.normalize("NFC", name.strip())
+        if fault := name_fault(person):
+            unnamed.append((str(path), f"no name for a person: {fault}, rename it"))
+            continue
         if name != name.strip():
             told[f"{source!r} is person {person!r}, without the spaces at its ends"] = None
         people.setdefault(person, []).append(str(path))
         sources.setdefault(person, {})[source] = None
     for person, places in sources.items():
         if len(places) > 1:
-            told[f"person {person!r} is put together from {', '.join(places)}"] = None
-    return people, list(told)
+            shown = ", ".join(map(_shown, places))
+            told[f"person {person!r} is put together from {shown}"] = None
+    return people, list(told), unnamed
+
+
+def _shown(entry: str) -> str:
+    """An entry as a line of text can show it."""
+    return entry if name_fault(entry) is None else repr(entry)
 
 
 def _source(path: PurePosixPath, layout: str, passed: set[str]) -> str:

@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import yaml
 
+from pipelines.tables.schemas import PANDAS_INDEX
 from pipelines.tables.storage import Store
 
 __all__ = ["SUFFIXES", "parse_rows", "parquet_folder", "yaml_rows"]
@@ -35,6 +36,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# Excel takes the separator from a first line that is not of the table: sep=;
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 # The longest cell: the reader's own limit of 131,072 characters is met by base64 photos.
 _LONGEST_CELL = 2**31 - 1
 
@@ -130,14 +133,16 @@ def _text(data: bytes, where: str) -> str:
 
 
 def _csv_rows(text: str, names: Collection[str], where: str) -> list[dict[str, str]]:
-    separator = _separator(text, names)
+    told = _SEPARATOR_LINE.match(text)
+    separator = told[1] if told else _separator(text, names)
     csv.field_size_limit(_LONGEST_CELL)
     # Lines end where the writer ended them: CR, LF or both.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = io.StringIO(text[told.end() :] if told else text, newline="")
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] | None = None
     rows: list[dict[str, str]] = []
     while True:
-        number, line = len(rows), reader.line_num + 1
+        number, line = len(rows), reader.line_num + (2 if told else 1)
         place = f"{where}, " + ("header" if header is None else f"row {number} (line {line})")
         try:
             cells = next(reader, None)
@@ -180,7 +185,9 @@ def _header(names: list[str], place: str) -> list[str]:
     while names and not names[-1]:
         names.pop()
     if "" in names:
-        raise ValueError(f"{place}: column {names.index('')} has no name")
+        number = names.index("")
+        pandas = f", {PANDAS_INDEX}" if number == 0 else ""
+        raise ValueError(f"{place}: column {number} has no name{pandas}")
     return names
 
 

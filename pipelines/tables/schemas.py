@@ -8,8 +8,9 @@ reader opens them. A schema carries its name and version in its metadata.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ __all__ = [
     "IMAGES",
     "MANIFESTS",
     "MIXES",
+    "PANDAS_INDEX",
     "PROMPTS",
     "PROVENANCE",
     "REFERENCES",
@@ -29,6 +31,7 @@ __all__ = [
     "STYLES",
     "VERDICTS",
     "check_keys",
+    "check_names",
     "check_table",
     "measures_schema",
     "scores_schema",
@@ -38,6 +41,10 @@ __all__ = [
 _OURS = b"infinite_id."
 _NAME = b"infinite_id.table"
 _VERSION = b"infinite_id.version"
+
+
+PANDAS_INDEX = "as pandas writes its row numbers (index=False leaves them out)"
+_OF_PANDAS = re.compile(r"__index_level_\d+__|Unnamed: 0")
 
 
 def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -283,11 +290,7 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             f"{where} is table {found[0]!r} version {found[1]}, this program reads "
             f"{known[0]!r} up to version {known[1]}"
         )
-    unknown = [name for name in table.column_names if name not in schema.names]
-    if unknown:
-        raise ValueError(
-            f"{where} has the unknown column {unknown[0]!r}, allowed: {', '.join(schema.names)}"
-        )
+    check_names(table.column_names, schema, where)
     columns = []
     for field in schema:
         if field.name not in table.column_names:
@@ -313,6 +316,17 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     carried = {k: v for k, v in (table.schema.metadata or {}).items() if k.startswith(_OURS)}
     metadata = {**carried, **(schema.metadata or {})}
     return pa.table(columns, schema=schema.with_metadata(metadata))
+
+
+def check_names(names: Iterable[object], schema: pa.Schema, where: str) -> None:
+    """Raises a ValueError that names the first column which the schema does not know."""
+    unknown = next((str(name) for name in names if name not in schema.names), None)
+    if unknown is not None:
+        pandas = f", {PANDAS_INDEX}" if _OF_PANDAS.fullmatch(unknown) else ""
+        raise ValueError(
+            f"{where} has the unknown column {unknown!r}{pandas}, allowed: "
+            f"{', '.join(schema.names)}"
+        )
 
 
 def check_keys(table: pa.Table, where: str) -> None:

@@ -14,10 +14,11 @@ __all__ = ["TrainingConfig", "load_training_config"]
 class TrainingConfig(ModelConfig):
     """What a training run does; defaults are the paper's (arXiv 2403.11781) where it says.
 
-    `data` is a Parquet file or folder with identity_id, image (encoded bytes) and, optionally,
-    caption. `output` is a folder at any fsspec address; a second run with the same one resumes.
-    `sample_steps`: a grid of sample pictures at the first checkpoint after every so many steps and
-    at the end; 0 for none.
+    `data` is a Parquet file or folder with identity_id, image (encoded bytes, or a struct with
+    bytes) and, optionally, caption. `output` is a folder at any fsspec address; a second run with
+    the same one resumes. `check_people`: photos that do not agree with the person's others give no
+    pairs, instead of a warning. `sample_steps`: a grid of sample pictures at the first checkpoint
+    after every so many steps and at the end; 0 for none.
     """
 
     data: str
@@ -36,6 +37,7 @@ class TrainingConfig(ModelConfig):
     identity_drop: float = Field(0.05, ge=0, le=1)
     pairs_per_photo: int = Field(2, ge=1)
     largest_face: bool = False
+    check_people: bool = False
     shuffle_rows: int = Field(256, ge=1)
     seed: int = Field(0, ge=0)
     checkpoint_steps: int = Field(100, ge=1)

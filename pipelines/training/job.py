@@ -14,21 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from eval.places import StorageError, guarding
 from pipelines.run.folder import check_same
 from pipelines.stages.device import torch_device
+from pipelines.tables.people import first_warnings
 from pipelines.tables.photo_digests import content_digest
 from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
 from pipelines.training.pairs import PAIRS, PairActor
 from pipelines.training.worker import read_metrics, train_worker
 
-__all__ = ["count_photos", "prepare_pairs", "train"]
+__all__ = ["count_photos", "pair_warnings", "prepare_pairs", "train"]
 
 _DONE = "pairs/_done.json"
 _MADE_OF = "pairs/_made_of.json"
+_WARNINGS = "pairs/_warnings.json"
 _SIGNATURE = "signature.json"
 
 # A partition is held in memory as a whole. Ray's own number, 200, is many for a few people and
@@ -55,12 +58,28 @@ def count_photos(config: TrainingConfig) -> int:
     with guarding("read", config.data):
         photos = ds.dataset(source.root, filesystem=source.fs)
         rows = int(photos.count_rows())
-    for name in ("identity_id", "image"):
-        if name not in photos.schema.names:
-            raise ValueError(
-                f"{config.data} has the columns {', '.join(photos.schema.names)}; {name} is missing"
-            )
+    _check_columns(photos.schema, config.data)
     return rows
+
+
+def _check_columns(schema: pa.Schema, where: str) -> None:
+    for name in ("identity_id", "image"):
+        if name not in schema.names:
+            raise ValueError(
+                f"{where} has the columns {', '.join(schema.names)}; {name} is missing"
+            )
+    image = schema.field("image").type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if image not in (pa.binary(), pa.large_binary()):
+        raise ValueError(
+            f"{where}, column 'image': type is {image}, allowed: binary, or a struct with bytes as "
+            "datasets.Image has it"
+        )
+    for name in ("identity_id", "caption"):
+        kind = schema.field(name).type if name in schema.names else pa.string()
+        if kind not in (pa.string(), pa.large_string()):
+            raise ValueError(f"{where}, column {name!r}: type is {kind}, allowed: string")
 
 
 def _compared(store: Store, config: TrainingConfig) -> dict[str, Any]:
@@ -82,6 +101,7 @@ def _made_of(config: TrainingConfig) -> dict[str, Any]:
         "preset": config.preset,
         "pairs_per_photo": config.pairs_per_photo,
         "largest_face": config.largest_face,
+        "check_people": config.check_people,
     }
 
 
@@ -118,6 +138,7 @@ def prepare_pairs(
         "options": config.storage_options,
         "pairs_per_photo": config.pairs_per_photo,
         "largest": config.largest_face,
+        "check": config.check_people,
         "threads": config.threads,
     }
     partitions = min(_MOST_PARTITIONS, max(config.workers, rows // _PHOTOS_A_PARTITION))
@@ -131,9 +152,11 @@ def prepare_pairs(
     )
     counts: Counter[str] = Counter()
     people = set()
+    warnings: list[str] = []
     batches: Iterator[Any] = iter(pairs.iter_batches(batch_size=256, batch_format="pyarrow"))
     for number, batch in enumerate(batches):
         table = batch.select(PAIRS.names).cast(PAIRS)
+        warnings += table["warning"].drop_null().to_pylist()
         for row in table.select(["identity_id", "split", "reject"]).to_pylist():
             people.add(row["identity_id"])
             reason = row["reject"]
@@ -147,8 +170,15 @@ def prepare_pairs(
             f"no photo of {config.data} gave a training pair ({dict(counts)}), allowed: photos "
             "with one clear face"
         )
+    told = first_warnings(sorted(warnings), "the column warning of pairs/")
+    store.write_bytes(_WARNINGS, json.dumps(told, ensure_ascii=False).encode())
     store.write_bytes(_DONE, json.dumps(dict(counts), sort_keys=True).encode())
     return dict(counts)
+
+
+def pair_warnings(store: Store) -> list[str]:
+    """Sentences on people of the `pairs` whose photos do not agree."""
+    return list(json.loads(store.read_bytes(_WARNINGS))) if store.exists(_WARNINGS) else []
 
 
 def train(config: TrainingConfig) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Training data by Ray Data: photos of people -> pairs of an identity photo and a target.
 
-Input: Parquet with `identity_id`, `image` (encoded bytes) and optionally `caption`. Output, in the
-`pairs` folder: what a training step reads, computed once: latents of the target, embeddings of
-ANOTHER photo of the same person. Where a person has one photo, the other is a changed view of it.
-Photos that cannot be used become rows of `rejects`, each with its reason.
+Input: Parquet with `identity_id`, `image` (encoded bytes, or a struct with `bytes`) and optionally
+`caption`. Output, in the `pairs` folder: what a training step reads, computed once: latents of the
+target, embeddings of ANOTHER photo of the same person. Where a person has one photo, the other is
+a changed view of it. Photos that cannot be used become rows with a `reject` and no pair. Where the
+photos of a person do not agree, a `warning` says so, or they are such rows where that is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infinite_id.config import Preset
+from infinite_id.names import name_fault
+from infinite_id.types import IdentityEmbedding
 from pipelines.plan.weights import local_preset
+from pipelines.stages.agreement import agreement
 from pipelines.stages.device import check_device
 
 __all__ = ["PAIRS", "PairActor", "pair_batch", "split_of_identity"]
@@ -31,10 +36,23 @@ PAIRS = pa.schema(
         pa.field("clip", pa.binary()),  # float16, (clip_tokens, clip_width)
         pa.field("caption", pa.string()),
         pa.field("reject", pa.string()),  # why this photo gave no pair; null in pairs
+        pa.field("warning", pa.string()),  # on the person, in their first row: photos do not agree
     ]
 )
 
 Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    """A usable photo: its number among the person's, the square target, the aligned face, what the
+    encoders say of the face, and the caption."""
+
+    number: int
+    target: Picture
+    aligned: Picture
+    embedding: IdentityEmbedding
+    caption: str | None
 
 
 def split_of_identity(identity_id: str) -> str:
@@ -51,6 +69,7 @@ class PairActor:
         preset: encoders, base and size.
         pairs_per_photo: most other photos that one target is paired with.
         largest: of several faces in a photo take the largest instead of refusing it.
+        check: as of `pipelines.stages.agreement.agreement`.
         threads: of torch on a CPU.
         device: of torch, see `pipelines.stages.device.torch_device`.
         options: of the fsspec file system, should weights lie on one.
@@ -62,6 +81,7 @@ class PairActor:
         *,
         pairs_per_photo: int = 2,
         largest: bool = False,
+        check: bool = False,
         threads: int = 1,
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
@@ -76,22 +96,51 @@ class PairActor:
         self._device = device
         preset = local_preset(preset, options)
         self._preset, self._most, self._largest = preset, pairs_per_photo, largest
+        self._check = check
         self._encoder = load_identity_encoder(preset.encoders, device=self._device)
         self._base = load_base(preset, device=self._device)
 
     def __call__(self, photos: pa.Table) -> pa.Table:
-        rows, kept = [], []
-        for row in photos.to_pylist():
+        key = photos["identity_id"][0].as_py() or ""
+        if fault := name_fault(key):
+            refused = self._row(key, reject=f"bad_identity: identity_id is {key!r}, {fault}")
+            return pa.Table.from_pylist([refused] * len(photos), schema=PAIRS)
+        rows: list[dict[str, Any]] = []
+        kept: list[_Photo] = []
+        for number, row in enumerate(photos.to_pylist()):
             try:
-                kept.append((*self._photo(row["image"]), row.get("caption")))
+                target, aligned = self._photo(row["image"])
             except ValueError as error:
                 reason = getattr(error, "reason", "bad_photo")
-                rows.append(self._row(row["identity_id"], reject=f"{reason}: {error}"))
+                rows.append(self._row(key, reject=f"{reason}: {error}"))
+            else:
+                embedding = self._encoder.embed([aligned])
+                kept.append(_Photo(number, target, aligned, embedding, row.get("caption")))
         if kept:
-            rows += self._pairs(photos["identity_id"][0].as_py(), kept)
+            kept, refused, warning = self._agreeing(key, kept)
+            rows += refused
+            if kept:
+                rows += self._pairs(key, kept)
+            rows[0]["warning"] = warning
         return pa.Table.from_pylist(rows, schema=PAIRS)
 
-    def _photo(self, data: bytes | None) -> tuple[Picture, Picture]:
+    def _agreeing(
+        self, key: str, photos: list[_Photo]
+    ) -> tuple[list[_Photo], list[dict[str, Any]], str | None]:
+        """The photos to use, rows of the others, and the warning where photos do not agree."""
+        names = [f"photo {photo.number}" for photo in photos]
+        features = np.stack([photo.embedding.face for photo in photos])
+        found = agreement(key, names, features, check=self._check)
+        # Of a person who is refused the last sentence is about both photos that were left.
+        sentences = dict(found.odd)
+        refused = [
+            self._row(key, reject=f"photos_disagree: {sentences.get(number, found.odd[-1][1])}")
+            for number in range(len(photos))
+            if number not in found.kept
+        ]
+        return [photos[number] for number in found.kept], refused, found.warning
+
+    def _photo(self, data: bytes | Mapping[str, Any] | None) -> tuple[Picture, Picture]:
         """The square target picture and the aligned face of one photo."""
         import cv2
 
@@ -99,6 +148,8 @@ class PairActor:
         from infinite_id.faces.photos import decode_photo
         from infinite_id.faces.upright import stand_upright
 
+        if isinstance(data, Mapping):  # as the library datasets has it
+            data = data["bytes"]
         if data is None:
             raise ValueError("photo has no bytes, allowed: an encoded picture")
         image = decode_photo(data)
@@ -116,25 +167,22 @@ class PairActor:
         target = cv2.resize(square, size, interpolation=method)
         return np.asarray(target, np.uint8), aligned
 
-    def _pairs(
-        self, identity_id: str, kept: list[tuple[Picture, Picture, str | None]]
-    ) -> list[dict[str, Any]]:
-        views = [aligned for _, aligned, _ in kept]
+    def _pairs(self, identity_id: str, kept: list[_Photo]) -> list[dict[str, Any]]:
+        faces = [photo.embedding for photo in kept]
         if len(kept) == 1:
-            views.append(changed_view(views[0], identity_id))
-        encoded = self._base.encode_pictures([target for target, _, _ in kept])
+            faces.append(self._encoder.embed([changed_view(kept[0].aligned, identity_id)]))
+        encoded = self._base.encode_pictures([photo.target for photo in kept])
         latents = encoded.cpu().numpy().astype("<f2")
-        faces = [self._encoder.embed([view]) for view in views]
         return [
             self._row(
                 identity_id,
                 latents=latents[number].tobytes(),
                 face=faces[other].face.tolist(),
                 clip=np.ascontiguousarray(faces[other].clip, "<f2").tobytes(),
-                caption=caption,
+                caption=photo.caption,
             )
-            for number, (_, _, caption) in enumerate(kept)
-            for other in other_views(number, len(views), self._most)
+            for number, photo in enumerate(kept)
+            for other in other_views(number, len(faces), self._most)
         ]
 
     @staticmethod

@@ -7,8 +7,12 @@ import json
 
 import pytest
 
+from eval.metric_info import MetricInfo
+from eval.reports.exports import latex_table
 from eval.reports.formatting import value
 from eval.reports.report import write_report
+from eval.reports.tables import Row
+from eval.stats import Summary
 from tests.eval.runs import write_run
 
 
@@ -55,6 +59,18 @@ def test_the_latex_says_what_a_caption_needs(run):
     assert r"Face found (\%) $\uparrow$" in head
 
 
+def test_the_latex_of_angles_has_their_unit():
+    cell = Summary(
+        mean=19.876, n=4, identities=4, low=0.04, high=39.7, error=9.0, df=3.0, skew=0.0,
+        over="people", nan=0,
+    )  # fmt: skip
+    row = Row("infinite_id", None, None, 4, 4, 4, 4, 0, {"pose_yaw": cell}, {})
+    info = MetricInfo("pose_yaw", "Yaw difference", None, (0.0, 180.0), "degrees", "", "")
+    text = latex_table([row], [info])
+    assert r"Yaw difference ($^\circ$) \\" in text
+    assert r"{19.9}{[0.0,\ 39.7]}" in text
+
+
 @pytest.mark.parametrize(
     ("number", "unit", "signed", "text"),
     [
@@ -65,6 +81,8 @@ def test_the_latex_says_what_a_caption_needs(run):
         (0.5, "share", True, "+50.0 %"),
         (-0.05, "share", False, "−5.0 %"),
         (None, "cosine", False, "–"),
+        (-12.345, "degrees", True, "−12.3°"),
+        (0.04, "degrees", False, "0.0°"),
     ],
 )
 def test_nothing_is_less_than_nothing(number, unit, signed, text):

@@ -51,6 +51,17 @@ def test_of_many_people_the_lowest_are_listed(data, monkeypatch):
     assert found.identities_left_out == 3
 
 
+@pytest.mark.parametrize(
+    ("reference", "mean"), [(None, 0.505), ("ip_adapter", 0.305), ("text_only", 0.005)]
+)
+def test_people_are_told_by_one_method(data, reference, mean):
+    found = make_tables(data, reference=reference)
+    assert found.main == (reference or "infinite_id")
+    assert {row.method for row in found.identities} == {found.main}
+    assert found.identities[0].cells["identity_facenet"].mean == pytest.approx(mean, abs=1e-6)
+    assert found.identities[0].requests == 8
+
+
 def test_extremes_follow_the_metrics_direction(data):
     found = extremes(data, data.metrics, count=3)
     row_of = {name: row for row, name in enumerate(data.samples["sample_id"])}

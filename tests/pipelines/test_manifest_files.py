@@ -7,11 +7,13 @@ import json
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipelines.tables.manifest import kind_of, notes_of, read_manifest
 from pipelines.tables.rows import parse_rows
@@ -38,6 +40,8 @@ def _prompts(path: Path, data: bytes | str) -> list[tuple[str, str]]:
         ("utf16.csv", ("\ufeff" + f"prompt_id;text\na;{BEACH}\n").encode("utf-16-le"), [BEACH]),
         ("empty_columns.csv", f"prompt_id,text,,\na,{BEACH},,\n,,,\n", [BEACH]),
         ("two_lines.csv", 'prompt_id,text\na,"one\ntwo"\n', ["one\ntwo"]),
+        ("sep.csv", f"sep=;\r\nprompt_id;text\r\na;{BEACH}, warm\r\n", [f"{BEACH}, warm"]),
+        ("sep_bom.csv", f'\ufeff"SEP=|"\nprompt_id|text\na|{BEACH}', [BEACH]),
         ("quote_inside.csv", 'prompt_id,text\na,a 5" lens\n', ['a 5" lens']),
         ("bom.jsonl", b'\xef\xbb\xbf{"prompt_id": "a", "text": "x"}\r\n', ["x"]),
         ("separators.jsonl", '{"prompt_id":"a","text":"x\u2028y\u0085z"}\n', ["x\u2028y\u0085z"]),
@@ -67,7 +71,18 @@ def test_files_of_other_programs_are_read_whole(tmp_path, name, data, texts):
             r"row 0 \(line 2\): has 3 cells for 2 columns, a cell with ',' in it must stand in quo",
         ),
         ("twice.csv", "prompt_id,text,text\na,b,c\n", r"header: the column 'text' stands twice"),
-        ("no_name.csv", "prompt_id,,text\na,b,c\n", r"header: column 1 has no name"),
+        ("no_name.csv", "prompt_id,,text\na,b,c\n", r"header: column 1 has no name$"),
+        (
+            "index.csv",
+            ",prompt_id,text\n0,a,b\n",
+            r"header: column 0 has no name, as pandas writes its row numbers \(indalse leaves",
+        ),
+        (
+            "index_again.csv",
+            "Unnamed: 0,prompt_id,text\n0,a,b\n",
+            r"row 0 has the unknown column 'Unnamed: 0', as pandas writes its row numbers \(ind",
+        ),
+        ("sep_fault.csv", "sep=;\nprompt_id;text\na;b\nb;c;d\n", r"row 1 \(line 4\): has 3 cells"),
         ("latin.csv", b"prompt_id,text\na,caf\xe9\n", r"line 2: is not UTF-8 text"),
         (
             "second.jsonl",
@@ -80,13 +95,44 @@ def test_files_of_other_programs_are_read_whole(tmp_path, name, data, texts):
             r"row 0 \(line 1\) is no valid JSON: the key 'text' stands twice",
         ),
         ("twice.yaml", "- prompt_id: a\n  text: b\n  text: c\n", r"the key 'text' stands twice"),
-        ("spaces.csv", "prompt_id,text\na ,b\n", r"row 0, column 'prompt_id': value is 'a ', all"),
+        ("spaces.csv", "prompt_id,text\na ,b\n", r"row 0, column 'prompt_id': value is 'a ', it "),
+        (
+            "break.csv",
+            'prompt_id,text\nz,y\n"a\nb",c\n',
+            r"row 1, .*'a\\nb', it has U\+000A, allow",
+        ),
+        (
+            "tab.yaml",
+            '- {prompt_id: "a\\tb", text: c}',
+            r"row 0, .*'a\\tb', it has U\+0009, allowed",
+        ),
+        (
+            "direction.jsonl",
+            '{"prompt_id": "a\u202eb", "text": "c"}\n',
+            r"row 0, column 'prompt_id': value is 'a\\u202eb', it has U\+202E, allowed: text wit",
+        ),
+        (
+            "two_spellings.csv",
+            "prompt_id,text\nzo\u00eb,b\nzoe\u0308,c\n",
+            "rows 0 and 1, column 'prompt_id': 'zo\u00eb' stands twice",
+        ),
     ],
 )
 def test_faults_are_told_with_their_row(tmp_path, name, data, message):
     with pytest.raises(ValueError, match=message) as caught:
         _prompts(tmp_path / name, data)
     assert name in str(caught.value)
+
+
+def test_row_numbers_that_pandas_kept_in_parquet_are_told(tmp_path):
+    frame = pd.DataFrame({"prompt_id": ["a", "b"], "text": [BEACH, "x"]})
+    frame[1:].to_parquet(tmp_path / "kept.parquet")
+    with pytest.raises(ValueError, match=r"the unknown column '__index_level_0__', as pandas writ"):
+        read_manifest("prompts", str(tmp_path / "kept.parquet"))
+    frame[1:].to_parquet(tmp_path / "without.parquet", index=False)
+    frame.set_index("prompt_id").to_parquet(tmp_path / "named.parquet")
+    for name, rows in (("without", 1), ("named", 2)):
+        assert read_manifest("prompts", str(tmp_path / f"{name}.parquet")).num_rows == rows
 
 
 def test_a_merge_key_of_yaml_is_no_double(tmp_path):
@@ -338,6 +384,51 @@ def test_photos_of_a_hub_or_a_list_are_read(tmp_path, photos):
     pq.write_table(pa.table({"identity_id": ["a"], "photos": photos}), path)
     row = read_manifest("identities", str(path)).to_pylist()[0]
     assert row["photos"] == [{"uri": f"{tmp_path}/one.png", "bytes": None}]
+
+
+def test_tables_of_the_datasets_library_are_read(tmp_path):
+    hub = pytest.importorskip("datasets")
+    text, image = hub.Value("string"), hub.Image()
+    picture = Image.new("RGB", (9, 9))
+    picture.save(tmp_path / "one.png")
+    columns = {
+        "in_memory": ([picture], image),
+        "of_a_file": ([f"{tmp_path}/one.png"], image),
+        "undecoded": ([f"{tmp_path}/one.png"], hub.Image(decode=False)),
+        "several": ([[picture, f"{tmp_path}/one.png"]], hub.List(image)),
+        "names": ([["one.png"]], hub.Sequence(text)),
+        "name": (["one.png"], hub.Value("large_string")),
+    }
+    photos = {}
+    for name, (values, kind) in columns.items():
+        data = {"identity_id": ["a"], "photos": values, "face_index": [0]}
+        kinds = {"identity_id": text, "photos": kind, "face_index": hub.Value("int64")}
+        path = tmp_path / f"{name}.parquet"
+        hub.Dataset.from_dict(data, hub.Features(kinds)).to_parquet(path)
+        (row,) = read_manifest("identities", str(path)).to_pylist()
+        photos[name] = [(photo["uri"], bool(photo["bytes"])) for photo in row["photos"]]
+    file = (f"{tmp_path}/one.png", False)
+    assert photos == {
+        "in_memory": [(None, True)],
+        "of_a_file": [file],
+        "undecoded": [file],
+        "several": [(None, True), file],
+        "names": [file],
+        "name": [file],
+    }
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a.png', 'b.png']", '["a.png"]', "{'bytes': None, 'path': 'a.png'}", "[{'uri': 1}]"]
+)
+def test_a_list_that_became_text_in_a_csv_is_refused(tmp_path, cell):
+    """As pandas and datasets write such columns."""
+    path = tmp_path / "i.csv"
+    pd.DataFrame({"identity_id": ["a"], "photos": [cell]}).to_csv(path, index=False)
+    with pytest.raises(
+        ValueError, match=r"row 0, column 'photos': value is .* allowed in one cell"
+    ):
+        read_manifest("identities", str(path))
 
 
 def test_bytes_beside_a_name_stay_what_they_are(tmp_path):

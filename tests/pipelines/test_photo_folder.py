@@ -134,6 +134,20 @@ def test_spaces_at_the_ends_of_a_name_are_told(tmp_path):
     assert _account(tmp_path).told == ("'anna /' is person 'anna', without the spaces at its ends",)
 
 
+def test_a_name_with_an_invisible_character_is_left_out_and_told(tmp_path):
+    _put(tmp_path, "anna.jpg", "bo\u202e/1.jpg", "cy\nd.jpg", "eve/1\u200e.jpg")
+    assert list(_people(tmp_path)) == ["anna", "eve"]
+    account = _account(tmp_path)
+    assert account.left_out == (
+        ("bo\u202e/1.jpg", "no name for a person: it has U+202E, rename it"),
+        ("cy\nd.jpg", "no name for a person: it has U+000A, rename it"),
+    )
+    assert (account.given, account.photos) == (4, 2)
+    assert (
+        "left out, no name for a person: it has U+000A, rename it: 'cy\\nd.jpg'" in account.lines()
+    )
+
+
 @pytest.mark.parametrize(
     ("layout", "names", "people"),
     [

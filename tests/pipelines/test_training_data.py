@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from pipelines.training.pairs import (
 pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
 
 
+STRANGER = (Path(__file__).parents[1] / "assets" / "person0_0.png").read_bytes()
+
+
 def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
@@ -31,6 +35,11 @@ def png(image: np.ndarray) -> bytes:
 @pytest.fixture(scope="module")
 def actor() -> PairActor:
     return PairActor(preset("pocket"))
+
+
+@pytest.fixture(scope="module")
+def strict() -> PairActor:
+    return PairActor(preset("pocket"), check=True)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,49 @@ def test_bad_photos_are_rejected_by_reason_and_the_rest_goes_on(
     assert len(reasons) == 3
     assert "no_face" in reasons
     assert sum(row["reject"] is None for row in rows) == 2
+
+
+@pytest.mark.parametrize("key", [None, "", "an\u200bna", "anna "])
+def test_photos_of_nobody_give_no_pair(actor: PairActor, photos: list[bytes], key: str | None):
+    given = pa.table({"identity_id": pa.array([key] * 2, pa.string()), "image": photos[:2]})
+    refused = [row["reject"] for row in actor(given).to_pylist()]
+    assert len(refused) == 2
+    assert {text.split(",")[0] for text in refused} == {
+        f"bad_identity: identity_id is {(key or '')!r}"
+    }
+
+
+def test_photos_of_the_datasets_library_are_read(actor: PairActor, photos: list[bytes]):
+    images = [{"bytes": photos[0], "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    rows = actor(pa.table({"identity_id": ["ada", "ada"], "image": images})).to_pylist()
+    assert [row["reject"] for row in rows] == [
+        "bad_photo: photo has no bytes, allowed: an encoded picture",
+        None,
+    ]
+
+
+def test_two_people_under_one_name_are_told(actor: PairActor, photos: list[bytes]):
+    rows = actor(table([*photos, STRANGER])).to_pylist()
+    assert len(rows) == 8
+    assert rows[0]["warning"].startswith(
+        "the photos of 'ada' do not agree: photo 3 and the other 3"
+    )
+    assert [row["warning"] for row in rows[1:]] == [None] * 7
+    assert {row["warning"] for row in actor(table(photos)).to_pylist()} == {None}
+
+
+def test_on_wish_the_odd_photo_gives_no_pair(strict: PairActor, photos: list[bytes]):
+    rows = strict(table([photos[0], STRANGER, *photos[1:]])).to_pylist()
+    refused = [row["reject"] for row in rows if row["reject"]]
+    assert len(refused) == 1
+    assert refused[0].startswith(
+        "photos_disagree: the photos of 'ada' do not agree: photo 1 and the"
+    )
+    assert len(rows) == 1 + 6
+    both = strict(table([photos[0], b"not a picture", STRANGER])).to_pylist()
+    reasons = [row["reject"].split(":")[0] for row in both]
+    assert reasons == ["not_an_image", "photos_disagree", "photos_disagree"]
+    assert {row["warning"] for row in [*rows, *both]} == {None}
 
 
 def test_rows_come_back_as_arrays(actor: PairActor, photos: list[bytes]):

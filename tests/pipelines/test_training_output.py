@@ -13,7 +13,7 @@ import pytest
 from pipelines.tables.photo_digests import content_digest
 from pipelines.tables.storage import Store
 from pipelines.training.config import TrainingConfig
-from pipelines.training.job import count_photos
+from pipelines.training.job import count_photos, pair_warnings
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def begun(tmp_path: Path) -> dict[str, Any]:
         "preset": "pocket",
         "pairs_per_photo": 2,
         "largest_face": False,
+        "check_people": False,
     }
     store = Store(config.output)
     store.write_bytes("pairs/_made_of.json", json.dumps(made_of).encode())
@@ -46,6 +47,7 @@ def test_the_same_settings_go_on(begun: dict[str, Any]):
         ({"data": "elsewhere.parquet"}, "pairs made with data .*photos.parquet'"),
         ({"pairs_per_photo": 3}, "pairs made with pairs_per_photo 2, this run has 3; allowed"),
         ({"largest_face": True}, "pairs made with largest_face False, this run has True"),
+        ({"check_people": True}, "pairs made with check_people False, this run has True"),
         ({"preset": "sdxl"}, "a run with preset 'pocket', this run has 'sdxl'"),
         ({"snr_gamma": 5.0}, "a run with snr_gamma None, this run has 5.0"),
         ({"text_drop": 0.5}, r"a run with text_drop 0\.1, this run has 0\.5"),
@@ -73,3 +75,42 @@ def test_data_that_moved_go_on_and_other_data_of_the_name_do_not(begun: dict[str
 def test_pairs_that_were_not_finished_may_be_made_of_other_data(begun: dict[str, Any]):
     Store(begun["output"]).delete("pairs/_done.json")
     assert count_photos(TrainingConfig(**begun, pairs_per_photo=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"identity_id": [1], "image": [b"x"]},
+            "column 'identity_id': type is int64, allowed: str",
+        ),
+        (
+            {"identity_id": ["a"], "image": ["x.png"]},
+            "column 'image': type is string, allowed: bin",
+        ),
+        (
+            {"identity_id": ["a"], "image": [{"path": "x"}]},
+            "column 'image': type is struct<path: string>, allowed: binary, or a struct with byt",
+        ),
+        (
+            {"identity_id": ["a"], "image": [b"x"], "caption": [["a"]]},
+            "column 'caption': type is list<.*>, allowed: string",
+        ),
+    ],
+)
+def test_columns_of_other_types_are_refused_before_a_cluster(
+    tmp_path: Path, columns: dict[str, Any], message: str
+):
+    pq.write_table(pa.table(columns), tmp_path / "photos.parquet")
+    config = TrainingConfig(data=str(tmp_path / "photos.parquet"), output=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=message):
+        count_photos(config)
+
+
+def test_people_whose_photos_do_not_agree_are_told_again_by_a_rerun(tmp_path: Path):
+    store = Store(tmp_path)
+    assert pair_warnings(store) == []
+    store.write_bytes(
+        "pairs/_warnings.json", "[\"the photos of 'zo\u00eb' do not agree\"]".encode()
+    )
+    assert pair_warnings(store) == ["the photos of 'zo\u00eb' do not agree"]
