@@ -95,13 +95,15 @@ def latex_table(
         if info.network
     ]
     lines = [
-        r"% \usepackage{amsmath,booktabs}",
+        r"% \usepackage{amsmath,booktabs,graphicx}",
+        r"% as wide as the text: \resizebox{\textwidth}{!}{\input{table}}",
         *("% " + " ".join(note.split()) for note in [*notes, *judged]),
         rf"\begin{{tabular}}{{l{'c' * len(heads)}}}",
         r"\toprule",
         " & ".join(["Method", *heads]) + r" \\",
         r"\midrule",
     ]
+    body = []
     for row in rows:
         cells = [
             _cell(cell["mean"], cell["low"], cell["high"], unit)
@@ -112,8 +114,8 @@ def latex_table(
         for info in metrics:
             one = row.cells[info.name]
             cells.append(_cell(one.mean, one.low, one.high, info.unit))
-        lines.append(" & ".join([_escaped(str(row.method)), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        body.append(" & ".join([_escaped(str(row.method)), *cells]) + r" \\")
+    return _whole(lines, body)
 
 
 def latex_identity(identity: Mapping[str, Any]) -> str:
@@ -139,14 +141,21 @@ def latex_identity(identity: Mapping[str, Any]) -> str:
         " & ".join(["Method", *heads]) + r" \\",
         r"\midrule",
     ]
+    body = []
     for method in identity["methods"]:
         cells = [
             _cell(cell["mean"], cell["low"], cell["high"], unit)
             for found in networks.values()
             for _, unit, cell in _identity(found, method)
         ]
-        lines.append(" & ".join([_escaped(method), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        body.append(" & ".join([_escaped(method), *cells]) + r" \\")
+    return _whole(lines, body)
+
+
+def _whole(head: Sequence[str], rows: Sequence[str]) -> str:
+    """Rows stand apart, so that an interval is not read with the mean below it."""
+    body = "\n\\addlinespace\n".join(rows)
+    return "\n".join([*head, body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def networks_of(identity: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -183,7 +192,7 @@ def _cell(mean: float | None, low: float | None, high: float | None, unit: str) 
     if low is None or high is None or math.isnan(low):
         return f"${text}$"
     ends = rf"[{_number(low, unit)},\ {_number(high, unit)}]"
-    return rf"$\genfrac{{}}{{}}{{0pt}}{{}}{{{text}}}{{{ends}}}$"
+    return rf"$\underset{{{ends}}}{{{text}}}$"
 
 
 def _number(value: float, unit: str) -> str:

@@ -41,9 +41,11 @@ def test_the_latex_has_a_line_a_method_and_escapes_names(run):
     text = (run / "table.tex").read_text()
     report = json.loads((run / "report.json").read_text())
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    # An interval stands apart from the mean of the next row.
+    assert body.pop(1) == r"\addlinespace"
     assert [line.split(" & ")[0] for line in body] == [r"infinite\_id", r"text\_only"]
     cell = report["methods"][0]["cells"]["text_score"]
-    shown = f"{{{cell['mean']:.3f}}}{{[{cell['low']:.3f},\\ {cell['high']:.3f}]}}"
+    shown = f"\\underset{{[{cell['low']:.3f},\\ {cell['high']:.3f}]}}{{{cell['mean']:.3f}}}"
     assert shown in body[0]
     columns = len(report["metrics"]) + 1
     assert all(line.count(" & ") == columns - 1 and line.endswith(r" \\") for line in body)
@@ -68,7 +70,7 @@ def test_the_latex_of_angles_has_their_unit():
     info = MetricInfo("pose_yaw", "Yaw difference", None, (0.0, 180.0), "degrees", "", "")
     text = latex_table([row], [info])
     assert r"Yaw difference ($^\circ$) \\" in text
-    assert r"{19.9}{[0.0,\ 39.7]}" in text
+    assert r"$\underset{[0.0,\ 39.7]}{19.9}$" in text
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_files_of_other_programs_are_read_whole(tmp_path, name, data, texts):
         (
             "index.csv",
             ",prompt_id,text\n0,a,b\n",
-            r"header: column 0 has no name, as pandas writes its row numbers \(indalse leaves",
+            r"header: column 0 has no name, as pandas writes its row numbers \(index=False",
         ),
         (
             "index_again.csv",
@@ -126,10 +126,11 @@ def test_faults_are_told_with_their_row(tmp_path, name, data, message):
 
 def test_row_numbers_that_pandas_kept_in_parquet_are_told(tmp_path):
     frame = pd.DataFrame({"prompt_id": ["a", "b"], "text": [BEACH, "x"]})
-    frame[1:].to_parquet(tmp_path / "kept.parquet")
+    chosen = frame.loc[[1]]
+    chosen.to_parquet(tmp_path / "kept.parquet")
     with pytest.raises(ValueError, match=r"the unknown column '__index_level_0__', as pandas writ"):
         read_manifest("prompts", str(tmp_path / "kept.parquet"))
-    frame[1:].to_parquet(tmp_path / "without.parquet", index=False)
+    chosen.to_parquet(tmp_path / "without.parquet", index=False)
     frame.set_index("prompt_id").to_parquet(tmp_path / "named.parquet")
     for name, rows in (("without", 1), ("named", 2)):
         assert read_manifest("prompts", str(tmp_path / f"{name}.parquet")).num_rows == rows
@@ -395,7 +396,7 @@ def test_tables_of_the_datasets_library_are_read(tmp_path):
         "in_memory": ([picture], image),
         "of_a_file": ([f"{tmp_path}/one.png"], image),
         "undecoded": ([f"{tmp_path}/one.png"], hub.Image(decode=False)),
-        "several": ([[picture, f"{tmp_path}/one.png"]], hub.List(image)),
+        "several": ([[picture, picture]], hub.List(image)),
         "names": ([["one.png"]], hub.Sequence(text)),
         "name": (["one.png"], hub.Value("large_string")),
     }
@@ -412,7 +413,7 @@ def test_tables_of_the_datasets_library_are_read(tmp_path):
         "in_memory": [(None, True)],
         "of_a_file": [file],
         "undecoded": [file],
-        "several": [(None, True), file],
+        "several": [(None, True), (None, True)],
         "names": [file],
         "name": [file],
     }
