@@ -16,6 +16,7 @@ __all__ = [
     "status",
 ]
 
+_IDENTITY = {"margin": "margin", "rank-1": "rank1"}
 _SHORT = {
     "face_found": "face",
     "identity_facenet": "FaceNet",
@@ -37,20 +38,28 @@ def show_report(run: str, storage_options: Mapping[str, Any] | None = None) -> N
 
     paths = write_report(run, options=storage_options)
     record = json.loads(Store(run, storage_options).read_bytes("report/report.json"))
+    identity = record["sets"].get("identity") or {}
+    title = "Means; intervals are in the report"
+    if identity:
+        title += f"; rank-1 by chance is {identity['chance']:.3f}"
     rows = []
     for method in record["methods"]:
         styles = [row for row in record["styles"] if row["method"] == method["method"]]
+        of_method = (identity.get("methods") or {}).get(method["method"]) or {}
         for name, entry in ((method["method"], method), *((f"  {s['style']}", s) for s in styles)):
-            row = {"method, by style": name, "n": str(entry["pictures"])}
+            row = {"method, by style": name, "n": str(entry["distinct"])}
+            if identity:  # of the method's pictures in all styles
+                found = of_method if entry is method else {}
+                row |= {head: _cell(found.get(key)) for head, key in _IDENTITY.items()}
             # Eighty columns hold these; the report has the rest.
             row.update({_SHORT[k]: _cell(c) for k, c in entry["cells"].items() if k in _SHORT})
             rows.append(row)
-    show_table("Means; intervals are in the report", list(rows[0]) if rows else [], rows)
+    show_table(title, list(rows[0]) if rows else [], rows)
     console.print(f"report:   {paths.html}", markup=False)
 
 
-def _cell(cell: dict) -> str:
-    return "-" if cell["mean"] is None else f"{cell['mean']:.3f}"
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    return "-" if cell is None or cell["mean"] is None else f"{cell['mean']:.3f}"
 
 
 @user_errors()

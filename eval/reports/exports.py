@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.metric_info import MetricInfo
-from eval.reports.formatting import rounded
+from eval.reports.formatting import carries, rounded
 from eval.reports.tables import Row
 
 __all__ = ["csv_table", "latex_identity", "latex_table", "networks_of"]
@@ -189,7 +189,7 @@ def _cell(mean: float | None, low: float | None, high: float | None, unit: str) 
     if mean is None or math.isnan(mean):
         return "--"
     text = _number(mean, unit)
-    if low is None or high is None or math.isnan(low):
+    if low is None or high is None or not carries(low, high):
         return f"${text}$"
     ends = rf"[{_number(low, unit)},\ {_number(high, unit)}]"
     return rf"$\underset{{{ends}}}{{{text}}}$"

@@ -9,7 +9,9 @@ from typing import Any
 from eval.metric_info import MetricInfo
 from eval.reports.tables import Row
 
-__all__ = ["bounds", "cell", "interval", "label", "record", "rounded", "value"]
+__all__ = ["bounds", "carries", "cell", "interval", "label", "record", "rounded", "value"]
+
+_NO_WIDTH = 1e-6  # of float32 values that are equal
 
 
 def value(number: float | None, unit: str, *, signed: bool = False) -> str:
@@ -36,9 +38,17 @@ def rounded(number: float, digits: int, sign: str = "") -> str:
     return text if text.strip("+-0.") else text.lstrip("+-")
 
 
+def carries(low: float | None, high: float | None) -> bool:
+    """Whether an interval is to be shown. One without width is not: equal values do not say that
+    another one would be equal, too."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return False
+    return high - low > _NO_WIDTH
+
+
 def interval(one: Any, unit: str) -> str:
     """[low, high] of a Summary or Difference; empty where there is none."""
-    if math.isnan(one.low):
+    if not carries(one.low, one.high):
         return ""
     return f"[{value(one.low, unit)}, {value(one.high, unit)}]"
 
@@ -55,7 +65,7 @@ def record(one: Mapping[str, Any] | float, unit: str) -> str:
     if isinstance(one, int | float):
         return value(one, unit)
     text = value(one["mean"], unit)
-    if one["low"] is None:
+    if not carries(one["low"], one["high"]):
         return text
     return f"{text} [{value(one['low'], unit)}, {value(one['high'], unit)}]"
 

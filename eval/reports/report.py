@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from eval.comparable import describe
 from eval.json_values import json_value
 from eval.reports.exports import csv_table, latex_identity, latex_table, networks_of
-from eval.reports.formatting import bounds, cell, interval, label, record, value
+from eval.reports.formatting import bounds, carries, cell, interval, label, record, value
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
 from eval.reports.tables import FACE_FOUND, Tables, extremes, make_tables
 from eval.reports.thumbnails import choose_pictures, data_uri, thumbnail
@@ -306,6 +306,7 @@ def _environment() -> Environment:
         "cell": cell,
     }
     environment.globals["label"] = label
+    environment.globals["carries"] = carries
     environment.globals["set_titles"] = SET_TITLES
     # The order of the metrics is the reader's order.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
@@ -331,7 +332,7 @@ def _judges(sets: dict[str, Any]) -> str:
         return ""
     people, held_out = identity["people"], identity["held_out"]
     if held_out == people:
-        return "Photos that conditioned nothing judge."
+        return "Held-out photos judge, which no method has seen."
     if not held_out:
         return "The photos that conditioned also judge: a copy of them scores best."
     return (

@@ -103,8 +103,8 @@ class PairActor:
     def __call__(self, photos: pa.Table) -> pa.Table:
         key = photos["identity_id"][0].as_py() or ""
         if fault := name_fault(key):
-            refused = self._row(key, reject=f"bad_identity: identity_id is {key!r}, {fault}")
-            return pa.Table.from_pylist([refused] * len(photos), schema=PAIRS)
+            nobody = self._row(key, reject=f"bad_identity: identity_id is {key!r}, {fault}")
+            return pa.Table.from_pylist([nobody] * len(photos), schema=PAIRS)
         rows: list[dict[str, Any]] = []
         kept: list[_Photo] = []
         for number, row in enumerate(photos.to_pylist()):
@@ -148,11 +148,11 @@ class PairActor:
         from infinite_id.faces.photos import decode_photo
         from infinite_id.faces.upright import stand_upright
 
-        if isinstance(data, Mapping):  # as the library datasets has it
-            data = data["bytes"]
-        if data is None:
+        # A mapping is how the library datasets has it.
+        encoded = data["bytes"] if isinstance(data, Mapping) else data
+        if encoded is None:
             raise ValueError("photo has no bytes, allowed: an encoded picture")
-        image = decode_photo(data)
+        image = decode_photo(encoded)
         select: Any = "largest" if self._largest else "single"
         face, aligned = photo_faces(image, self._encoder.faces, select=select)[0]
         image, face = stand_upright(image, face)

@@ -18,6 +18,7 @@ from eval.reports.report import write_report
 from eval.reports.tables import make_tables
 from eval.run_data import read_run
 from eval.units import units_of_samples
+from jobs.report import show_report
 from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run
 
 METHODS = ("infinite_id", "text_only")
@@ -54,6 +55,23 @@ def test_one_picture_for_all_people_counts_once(tmp_path):
     assert theirs.cells["text_score"].over == "people and seeds, for these prompts only"
     # Of pairs, none are the same: infinite_id's half differs.
     assert theirs.differences["text_score"].n == 24
+
+
+def test_the_printed_table_counts_them_and_begins_with_margin_and_rank1(tmp_path, capsys):
+    found = {"margin": {"mean": 0.25}, "rank1": {"mean": 0.5}}
+    sets = {"identity": {"people": 3, "chance": 1 / 3, "held_out": 0, "methods": {}}}
+    summary = {"low": None, "high": None, "n": 24, "nan": 0, "identities": 3, "over": ""}
+    whole = {name: {**cell, **summary} for name, cell in found.items()}
+    sets["identity"]["methods"]["infinite_id"] = {**whole, "by_person": []}
+    (_run(tmp_path, 3) / "sets.json").write_text(json.dumps(sets | {"bounds": {}}))
+    show_report(str(tmp_path))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["method,", "by", "style", "n", "margin", "rank-1", "face", "FaceNet", "text"] in lines
+    (ours,), (theirs,) = (
+        [line for line in lines if line[:1] == [name]] for name in ("infinite_id", "text_only")
+    )
+    assert ours[1:4] == ["24", "0.250", "0.500"]
+    assert theirs[1:4] == ["8", "-", "-"]
 
 
 def test_the_report_says_the_number_and_what_the_intervals_are_over(tmp_path):

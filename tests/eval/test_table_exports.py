@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 
 from eval.metric_info import MetricInfo
 from eval.reports.exports import latex_table
-from eval.reports.formatting import value
+from eval.reports.formatting import interval, record, value
 from eval.reports.report import write_report
 from eval.reports.tables import Row
 from eval.stats import Summary
@@ -59,6 +61,16 @@ def test_the_latex_says_what_a_caption_needs(run):
     assert "% brackets: 95 % intervals over people and seeds, for these prompts only" in comments
     head = text.split(r"\midrule")[0].splitlines()[-1]
     assert r"Face found (\%) $\uparrow$" in head
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(1.0, 1.0, ""), (1.0, 1.0 + 1e-8, ""), (0.9996, 1.0, "[1.000, 1.000]"), (math.nan, 1.0, "")],
+)
+def test_an_interval_without_width_is_not_shown(low, high, shown):
+    assert interval(SimpleNamespace(low=low, high=high), "cosine") == shown
+    whole = {"mean": 1.0, "low": None if math.isnan(low) else low, "high": high}
+    assert record(whole, "cosine") == f"1.000 {shown}".strip()
 
 
 def test_the_latex_of_angles_has_their_unit():
