@@ -2,17 +2,19 @@
 
 A progressive JPEG may go over all of its pixels in thousands of scans. A HEIC picture may be put
 together from others, which are put together from others: nine files in a file, a billion pictures
-to decode. Neither is a photo, and a decoder that has begun cannot be stopped.
+to decode. Any file may hold millions of empty parts, which Pillow goes through one by one. None is
+a photo, and a decoder that has begun cannot be stopped.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
 
-__all__ = ["heif_pixels", "jpeg_scans"]
+__all__ = ["file_parts", "heif_pixels", "jpeg_scans"]
 
 # Markers but for stuffed zeros, restarts and fill bytes.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
@@ -22,19 +24,55 @@ _SCAN, _END = 0xDA, 0xD9
 _LARGEST_META = 4 << 20
 
 
-def jpeg_scans(data: bytes, most: int) -> int:
-    """Scans of the first picture of a JPEG; the count ends beyond `most`."""
-    scans, place = 0, 2
-    while scans <= most:
-        found = _MARKER.search(data, place)
-        if found is None or found[1][0] == _END:
-            break
+def jpeg_scans(data: bytes) -> int:
+    """Scans of the first picture of a JPEG."""
+    return sum(marker == _SCAN for marker in _jpeg_markers(data))
+
+
+def file_parts(data: bytes, most: int) -> int:
+    """Parts of a JPEG, PNG or GIF that are gone through before its pixels: segments, chunks, or
+    blocks; the count ends beyond `most`. 0 of other files."""
+    found: Iterator[int]
+    if data.startswith(b"\xff\xd8"):
+        found = _jpeg_markers(data)
+    elif data.startswith(b"\x89PNG"):
+        found = _png_chunks(data)
+    elif data.startswith(b"GIF8"):
+        found = _gif_blocks(data)
+    else:
+        return 0
+    return sum(1 for _ in itertools.islice(found, most + 1))
+
+
+def _jpeg_markers(data: bytes) -> Iterator[int]:
+    place = 2
+    while (found := _MARKER.search(data, place)) is not None:
         marker = found[1][0]
-        scans += marker == _SCAN
+        yield marker
+        if marker == _END:
+            return
         # The length of a segment counts itself.
         length = int.from_bytes(data[found.end() : found.end() + 2]) if marker not in _ALONE else 0
         place = found.end() + length
-    return scans
+
+
+def _png_chunks(data: bytes) -> Iterator[int]:
+    place = 8
+    while place + 8 <= len(data):
+        length = int.from_bytes(data[place : place + 4])
+        yield length
+        place += 12 + length
+
+
+def _gif_blocks(data: bytes) -> Iterator[int]:
+    """Of extensions before the first picture."""
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10:11] and data[10] & 0x80 else 0)
+    while data[place : place + 1] == b"!":
+        place += 2
+        while data[place : place + 1] not in (b"", b"\0"):
+            yield data[place]
+            place += 1 + data[place]
+        place += 1
 
 
 def heif_pixels(data: bytes) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from infinite_id.faces.costs import heif_pixels, jpeg_scans
+from infinite_id.faces.costs import file_parts, heif_pixels, jpeg_scans
 
 __all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo", "photo_pixels"]
 
@@ -41,6 +41,8 @@ _MORE_BITS = (b"", b"\x55" * 1000, b"\xaa" * 1000)
 _ROWS = 512
 # Cameras write one or some ten; 100 of a picture of 50 megapixels take a second.
 _MOST_SCANS = 100
+# A PNG of 50 megapixels in chunks of 8 KiB has some ten thousand.
+_MOST_PARTS = 50_000
 # A picture and its tiles, of which those at the edges go beyond it.
 _TILES = 4
 _MODES_OF_PROFILES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -233,7 +235,10 @@ def _check_size(size: tuple[int, int], limits: PhotoLimits) -> None:
 
 
 def _check_parts(data: bytes, limits: PhotoLimits) -> None:
-    """Refuses a HEIC picture of too many parts; before it is opened, which looks at all of them."""
+    """Refuses a picture of too many parts; before it is opened, which looks at all of them."""
+    if file_parts(data, _MOST_PARTS) > _MOST_PARTS:
+        message = f"the picture's file has more than {_MOST_PARTS} parts, which no camera writes"
+        raise PhotoError("too_large", message)
     if data[4:8] != b"ftyp":
         return
     try:
@@ -250,7 +255,7 @@ def _check_parts(data: bytes, limits: PhotoLimits) -> None:
 
 def _check_cost(image: Image.Image, data: bytes) -> None:
     """Refuses what a decoder would work on for minutes; see `infinite_id.faces.costs`."""
-    if image.format in ("JPEG", "MPO") and jpeg_scans(data, _MOST_SCANS) > _MOST_SCANS:
+    if image.format in ("JPEG", "MPO") and jpeg_scans(data) > _MOST_SCANS:
         message = f"the picture has more than {_MOST_SCANS} scans, which no camera writes"
         raise PhotoError("too_large", message)
     if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):

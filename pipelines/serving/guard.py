@@ -50,7 +50,8 @@ class Guard:
     - An unexpected error becomes a 500 with our body; the log says where it came from and not its
       message, which may quote a prompt.
 
-    The request's `Deadline` is in `scope["deadline"]`, the caller's name in `scope["owner"]`.
+    The request's `Deadline` is in `scope["deadline"]`, the caller's name in `scope["owner"]`. A
+    server may put into `scope["abort"]` how a connection is ended at once.
 
     Args:
         app: the routes.
@@ -224,6 +225,9 @@ class _Exchange:
         try:
             await asyncio.wait_for(self._told(piece), min(patience, left))
         except TimeoutError:
+            abort: Callable[[], None] | None = self._scope.get("abort")
+            if abort is not None:
+                abort()
             self._refuse(ServiceError(408, "stalled_reader", "The answer was not read in time."))
         self._sending += time.monotonic() - begin
         self._sent += len(piece.get("body", b""))

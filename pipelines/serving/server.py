@@ -152,6 +152,11 @@ class _Protocol(HttpToolsProtocol):
             if self._header_bytes > _MOST_HEADER_BYTES:
                 self.transport.abort()
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # Whoever gives an answer up cannot close it in order: what lies before it is not read.
+        self.scope["abort"] = self.transport.abort
+
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MOST_PIPELINED:
             # Out of the parser's callback: it stops in the middle of what it was given.
@@ -299,6 +304,11 @@ def listen(host: str, port: int, config: ServiceConfig) -> socket.socket:
     found = socket.socket(family, socket.SOCK_STREAM)
     # A port whose last owner has just gone is free.
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Its connections have it too: one whose other end is gone without a word is closed by the
+        # system, so that what it waits for is given up.
+        milliseconds = int(1000 * config.send_timeout_seconds)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     try:
         found.bind(address)
         # At once: a port that is bound alone can be bound by a second server as well.

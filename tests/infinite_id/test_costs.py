@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infinite_id.faces.costs import heif_pixels, jpeg_scans
+from infinite_id.faces.costs import file_parts, heif_pixels, jpeg_scans
 from infinite_id.faces.photos import PhotoError, decode_photo
 
 HEIC = Path(__file__).parents[1] / "assets" / "person0_0.heic"
@@ -158,18 +158,44 @@ def progressive(side: int = 256) -> bytes:
 
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     honest = progressive()
-    assert 5 < jpeg_scans(honest, 1000) < 20
+    assert 5 < jpeg_scans(honest) < 20
     assert decode_photo(honest).shape == (256, 256, 3)
     last = honest[honest.rindex(b"\xff\xda") : -2]
     many = honest[:-2] + last * 1000 + honest[-2:]
-    assert jpeg_scans(many, 100) == 101
+    assert jpeg_scans(many) > 1000
     said = "the picture has more than 100 scans, which no camera writes"
     assert refused(many) == ("too_large", said)
     # What looks like a scan in a camera's own notes, or in a film behind the picture, is none.
     notes = honest[:2] + b"\xff\xe7\x03\xea" + b"\xff\xda\0\2" * 250 + honest[2:]
     assert decode_photo(notes + b"\xff\xda\0\2" * 1000).shape == (256, 256, 3)
     # Nor does a broken length hide one.
-    assert jpeg_scans(b"\xff\xd8\xff\xe0", 5) == 0
+    assert jpeg_scans(b"\xff\xd8\xff\xe0") == 0
+
+
+def saved(kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+# Files, and empty parts with the place where they go.
+EMPTY = {
+    "PNG": (saved("PNG"), b"\0\0\0\0teSt\x4d\xfb\x5a\xae", 33),
+    "JPEG": (saved("JPEG"), b"\xff\xe7\0\2", 2),
+    "GIF": (saved("GIF"), b"!\xfe\1x\0", -1),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_file_of_empty_parts_is_refused(kind: str) -> None:
+    file, empty, place = EMPTY[kind]
+    if kind == "GIF":
+        place = file.index(b",", 13 + 3 * 2)
+    few, many = (file[:place] + empty * count + file[place:] for count in (100, 60_000))
+    assert 100 <= file_parts(few, 50_000) < 150
+    assert decode_photo(few).shape == (64, 64, 3)
+    said = "the picture's file has more than 50000 parts, which no camera writes"
+    assert refused(many) == ("too_large", said)
 
 
 def test_a_bmp_packed_by_run_lengths_is_refused() -> None:

@@ -121,7 +121,7 @@ def test_more_like_this_makes_other_seeds(opened):
     page.locator("#style").select_option("anime")
     make(page, 1)
     held = []
-    page.route("**/v1/generate", held.append)
+    page.route("**/v1/generate", lambda route: held.append(route))
     more = page.locator(".run").get_by_text("More like this")
     more.click()
     while len(held) < 4:

@@ -8,13 +8,16 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from benchmarks.hosts import hosts, not_permitted
 from jobs.console import user_errors
 from jobs.serve import serve
 from pipelines.serving.callers import Callers
@@ -35,9 +38,14 @@ gone = threading.Event()
 """Who asked for /wait has left."""
 
 
+async def receive_until_gone(receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def answering(scope, receive, send) -> None:
     """Answers at once; /slow after a second, /wait when the caller has left, /large with more than
-    the buffers of the system hold."""
+    the buffers of the system hold, /events until the caller has left."""
     if scope["type"] != "http":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -46,7 +54,18 @@ async def answering(scope, receive, send) -> None:
         arrived.set()
         await asyncio.sleep(1)
     if scope["path"] == "/large":
-        await Response(bytes(LARGE))(scope, receive, send)
+        # A part that is sent at once: what waits then is the beginning of the next answer.
+        part = any(name == b"x" for name, _ in scope["headers"])
+        await Response(bytes(60_000 if part else LARGE))(scope, receive, send)
+        return
+    if scope["path"] == "/events":
+        started = {"type": "http.response.start", "status": 200, "headers": []}
+        await send(started)
+        left = asyncio.ensure_future(receive_until_gone(receive))
+        while not left.done():
+            await send({"type": "http.response.body", "body": b"event", "more_body": True})
+            await asyncio.sleep(0.1)
+        gone.set()
         return
     if scope["path"] == "/wait":
         assert not (await receive()).get("more_body")
@@ -57,9 +76,9 @@ async def answering(scope, receive, send) -> None:
 
 
 @contextlib.contextmanager
-def running(guarded: bool = False, **limits):
+def running(guarded: bool = False, host: str = "127.0.0.1", **limits):
     config = ServiceConfig(**{**LIMITS, **limits})
-    listening = listen("127.0.0.1", 0, config)
+    listening = listen(host, 0, config)
     started = threading.Event()
 
     async def take(deadline, owner) -> None:
@@ -141,13 +160,13 @@ def test_an_answer_before_the_end_of_a_body_is_read_and_the_body_is_not():
 READ = b"GET /large HTTP/1.1\r\nhost: localhost\r\nconnection: %s\r\n\r\n"
 
 
-def reading(port: int, connection: bytes) -> socket.socket:
-    """A connection of little room that has asked for something large."""
+def reading(port: int, connection: bytes, times: int = 1) -> socket.socket:
+    """A connection of little room that has asked for something large, or for parts of it."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     one.settimeout(20)
     one.connect(("127.0.0.1", port))
-    one.sendall(READ % connection)
+    one.sendall(READ % connection * times)
     return one
 
 
@@ -165,11 +184,13 @@ def test_who_reads_slowly_gets_the_whole_answer(connection):
         one.close()
 
 
-@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
-def test_who_reads_nothing_keeps_no_connection(connection):
+@pytest.mark.parametrize(
+    ("connection", "times"), [(b"keep-alive", 1), (b"close", 1), (b"keep-alive\r\nx: piece", 30)]
+)
+def test_who_reads_nothing_keeps_no_connection(connection, times):
     limits = {"header_timeout_seconds": 0.3, "send_timeout_seconds": 0.3}
     with running(guarded=True, **limits) as (server, port):
-        one = reading(port, connection)
+        one = reading(port, connection, times)
         until = time.monotonic() + 10
         while not server.server_state.connections:
             assert time.monotonic() < until
@@ -177,6 +198,28 @@ def test_who_reads_nothing_keeps_no_connection(connection):
             assert time.monotonic() < until
             time.sleep(0.05)
         one.close()
+
+
+@pytest.mark.skipif(not_permitted() is not None, reason=str(not_permitted()))
+def test_who_is_gone_without_a_word_is_noticed(tmp_path: Path):
+    """A cable is taken out: no FIN, no RST."""
+    gone.clear()
+    log = tmp_path / "said.log"
+    with hosts(["one"]) as (one,):
+        there = one.address.rpartition(".")[0] + ".254"
+        code = f"""import socket, time
+made = socket.create_connection(({there!r}, PORT))
+made.sendall(b"GET /events HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
+print(len(made.recv(10)), flush=True)
+time.sleep(60)"""
+        with running(host=there, send_timeout_seconds=1) as (_, port):
+            one.start([sys.executable, "-c", code.replace("PORT", str(port))], log)
+            until = time.monotonic() + 20
+            while log.read_text() != "10\n":
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            one.cut()
+            assert gone.wait(15)
 
 
 def answers_of(one: socket.socket) -> bytes:
