@@ -136,7 +136,7 @@ EXAMPLES = {
     "presets": "infinite-id presets",
     "report": "infinite-id report runs/first",
     "status": "infinite-id status runs/first",
-    "compare": "infinite-id compare runs/old runs/new --fail identity_margin=0.02",
+    "compare": "infinite-id compare runs/old runs/new --fail identity_facenet=0.02",
     "export": "infinite-id export runs/first --output sets/first --format webdataset",
     "plan": "infinite-id plan --identities photos --per-person 100 --images-per-second 0.8 "
     "--image-kb 1500",

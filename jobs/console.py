@@ -53,7 +53,7 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             came = threading.Event()
             try:
-                with _sigterm(came):
+                with _signals(came):
                     return command(*args, **kwargs)
             except KeyboardInterrupt:
                 # What waits in Ray's own code gets a plain KeyboardInterrupt for both.
@@ -77,8 +77,9 @@ def user_errors(go_on: str = "") -> Callable[[F], F]:
 
 
 @contextlib.contextmanager
-def _sigterm(came: threading.Event) -> Iterator[None]:
-    """SIGTERM unwinds as Ctrl-C does, once: what ends then must not be ended again.
+def _signals(came: threading.Event) -> Iterator[None]:
+    """SIGTERM unwinds as Ctrl-C does, once: what ends then must not be ended again. Of both Ray
+    says nothing.
 
     Args:
         came: set by the signal.
@@ -88,15 +89,24 @@ def _sigterm(came: threading.Event) -> Iterator[None]:
         return
 
     def handler(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        came.set()
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            came.set()
+        if "ray" in sys.modules:
+            from pipelines.run.session import end_quietly
+
+            end_quietly()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, handler)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, handler)}
+    # Ignored in the background of a shell, say, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _told(error: Exception, rest: str) -> tuple[str, int] | None:

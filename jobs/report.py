@@ -59,7 +59,9 @@ def show_report(run: str, storage_options: Mapping[str, Any] | None = None) -> N
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
-    return "-" if cell is None or cell["mean"] is None else f"{cell['mean']:.3f}"
+    from eval.reports.formatting import rounded
+
+    return "-" if cell is None or cell["mean"] is None else rounded(cell["mean"], 3)
 
 
 @user_errors()

@@ -119,7 +119,7 @@ class _Sender:
                 self._name,
                 {**tags, "method": ", ".join(e["method"] for e in self._report["methods"])},
                 {**settings, "headline_method": headline["method"]},
-                {**_means(headline), **self._counts()},
+                {**_means(self._report, headline), **self._counts()},
                 os.environ.get("MLFLOW_RUN_ID"),
                 datasets,
             )
@@ -133,7 +133,7 @@ class _Sender:
                     f"{self._name} {method}",
                     {**tags, "method": method},
                     {**settings, "method": method, "model_revision": ", ".join(revisions)},
-                    {**_means(entry), "pictures": float(entry["pictures"])},
+                    {**_means(self._report, entry), "pictures": float(entry["pictures"])},
                     parent,
                     datasets,
                 )
@@ -277,8 +277,16 @@ def _cut(value: str) -> str:
     return value if len(value) <= _LONGEST_PARAM else value[: _LONGEST_PARAM - len(note)] + note
 
 
-def _means(entry: Mapping[str, Any]) -> dict[str, float]:
-    cells = entry["cells"].items()
+def _cells(report: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """metric -> summary of a row of the report; margin and rank-1 are of a method in all styles."""
+    methods = (report["sets"].get("identity") or {}).get("methods") or {}
+    found = {} if entry["style"] else methods.get(entry["method"]) or {}
+    own = {f"identity_{name}": found[name] for name in ("margin", "rank1") if name in found}
+    return own | dict(entry["cells"])
+
+
+def _means(report: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, float]:
+    cells = _cells(report, entry).items()
     return {name: float(cell["mean"]) for name, cell in cells if cell["mean"] is not None}
 
 
@@ -288,7 +296,7 @@ def _table(report: Mapping[str, Any], method: str | None) -> dict[str, list]:
     for entry in [*report["methods"], *report["styles"]]:
         if method is not None and entry["method"] != method:
             continue
-        for metric, cell in entry["cells"].items():
+        for metric, cell in _cells(report, entry).items():
             columns["method"].append(entry["method"])
             columns["style"].append(entry["style"] or "all")
             columns["metric"].append(metric)

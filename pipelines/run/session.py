@@ -20,7 +20,7 @@ from pipelines.run.environment import WORKER_ENVIRONMENT
 from pipelines.run.failures import RunFailedError
 from pipelines.settings import Resources
 
-__all__ = ["cluster_limits", "on_this_machine", "ray_session"]
+__all__ = ["cluster_limits", "end_quietly", "on_this_machine", "ray_session"]
 
 
 def _worker_environment() -> dict[str, str]:
@@ -83,6 +83,16 @@ def ray_session(
     """
     with _native_stderr_aside():
         yield from _session(address, num_cpus, num_gpus, object_store_bytes)
+
+
+def end_quietly() -> None:
+    """From now on Ray prints nothing of the tasks that it loses while its actors are ended.
+
+    They are no failures; Ray's own log files have them.
+    """
+    worker = sys.modules.get("ray._private.worker")
+    if worker is not None:
+        vars(worker)["_worker_logs_enabled"] = False
 
 
 @contextlib.contextmanager
@@ -194,6 +204,7 @@ def _session(
             # Ray's own handler ends the program on the spot, with exit code 1.
             if sigterm is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, sigterm)
+    ray._private.worker._worker_logs_enabled = True  # after `end_quietly` in this process
     import ray.data  # its import sets its loggers' levels, so they are set after it
 
     for name in ("ray.data", "ray.data.dataset", "ray.data._internal"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 from ray.train import ControllerError, WorkerGroupError
@@ -93,6 +95,25 @@ def test_sigterm_ends_as_ctrl_c_does(capsys):
     assert (left.value.code, capsys.readouterr().err) == (143, "terminated; GO ON\n")
     assert unwound
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ray_says_nothing_while_a_command_is_ended(monkeypatch, number, code):
+    worker = SimpleNamespace(_worker_logs_enabled=True)
+    monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
+    before = signal.getsignal(number)
+
+    @user_errors()
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            assert not worker._worker_logs_enabled
+
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert left.value.code == code
+    assert signal.getsignal(number) is before
 
 
 def test_a_package_that_is_missing_is_one_sentence(capsys):

@@ -57,6 +57,7 @@ def test_runs_can_be_compared(folder, database):
         "infinite_id", "ip_adapter", "text_only",
     }  # fmt: skip
     scores = {"face_found", "face_count", "identity_facenet", "text_score", "pictures"}
+    scores |= {"identity_margin", "identity_rank1"}
     for run in [parent, *children]:
         assert scores <= set(run.data.metrics)
         assert not any("/" in name for name in run.data.metrics)
@@ -84,6 +85,8 @@ def test_runs_can_be_compared(folder, database):
     assert {"grid.png", "scatter.png"} <= names
     table = mlflow.artifacts.load_dict(f"{parent.info.artifact_uri}/results.json")
     assert "low" in table["columns"]
+    place = table["columns"].index("metric")
+    assert sum(row[place] == "identity_margin" for row in table["data"]) == 3
 
 
 def test_the_dataset_is_told_by_its_content(folder, database, tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 from pathlib import Path
 
 import pytest
 
+from pipelines.run.session import end_quietly
 from pipelines.stages import ray_data
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,18 @@ def test_ray_train_still_registers_its_handler_of_ctrl_c_by_that_name():
         "Ray's TorchTrainer has no _register_sigint_handler any more: Ctrl-C would end a training "
         "with exit code 0"
     )
+
+
+def test_nothing_is_printed_of_ray_any_more_by_that_name(monkeypatch):
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    told = {"pid": "raylet", "lines": ["Task failed. The actor was killed by `ray.kill`."]}
+    for printed in (True, False):
+        shown = io.StringIO()
+        worker.print_worker_logs(told, shown)
+        assert ("ray.kill" in shown.getvalue()) is printed
+        end_quietly()
 
 
 def test_no_other_file_of_the_run_path_knows_ray_data():
