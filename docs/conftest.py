@@ -12,11 +12,19 @@ SAMPLES = Path(__file__).parents[1] / "infinite_id/assets/samples"
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with ada-1.jpg, ada-2.jpg, ada.jpg, bob.jpg and group.jpg, as the current one."""
+    """A folder with ada-1.jpg, ada-2.jpg, ada.jpg, bob.jpg, group.jpg, scene.png and its mask.png,
+    as the current one."""
+    from PIL import Image
+
     for name, number in (("ada-1", 1), ("ada-2", 1), ("ada", 1), ("bob", 2)):
         shutil.copy(SAMPLES / f"person-{number}.png", tmp_path / f"{name}.jpg")
     group = _side_by_side([SAMPLES / f"person-{number}.png" for number in (1, 2, 3)])
     group.save(tmp_path / "group.jpg", format="PNG")
+    scene = Image.open(SAMPLES / "person-3.png").convert("RGB")
+    scene.save(tmp_path / "scene.png")
+    mask = Image.new("L", scene.size)
+    mask.paste(255, (0, 0, scene.width // 2, scene.height))
+    mask.save(tmp_path / "mask.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import (
+    ControlNetModel,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -30,6 +31,7 @@ from infinite_id.latents import encode_pictures, raw_latents
 from infinite_id.model_files.bases import base_files
 from infinite_id.model_files.files import BASE_PARTS, model_digest
 from infinite_id.weights.base_lora import fuse_lora
+from infinite_id.weights.controlnet import load_controlnet
 from infinite_id.weights.single_file import is_single_file, load_single_file
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
@@ -81,6 +83,7 @@ class BaseModel:
         adapters_of: base model that files of identity weights must name; None takes those of any,
             if their shapes fit.
         attention: kernel of self-attention.
+        controlnet: that holds requests with a control picture to it; None for none.
     """
 
     def __init__(
@@ -92,8 +95,9 @@ class BaseModel:
         offload: bool = False,
         adapters_of: str | None = None,
         attention: AttentionKind = "sdpa",
+        controlnet: ControlNetModel | None = None,
     ) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.controlnet = pipeline, controlnet
         self.revision = revision
         self.decode_slice = decode_slice
         self.adapters_of = adapters_of
@@ -311,7 +315,7 @@ def load_base(
         config: of a checkpoint in one file, see `infinite_id.weights.single_file`.
 
     Raises:
-        ValueError: there is no such pipeline or LoRA, or it does not fit; one sentence.
+        ValueError: there is no such pipeline, LoRA or ControlNet, or it does not fit; one sentence.
     """
     if variant is not None:
         preset = replace(preset, variant=variant)
@@ -351,6 +355,11 @@ def load_base(
         pipeline.set_progress_bar_config(disable=True)
     if preset.base_lora is not None:
         revision = f"{revision}+lora-{fuse_lora(pipeline, preset.base_lora)}"
+    controlnet: ControlNetModel | None = None
+    if preset.controlnet is not None:
+        controlnet, digest = load_controlnet(preset, pipeline.unet, dtype)
+        controlnet.to(device)
+        revision = f"{revision}+control-{digest}"
     pipeline.to(device)
     if torch.device(device).type == "cpu":
         ready_for_cpu(pipeline)
@@ -364,4 +373,5 @@ def load_base(
         offload=offload,
         adapters_of=named,
         attention=preset.attention,
+        controlnet=controlnet,
     )

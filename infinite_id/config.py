@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
+from infinite_id.details_config import DetailsConfig
+
 __all__ = [
     "PRESETS",
     "PROFILES",
@@ -229,6 +231,10 @@ class Preset:
         base_lora: safetensors file of a LoRA fused into the base, such as LCM, Lightning or
             Hyper-SD; None for none.
         weights: (baseline, file or folder) pairs: ("photomaker", file), ("dreambooth", folder).
+        controlnet: hub id, folder or `s3://` address of a ControlNet of SDXL's, diffusers' layout;
+            None for none.
+        controlnet_revision: of `controlnet` on the hub.
+        details: small faces are made again, see `infinite_id.details`; None: they are not.
         compile: compiles the UNet on a GPU at its first call of each batch shape.
         attention: kernel of the streams' self-attention: torch's "sdpa"; "flash" or "sage" of the
             packages flash-attn and sageattention, on a GPU in half precision. Cross-attention and
@@ -259,6 +265,9 @@ class Preset:
     decode_slice: int = 8
     allow_untrained: bool = False
     cpu_dtype: str = "float32"
+    controlnet: str | None = None
+    controlnet_revision: str | None = None
+    details: DetailsConfig | None = None
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DType)

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.faces.detection import FaceBackend
-from infinite_id.faces.loading import load_face_backend
+from infinite_id.faces.loading import embedded_faces
 from infinite_id.identity.adapter import StreamAdapter, request_tokens
+from infinite_id.init_image import first_step
 from infinite_id.regions import Box
 from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
@@ -54,7 +53,8 @@ def settled(request: GenerationRequest, sampler: SamplerConfig) -> GenerationReq
     """The request with the sampler's steps and guidance where it has none of its own.
 
     Raises:
-        ValueError: steps, guidance, seed or identity scale are not usable; names the value.
+        ValueError: steps, guidance, seed, identity scale or a picture are not usable; names the
+            value.
     """
     steps, guidance = request.num_inference_steps, request.guidance_scale
     steps = sampler.num_inference_steps if steps is None else steps
@@ -67,6 +67,10 @@ def settled(request: GenerationRequest, sampler: SamplerConfig) -> GenerationReq
         raise ValueError(f"seed is {request.seed}, allowed: 0 to 2**63 - 1")
     if request.identity_scale is not None and not math.isfinite(request.identity_scale):
         raise ValueError(f"identity_scale is {request.identity_scale}, allowed: a finite number")
+    if request.init_image is not None:
+        request.init_image.check(request.height, request.width, steps)
+    if request.control_image is not None:
+        request.control_image.check(request.height, request.width)
     return replace(request, num_inference_steps=steps, guidance_scale=guidance)
 
 
@@ -103,7 +107,8 @@ class LatentGenerator(ABC):
         sampler: SamplerConfig,
         hooks: StepHooks,
     ) -> Tensor:
-        """Latents (N, C, h, w) of settled requests that share size, steps, and guidance or not."""
+        """Latents (N, C, h, w) of settled requests that share size, steps, the first of them, and
+        guidance or not."""
 
     def alike(
         self, requests: Sequence[GenerationRequest]
@@ -117,8 +122,9 @@ class LatentGenerator(ABC):
         every = [settled(request, self.sampler) for request in requests]
         for number, one in enumerate(every):
             (guidance,) = self.guidance_scales([one])
-            size = (one.height, one.width, one.num_inference_steps)
-            groups[(*size, guidance > 1)].append(number)
+            steps = one.num_inference_steps or self.sampler.num_inference_steps
+            first = first_step(one.init_image, steps)
+            groups[(one.height, one.width, steps, first, guidance > 1)].append(number)
         for numbers in groups.values():
             yield numbers, [every[number] for number in numbers]
 
@@ -231,6 +237,8 @@ class StreamGenerator(LatentGenerator):
             height=requests[0].height,
             width=requests[0].width,
             identity_scales=[own if scale is None else scale for scale in scales],
+            init_images=[request.init_image for request in requests],
+            control_images=[request.control_image for request in requests],
         )
 
 
@@ -267,7 +275,7 @@ class InfiniteIdGenerator(StreamGenerator):
         """See `infinite_id.sampler.placing`; faces are found by the embedded detector."""
         steps = requests[0].num_inference_steps or self.sampler.num_inference_steps
         sampler = replace(self.sampler, num_inference_steps=steps)
-        return placed(self.base, requests, sampler, _detector, hooks.should_stop)
+        return placed(self.base, requests, sampler, embedded_faces, hooks.should_stop)
 
     def _adapter(self) -> StreamAdapter:
         return self.adapter
@@ -280,8 +288,3 @@ class InfiniteIdGenerator(StreamGenerator):
             tokens=request_tokens(self.adapter, requests, identities),
             null_tokens=self.adapter.null_tokens(self._clip_tokens),
         )
-
-
-@lru_cache(maxsize=1)
-def _detector() -> FaceBackend:
-    return load_face_backend("embedded")

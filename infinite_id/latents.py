@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["encode_pictures", "raw_latents", "scaled_latents"]
+__all__ = ["encode_pictures", "picture_moments", "raw_latents", "scaled_latents"]
 
 # Somebody may have hundreds of photos, of 1024 px each.
 _ENCODED_AT_ONCE = 8
@@ -36,7 +36,6 @@ def _moments(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_tensor(mean).view(view), like.new_tensor(deviation).view(view)
 
 
-@torch.no_grad()
 def encode_pictures(vae: Any, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Latents (B, C, h, w), float32, as the UNet sees them: the means of what the VAE encodes.
 
@@ -44,9 +43,20 @@ def encode_pictures(vae: Any, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
         vae: on any device, in any precision.
         pictures: uint8 (H, W, 3) of one size.
     """
-    means = []
+    return scaled_latents(vae, picture_moments(vae, pictures)[0]).float()
+
+
+@torch.no_grad()
+def picture_moments(vae: Any, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, (B, C, h, w) each, of the latents that the VAE encodes pictures as.
+
+    Args:
+        vae: on any device, in any precision.
+        pictures: uint8 (H, W, 3) of one size.
+    """
+    parts = []
     for first in range(0, len(pictures), _ENCODED_AT_ONCE):
         part = torch.from_numpy(np.stack(pictures[first : first + _ENCODED_AT_ONCE]))
         pixels = part.permute(0, 3, 1, 2).to(vae.device, vae.dtype)
-        means.append(vae.encode(pixels / 127.5 - 1).latent_dist.mean)
-    return scaled_latents(vae, torch.cat(means)).float()
+        parts.append(vae.encode(pixels / 127.5 - 1).latent_dist)
+    return torch.cat([one.mean for one in parts]), torch.cat([one.std for one in parts])

@@ -57,6 +57,7 @@ class MethodSpec:
 
 
 _STREAMS = "infinite_id.factories:infinite_id"
+_DETAILED = "infinite_id.details:detailed"
 _OWN = ("infinite_id",)
 
 METHODS: dict[str, MethodSpec] = {
@@ -248,10 +249,14 @@ def load_generators(
         base = load_base(preset, device=device, dtype=dtype, compile=compile, offload=offload)
     if base is not None:
         device = str(base.device)
-    return {
+    made = {
         name: _factory(spec)(spec, preset, device if spec.whole else base)
         for name, spec in specs.items()
     }
+    if preset.details is None:
+        return made
+    detailed = _named(_DETAILED)
+    return {name: detailed(one, name, preset.details) for name, one in made.items()}
 
 
 def load_generator(method: str, preset: Preset, **options: Any) -> Generator:
@@ -260,5 +265,9 @@ def load_generator(method: str, preset: Preset, **options: Any) -> Generator:
 
 
 def _factory(spec: MethodSpec) -> Callable[[MethodSpec, Preset, Any], Generator]:
-    module, _, name = spec.factory.partition(":")
+    return _named(spec.factory)
+
+
+def _named(address: str) -> Callable[..., Any]:
+    module, _, name = address.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import ControlNetModel, StableDiffusionXLPipeline
+from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.attention.installed import check_attention
 from infinite_id.base import BaseModel
 from infinite_id.config import AttentionKind, EncoderConfig, FusionConfig, Preset, SamplerConfig
+from infinite_id.control_image import ControlStreams
+from infinite_id.details_config import DetailsConfig, details_of
 from infinite_id.generator import InfiniteIdGenerator, TextOnlyGenerator
 from infinite_id.identity.encoders import IdentityEncoder, load_identity_encoder
 from infinite_id.interface.call import Call, one_each
-from infinite_id.interface.devices import keep_unet_on, move
-from infinite_id.interface.mixes import (
-    Regions,
-)
+from infinite_id.interface.devices import OnDevice, move
+from infinite_id.interface.mixes import Regions
 from infinite_id.interface.output import InfiniteIDOutput
 from infinite_id.interface.people import People, Somebody
+from infinite_id.interface.pixels import Picture
 from infinite_id.interface.pretrained import Given, check_trained, loaded, over
 from infinite_id.interface.run import OUTPUTS, OutputType, pictures_of, within
 from infinite_id.interface.with_people import WithPeople
@@ -39,7 +41,7 @@ __all__ = ["InfiniteIDPipeline"]
 StepCallback = Callable[["InfiniteIDPipeline", int, Tensor, dict[str, Tensor]], Any]
 
 
-class InfiniteIDPipeline(WithPeople):
+class InfiniteIDPipeline(OnDevice, WithPeople):
     """Made by `from_pretrained` or `from_pipe`. One thread at a time.
 
     Attributes:
@@ -72,6 +74,7 @@ class InfiniteIDPipeline(WithPeople):
         sampler: SamplerConfig | None = None,
         fusion: FusionConfig | None = None,
         attention: AttentionKind = "sdpa",
+        controlnet: str | Path | ControlNetModel | None = None,
     ) -> Self:
         """Loads a base model and identity weights, onto the CPU.
 
@@ -96,13 +99,14 @@ class InfiniteIDPipeline(WithPeople):
             fusion: settings of the two streams in place of the preset's.
             attention: kernel of self-attention: torch's "sdpa"; "flash" or "sage" where the
                 packages flash-attn or sageattention are installed, on a GPU in half precision.
+            controlnet: a folder or hub id of one of SDXL's, or diffusers' model.
 
         Raises:
             ValueError: something cannot be loaded, does not fit, or was not trained.
         """
         family, base = loaded(
             name,
-            Given(adapter, encoders, weights, sampler, fusion, attention),
+            Given(adapter, encoders, weights, sampler, fusion, attention, controlnet),
             dtype=dtype,
             variant=variant,
             revision=revision,
@@ -123,6 +127,7 @@ class InfiniteIDPipeline(WithPeople):
         sampler: SamplerConfig | None = None,
         fusion: FusionConfig | None = None,
         attention: AttentionKind = "sdpa",
+        controlnet: str | Path | ControlNetModel | None = None,
     ) -> Self:
         """Over a pipeline that the caller has loaded, with its checkpoint, LoRAs and scheduler.
 
@@ -130,13 +135,15 @@ class InfiniteIDPipeline(WithPeople):
 
         Args:
             pipe: without an IP-Adapter and without offloading.
-            adapter, encoders, weights, fusion, attention: see `from_pretrained`.
+            adapter, encoders, weights, fusion, attention, controlnet: see `from_pretrained`.
             sampler: by default the pipe's own scheduler, 30 steps, guidance 5.
 
         Raises:
             ValueError: a pipeline of another kind, or weights that do not fit.
         """
-        family, base = over(pipe, Given(adapter, encoders, weights, sampler, fusion, attention))
+        family, base = over(
+            pipe, Given(adapter, encoders, weights, sampler, fusion, attention, controlnet)
+        )
         return cls._ready(family, base)
 
     @classmethod
@@ -162,9 +169,19 @@ class InfiniteIDPipeline(WithPeople):
         identity_scale: float | Sequence[float] | None = None,
         identity_start: float | None = None,
         identity_end: float | None = None,
+        image: Picture | Sequence[Picture | None] | None = None,
+        mask_image: Picture | Sequence[Picture | None] | None = None,
+        strength: float | Sequence[float | None] | None = None,
+        control_image: Picture | Sequence[Picture | None] | None = None,
+        control_keypoints: NDArray[Any] | Sequence[NDArray[Any] | None] | None = None,
+        controlnet_conditioning_scale: float | Sequence[float | None] | None = None,
+        control_guidance_start: float | Sequence[float | None] | None = None,
+        control_guidance_end: float | Sequence[float | None] | None = None,
+        control_streams: ControlStreams | Sequence[ControlStreams | None] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
+        details: bool | DetailsConfig = False,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: OutputType = "pil",
@@ -190,8 +207,21 @@ class InfiniteIDPipeline(WithPeople):
                 acts.
             identity_scale: strength of the identity, by default 1; 0 switches it off.
             identity_start, identity_end: fractions of the steps between which the identity acts.
+            image: that the picture begins with (docs/image_to_image.md), in any form of a photo; in
+                a list None for pictures that begin with noise.
+            mask_image: of the image's size; white is made anew, black is kept.
+            strength: share of the steps that are taken from the image on, in (0, 1], by default
+                0.8; 1 keeps the least of it.
+            control_image: that the `controlnet` holds the picture to (docs/control.md).
+            control_keypoints: in its place, (5, 2): x and y of eyes, nose and corners of the mouth,
+                left to right as seen, in fractions of the picture; drawn as InstantID draws them.
+            controlnet_conditioning_scale, control_guidance_start, control_guidance_end: how much,
+                and between which fractions of the steps; by default 1, 0 and 1.
+            control_streams: "both", or "text": the text stream alone, whose keys and values carry
+                it to the identity's.
             height, width: pixels, by default the preset's.
             num_images_per_prompt: pictures of each prompt, one after another.
+            details: small faces are made again (docs/details.md), not with output_type "latent".
             seed: of the initial noise. Pictures that would be equal otherwise have seed, seed + 1,
                 ...; others have the same noise. By default it is drawn from torch's own generator.
             generator: in place of `seed`: each picture's seed is drawn from it; or one a picture.
@@ -222,6 +252,15 @@ class InfiniteIDPipeline(WithPeople):
             style=style,
             guidance_scale=guidance_scale,
             identity_scale=identity_scale,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            control_image=control_image,
+            control_keypoints=control_keypoints,
+            controlnet_conditioning_scale=controlnet_conditioning_scale,
+            control_guidance_start=control_guidance_start,
+            control_guidance_end=control_guidance_end,
+            control_streams=control_streams,
             seed=seed,
         )
         nobody = any(row["identity"] is None for row in rows)
@@ -246,6 +285,7 @@ class InfiniteIDPipeline(WithPeople):
             self._bar,
             None if callback_on_step_end is None else partial(callback_on_step_end, self),
             lambda: self._interrupt,
+            details_of(details),
         )
         return InfiniteIDOutput(
             images,
@@ -296,38 +336,6 @@ class InfiniteIDPipeline(WithPeople):
         check_attention(self.preset.attention, str(self.device), kind)
         if self._place != (self.base.device, self.base.dtype):
             self.to()
-
-    @property
-    def device(self) -> torch.device:
-        """Of the UNet."""
-        return self.base.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the UNet."""
-        return self.base.dtype
-
-    def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
-        """Keeps the UNet on `device`, and text encoders, VAE and face networks on the CPU while
-        they are not needed.
-
-        Raises:
-            ValueError: there is no such device.
-        """
-        keep_unet_on(self.base, device)
-        self.to()
-
-    def enable_vae_slicing(self) -> None:
-        """Decodes one picture at a time, which needs the least memory."""
-        self.base.decode_slice = 1
-
-    def disable_vae_slicing(self) -> None:
-        """Decodes eight pictures at a time."""
-        self.base.decode_slice = 8
-
-    def compile(self, **options: Any) -> None:
-        """Compiles the UNet, at its first call of each batch shape; options of torch.compile."""
-        self.base.unet.compile(**{"fullgraph": True, **options})
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of tqdm, as diffusers has it: disable=True switches the bar off."""

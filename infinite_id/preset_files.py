@@ -33,7 +33,7 @@ class PresetFile:
     """One part of a preset.
 
     Attributes:
-        part: "base", "adapter", "faces", "CLIP" or "scorer".
+        part: "base", "adapter", "controlnet", "faces", "CLIP" or "scorer".
         address: hub id, pack, package or this project.
         size: as a text; "unknown" for what a user set.
         licence: of the weights, likewise.
@@ -76,6 +76,8 @@ def preset_files(preset: Preset) -> list[PresetFile]:
         files.append(PresetFile("adapter", "pocket", *pocket))
     else:
         files.append(PresetFile("adapter", "none: set one, or train it", "-", "-"))
+    if preset.controlnet is not None:
+        files.append(known("controlnet", preset.controlnet))
     files += [known("faces", preset.encoders.faces), known("CLIP", preset.encoders.clip)]
     scorer = ("OpenCLIP ViT-L/14 DataComp-1B", "1.7 GB", "MIT")
     files.append(

@@ -10,12 +10,16 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infinite_id.regions import Box, Region
+
+if TYPE_CHECKING:
+    from infinite_id.control_image import ControlImage
+    from infinite_id.init_image import InitImage
 
 __all__ = [
     "AI_GENERATED",
@@ -206,6 +210,8 @@ class GenerationRequest:
         mix: set where `identity_id` names a mix.
         identity_scale: strength of the identity; None: as the method says.
         group: set where `identity_id` names a group.
+        init_image: that it begins with, of its own size; None: with noise.
+        control_image: that a ControlNet holds it to, of its own size; None for none.
     """
 
     sample_id: str
@@ -222,6 +228,8 @@ class GenerationRequest:
     mix: IdentityMix | None = None
     identity_scale: float | None = None
     group: IdentityGroup | None = None
+    init_image: InitImage | None = None
+    control_image: ControlImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +241,14 @@ class GeneratedImage:
         image: uint8 (H, W, 3) RGB.
         seconds: wall seconds of the batch divided by its size.
         regions: of a group's people, as they were asked for or found; None: no group, or masks.
+        details: small faces that were made again.
     """
 
     sample_id: str
     image: NDArray[np.uint8]
     seconds: float
     regions: tuple[Box, ...] | None = None
+    details: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ def _check_weights(
     parameters = {"unet": sum(p.numel() for p in unet.parameters())}
     if here.base != "pocket":
         parameters |= found.attempt(lambda: _other_parameters(here)) or {}
+    if here.controlnet is not None:
+        parameters |= found.attempt(lambda: _controlnet_parameters(here)) or {}
     for name in fitting:
         address = found.attempt(partial(adapter_address, name, here))
         if address is not None and address not in parameters:
@@ -215,6 +217,18 @@ def _other_parameters(here: Any) -> dict[str, int]:
     }
 
 
+def _controlnet_parameters(here: Any) -> dict[str, int]:
+    from infinite_id.model_files.controlnets import controlnet_files
+    from infinite_id.model_files.files import weight_files
+    from infinite_id.model_files.headers import parameters_of, read_header
+
+    files, variant = controlnet_files(here)
+    if files.folder is None:
+        return {}
+    headers = [read_header(files.folder / name) for name in weight_files(files, "", variant)]
+    return {"controlnet": sum(parameters_of(one) for one in headers)}
+
+
 def _check_encoders(found: _Checks, here: Any) -> None:
     from pipelines.plan.fit import face_network
 
@@ -231,11 +245,12 @@ def _check_run(
 
     manifests = found.attempt(lambda: load_manifests(settings))
     if manifests is not None:
-        texts = styled_texts(manifests)
+        texts = styled_texts(manifests, settings.storage_options)
         people = manifests.identities.num_rows + manifests.mixes.num_rows
         found.say("people, texts", f"{people:,}, {len(texts):,}")
         words = {row["class_word"] or "person" for row in manifests.identities.to_pylist()}
         found.attempt(lambda: _check_tokens(found, settings, texts, words or {"person"}))
+        _check_pictures(found, settings, texts)
         pictures = _pictures(settings, people, len(texts))
         found.say("pictures", f"{pictures:,}")
         found.say("storage", f"{pictures * image_kb / 1e6:,.1f} GB at {image_kb:g} KB a picture")
@@ -287,6 +302,21 @@ def _check_tokens(found: _Checks, settings: RunConfig, texts: Any, words: set[st
         raise ValueError(
             f"prompt {longest!r} has {count} tokens, allowed: {most} with begin and end"
         )
+
+
+def _check_pictures(found: _Checks, settings: RunConfig, texts: Any) -> None:
+    """Those of prompts; what cannot be used becomes rejects, one by one."""
+    from infinite_id.faces.photos import PhotoLimits
+    from pipelines.tables.prompt_pictures import PictureReader, unusable
+
+    given = dict.fromkeys((text.picture, text.control) for text in texts if text.pictures)
+    if not given:
+        return
+    family = settings.family()
+    reader = PictureReader(PhotoLimits(settings.max_photo_pixels), settings.storage_options)
+    size, steps = (family.height, family.width), family.sampler.num_inference_steps
+    found.faults += unusable(given, reader, size, steps)
+    found.say("pictures of", f"{len(given):,} prompts")
 
 
 def _check_output(found: _Checks, settings: RunConfig) -> None:

@@ -66,7 +66,8 @@ class EditorGenerator:
         """See `infinite_id.types.Generator`; one picture at a time, no previews.
 
         Raises:
-            ValueError: a request mixes or groups people, or its person is missing.
+            ValueError: a request mixes or groups people, begins with a picture, or its person is
+                missing.
             CancelledError: see `Generator`.
         """
         for request in requests:
@@ -75,6 +76,12 @@ class EditorGenerator:
                 raise ValueError(
                     f"method {request.method} is asked for {kind}, allowed: one person a picture"
                 )
+            for name in ("init_image", "control_image"):
+                if getattr(request, name) is not None:
+                    raise ValueError(
+                        f"method {request.method} is given {name.removeprefix('init_')}, allowed "
+                        "with it: none; its own reference pictures are the person's faces"
+                    )
             if request.identity_id not in identities:
                 raise ValueError(f"identity {request.identity_id!r} is missing, allowed: all given")
         return [self._one(r, identities[r.identity_id], on_step, should_stop) for r in requests]

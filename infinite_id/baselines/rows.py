@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -21,6 +21,7 @@ from torch import Tensor
 from infinite_id.base import BaseModel, TextEmbeddings
 from infinite_id.config import SamplerConfig
 from infinite_id.generator import LatentGenerator, StepHooks
+from infinite_id.init_image import InitImage
 from infinite_id.sampler.batch import check_size
 from infinite_id.sampler.denoise import inside
 from infinite_id.sampler.reuse import Reuse
@@ -42,6 +43,7 @@ class RowBatch:
             where i > floor(merge_from * steps).
         seeds, guidance_scales: N of each.
         height, width: pixels.
+        init_images: N, that rows begin with, None for noise; all begin at one step.
     """
 
     text: TextEmbeddings
@@ -52,6 +54,7 @@ class RowBatch:
     width: int
     early: TextEmbeddings | None = None
     merge_from: float = 0.0
+    init_images: Sequence[InitImage | None] | None = None
 
 
 def twin(base: BaseModel) -> BaseModel:
@@ -105,7 +108,8 @@ def denoise_rows(
         CancelledError: `should_stop` answered True.
     """
     check_size(base, batch.height, batch.width)
-    latents = ScheduledLatents(base, sampler, batch.seeds, batch.height, batch.width)
+    size = (batch.height, batch.width)
+    latents = ScheduledLatents(base, sampler, batch.seeds, *size, batch.init_images)
     guidance = any(scale > 1 for scale in batch.guidance_scales)
     scales = torch.tensor(batch.guidance_scales, device=base.device).view(-1, 1, 1, 1)
     time_ids = base.time_ids(batch.height, batch.width)
@@ -180,10 +184,16 @@ class RowGenerator(LatentGenerator):
                     f"identity_scale is {request.identity_scale}, allowed with a method that has "
                     "no such scale: 1"
                 )
+            if request.control_image is not None:
+                raise ValueError(
+                    f"method {request.method} is given a control_image, allowed with it: none; "
+                    "Infinite-ID, its ablations, the IP-Adapters and text_only take them"
+                )
         with self._personalised(requests):
+            rows = self._rows(requests, identities)
             return denoise_rows(
                 self.base,
-                self._rows(requests, identities),
+                replace(rows, init_images=[request.init_image for request in requests]),
                 sampler,
                 on_step=hooks.on_step,
                 should_stop=hooks.should_stop,

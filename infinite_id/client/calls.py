@@ -51,6 +51,15 @@ class GenerateOptions(TypedDict, total=False):
     previews: int
     mix_mode: Literal["interpolate", "stack"]
     face: int | Literal["single", "largest"]
+    image: Photo
+    mask_image: Photo
+    strength: float
+    control_image: Photo
+    control_keypoints: Sequence[tuple[float, float]]
+    controlnet_conditioning_scale: float
+    control_guidance_start: float
+    control_guidance_end: float
+    control_streams: Literal["both", "text"]
 
 
 def access(server: str | None, api_key: str | None, timeout: float) -> tuple[str, dict[str, Any]]:
@@ -122,6 +131,9 @@ def generate_body(
         ]
     elif mix is not None:
         body["mix"] = [{"identity_id": who_id(who)} for who in mix]
+    for name in ("image", "mask_image", "control_image"):
+        if body.get(name) is not None:
+            body[name] = base64.b64encode(_photo_bytes(body[name])).decode()
     if photos is not None:
         body["photos"] = [base64.b64encode(_photo_bytes(photo)).decode() for photo in photos]
     return body

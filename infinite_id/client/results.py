@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # What may say who is in a picture: photos are personal, an id works like a password while it lives.
-_WHO = ("identity_id", "mix", "photos")
+_WHO = ("identity_id", "mix", "photos", "image", "mask_image", "control_image")
 
 
 class _Result(BaseModel):

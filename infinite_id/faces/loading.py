@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from infinite_id.faces.detection import FaceBackend
 
-__all__ = [
-    "load_face_backend",
-]
+__all__ = ["embedded_faces", "load_face_backend"]
 
 
 def load_face_backend(
@@ -41,3 +40,9 @@ def load_face_backend(
     from infinite_id.faces.insightface_pack import InsightFacePack
 
     return InsightFacePack(name_or_folder, root=root, providers=providers, threads=threads)
+
+
+@lru_cache(maxsize=1)
+def embedded_faces() -> FaceBackend:
+    """The embedded backend, loaded once: it finds the faces in pictures that are being made."""
+    return load_face_backend("embedded")

@@ -15,7 +15,14 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from infinite_id.faces.costs import file_parts, heif_pixels, jpeg_scans
 
-__all__ = ["PhotoError", "PhotoErrorReason", "PhotoLimits", "decode_photo", "photo_pixels"]
+__all__ = [
+    "PhotoError",
+    "PhotoErrorReason",
+    "PhotoLimits",
+    "decode_alpha",
+    "decode_photo",
+    "photo_pixels",
+]
 
 PhotoErrorReason = Literal["not_an_image", "truncated", "too_large", "too_small", "unreadable"]
 # What a photo can come in. Pillow opens many more (EPS runs Ghostscript, PDF, FITS ...).
@@ -114,6 +121,33 @@ def decode_photo(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.u
         return _upright(image)
     except Exception as error:  # a decoder fed with hostile bytes may raise anything
         raise _decoding_error(error) from None
+
+
+def decode_alpha(data: bytes, limits: PhotoLimits | None = None) -> NDArray[np.uint8]:
+    """The opacity of the first frame, uint8 (H, W), 0 where it is transparent, upright.
+
+    Args:
+        data: the file, as of `decode_photo`.
+        limits: `PhotoLimits()` by default.
+
+    Raises:
+        PhotoError: as `decode_photo`; "unreadable", it has no transparency.
+    """
+    limits = limits or PhotoLimits()
+    _check_parts(data, limits)
+    image = _open(data, limits)
+    _check_size(image.size, limits)
+    _check_cost(image, data)
+    try:
+        image.load()
+        shown = image.has_transparency_data
+        alpha = image.convert("RGBA").getchannel("A") if shown else None
+    except Exception as error:
+        raise _decoding_error(error) from None
+    if alpha is None:
+        raise PhotoError("unreadable", "the picture has no transparency")
+    turn = _TURNS.get(_orientation(image))
+    return np.asarray(alpha if turn is None else alpha.transpose(turn))
 
 
 def photo_pixels(image: Image.Image) -> NDArray[np.uint8]:

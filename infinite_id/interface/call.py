@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from infinite_id.config import Preset
+from infinite_id.interface.control_images import control_images_of
+from infinite_id.interface.init_images import init_images_of
 from infinite_id.interface.mixes import GroupIdentity, MixedIdentity
 from infinite_id.interface.people import People
 from infinite_id.interface.values import as_number, text, whole
@@ -51,7 +53,7 @@ class Call:
 
     Args:
         rows: of `one_each`: prompt, identity, regions, negative_prompt, style, guidance_scale,
-            identity_scale, seed.
+            identity_scale, seed, and what `init_images_of` and `control_images_of` read.
         images: pictures of each row.
         shared: values of all requests.
         generator: whose seeds stand in the place of the rows'; one, or one a picture.
@@ -86,10 +88,12 @@ class Call:
         for name in ("num_inference_steps", "height", "width"):
             if name in self._shared:
                 self._shared[name] = whole(name, self._shared[name])
+        size = (self._shared["height"], self._shared["width"])
+        begun, held = init_images_of(rows, *size), control_images_of(rows, *size)
         somebodies = self._somebodies(rows, people)
-        for row, somebody in zip(rows, somebodies, strict=True):
+        for row, somebody, first, control in zip(rows, somebodies, begun, held, strict=True):
             for _ in range(images):
-                self._add(row, somebody)
+                self._add(row, somebody, {"init_image": first, "control_image": control})
         self._sow(rows, images, generator)
 
     def _somebodies(self, rows: Sequence[Row], people: People) -> list[Shown | None]:
@@ -110,7 +114,7 @@ class Call:
             found.append(made[key])
         return found
 
-    def _add(self, row: Row, somebody: Shown | None) -> None:
+    def _add(self, row: Row, somebody: Shown | None, pictures: Mapping[str, Any]) -> None:
         style = _style(row["style"])
         prompt = text("prompt", row["prompt"])
         negative = row["negative_prompt"]
@@ -141,6 +145,7 @@ class Call:
                 identity_scale=as_number("identity_scale", row["identity_scale"]),
                 mix=mix,
                 group=group,
+                **pictures,
                 **self._shared,
             )
         )
@@ -202,6 +207,8 @@ class Call:
                     request.guidance_scale,
                     request.identity_scale,
                     id(identity),
+                    id(request.init_image),
+                    id(request.control_image),
                     seed,
                 )
                 seen[same] = seen.get(same, -1) + 1

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from infinite_id.faces.detection import FaceError, FaceSelection
 from infinite_id.faces.photo_faces import photo_faces
-from infinite_id.faces.photos import PhotoError, decode_photo, photo_pixels
+from infinite_id.faces.photos import PhotoError
 from infinite_id.interface.mixes import GroupIdentity, MixedIdentity, Regions, grouped
+from infinite_id.interface.pixels import Picture, name_of, pixels
 from infinite_id.names import NAME_RULE, name_fault
 from infinite_id.types import FaceRecord, Identity
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["People", "Photo", "Somebody"]
 
-Photo = str | Path | bytes | Image.Image | NDArray[Any] | FaceRecord
-"""A file's path or bytes, a picture, an array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, which is
-uint8, or float in [0, 1], or a face that was found in a photo."""
+Photo = Picture | FaceRecord
+"""A picture in any form, or a face that was found in a photo."""
 
 
 Somebody = Photo | Sequence[Photo] | Identity | MixedIdentity | GroupIdentity
@@ -67,9 +66,9 @@ class People:
             return [photo]
         if not isinstance(min_face, int | float | np.number) or not min_face > 0:
             raise ValueError(f"min_face is {min_face!r}, allowed: pixels, more than 0")
-        name = _name_of(photo) or "photo"
+        name = name_of(photo) or "photo"
         try:
-            image = _pixels(photo)
+            image = pixels("photo", photo)
             found = photo_faces(image, self.encoder.faces, select=select, min_face=min_face)
         except (PhotoError, FaceError) as error:
             kind: Any = type(error)
@@ -115,7 +114,7 @@ class People:
         ]
         crops = tuple(record.aligned for record in records)
         first = given[0]
-        own = first.identity_id if isinstance(first, FaceRecord) else _name_of(first)
+        own = first.identity_id if isinstance(first, FaceRecord) else name_of(first)
         name = name or (own or "").strip() or "person"
         if fault := name_fault(name):
             raise ValueError(f"the photo's file names nobody: {name!r}, {fault}; say name=...")
@@ -165,39 +164,3 @@ def _photo(value: Any) -> Photo:
         f"photo is a {type(value).__name__}, allowed: a path, bytes of a file, a PIL picture, "
         "an array (H, W, 3), or a face of pipe.faces"
     )
-
-
-def _pixels(photo: Any) -> NDArray[np.uint8]:
-    if isinstance(photo, Image.Image):
-        return photo_pixels(photo)
-    if isinstance(photo, np.ndarray):
-        return photo_pixels(Image.fromarray(_eight_bits(photo)))
-    if isinstance(photo, bytes):
-        return decode_photo(photo)
-    if isinstance(photo, str) and "://" in photo:
-        raise ValueError(f"photo is {photo!r}, allowed: a file on this machine, or its bytes")
-    try:
-        data = Path(photo).expanduser().read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"photo {str(photo)!r} cannot be read: {reason}") from None
-    return decode_photo(data)
-
-
-def _eight_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8 (H, W), (H, W, 3) or (H, W, 4) of an array of a picture."""
-    told = f"photo is an array {array.dtype} {array.shape}"
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
-        raise ValueError(f"{told}, allowed: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA")
-    if np.issubdtype(array.dtype, np.floating):
-        low, high = float(array.min()), float(array.max())
-        if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(f"{told} with values {low:g} to {high:g}, allowed of floats: 0 to 1")
-        return (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise ValueError(f"{told}, allowed: uint8, or floats of 0 to 1")
-    return np.ascontiguousarray(array)
-
-
-def _name_of(photo: Any) -> str | None:
-    return Path(photo).stem if isinstance(photo, str | Path) else None

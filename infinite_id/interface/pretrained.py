@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import ControlNetModel, StableDiffusionXLPipeline
 
 from infinite_id.attention.installed import check_attention
 from infinite_id.base import BaseModel, load_base
@@ -24,8 +24,10 @@ from infinite_id.config import (
     profiled,
 )
 from infinite_id.methods import METHODS
+from infinite_id.model_files.controlnets import check_controlnet
 from infinite_id.types import Generator
 from infinite_id.weights.adapter_file import adapter_config
+from infinite_id.weights.controlnet import load_controlnet
 from infinite_id.weights.places import is_public_adapter, local_file
 from infinite_id.weights.single_file import is_single_file
 
@@ -44,6 +46,7 @@ class Given:
     sampler: SamplerConfig | None
     fusion: FusionConfig | None
     attention: AttentionKind
+    controlnet: str | Path | ControlNetModel | None = None
 
 
 def loaded(
@@ -87,6 +90,7 @@ def loaded(
     if not known:
         # Weights of a fine-tuned base are those of the base that it was made of.
         base.adapters_of = None
+    _hold(base, family, given)
     return _fitted(family, base), base
 
 
@@ -108,7 +112,25 @@ def over(pipe: StableDiffusionXLPipeline, given: Given) -> tuple[Preset, BaseMod
     )
     family = _configured(family, given)
     base = BaseModel(pipe, f"{family.base}@given", attention=given.attention)
+    _hold(base, family, given)
     return _fitted(family, base), base
+
+
+def _hold(base: BaseModel, family: Preset, given: Given) -> None:
+    """Gives the base the ControlNet that it was not loaded with.
+
+    Raises:
+        ValueError: it cannot be loaded, or does not fit.
+    """
+    if isinstance(given.controlnet, ControlNetModel):
+        own = given.controlnet
+        check_controlnet("given", own.config, base.unet.config)
+        base.controlnet, base.revision = own, f"{base.revision}+control-given"
+    elif family.controlnet is not None and base.controlnet is None:
+        base.controlnet, digest = load_controlnet(family, base.unet, base.dtype)
+        base.revision = f"{base.revision}+control-{digest}"
+    if base.controlnet is not None:
+        base.controlnet.to(base.device, base.dtype)  # type: ignore[arg-type]
 
 
 def _configured(family: Preset, given: Given) -> Preset:
@@ -119,6 +141,14 @@ def _configured(family: Preset, given: Given) -> Preset:
     """
     adapter, encoders, weights = given.adapter, given.encoders, given.weights
     check_attention(given.attention)
+    controlnet = given.controlnet
+    if not isinstance(controlnet, str | Path | ControlNetModel | None):
+        raise ValueError(
+            f"controlnet is a {type(controlnet).__name__}, allowed: a folder, a hub id, or a "
+            "ControlNetModel"
+        )
+    if isinstance(controlnet, str | Path):
+        family = replace(family, controlnet=str(controlnet))
     named = PRESETS.get(str(adapter))
     if named is not None:
         if named.adapter_path is None:

@@ -14,12 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from infinite_id.config import FusionConfig, SamplerConfig
-from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator
+from infinite_id.details import with_details
+from infinite_id.details_config import DetailsConfig
+from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator, boxes_of
+from infinite_id.init_image import first_step
 from infinite_id.interface.call import Call
 from infinite_id.interface.picture import GeneratedPicture
 from infinite_id.interface.values import as_number
 from infinite_id.provenance import Provenance
-from infinite_id.types import Generator
+from infinite_id.types import GeneratedImage, Generator
 
 __all__ = ["OUTPUTS", "OutputType", "pictures_of", "within"]
 
@@ -65,6 +68,7 @@ def pictures_of(
     bar: Mapping[str, Any],
     callback: Callable[[int, Tensor, dict[str, Tensor]], Any] | None,
     is_enough: Callable[[], bool],
+    details: DetailsConfig | None = None,
 ) -> tuple[Any, Sequence[NDArray[np.uint8]] | None]:
     """What `InfiniteIDOutput.images` has, and the same as uint8 (H, W, 3) each; None for latents.
 
@@ -76,15 +80,24 @@ def pictures_of(
         bar: options of tqdm.
         callback: called as callback(step, timestep, {"latents": ...}) after each step.
         is_enough: asked after each step.
+        details: of small faces that are made again; None: they are not.
 
     Raises:
-        ValueError: latents or a callback are asked for, and the method has no latents.
+        ValueError: latents or a callback are asked for, and the method has no latents; or details,
+            and it has none, or latents are asked for.
     """
+    if details is not None and (kind == "latent" or not isinstance(made_by, LatentGenerator)):
+        raise ValueError(
+            f"details is set with output_type {kind!r} and method {call.requests[0].method!r}, "
+            "allowed: pil, np or pt, and a method that takes a picture to begin with"
+        )
     if isinstance(made_by, LatentGenerator):
         latents = _latents_of(made_by, call, bar, callback, is_enough)
         if kind == "latent":
             return latents, None
         pixels: Sequence[NDArray[np.uint8]] = made_by.base.decode(latents)
+        if details is not None:
+            pixels = _detailed(made_by, call, pixels, details)
     elif kind == "latent" or callback is not None:
         raise ValueError(
             f"method is {call.requests[0].method!r}, which has no latents, allowed with it: "
@@ -93,6 +106,20 @@ def pictures_of(
     else:
         pixels = [one.image for one in made_by.generate(call.requests, call.known)]
     return _shown(pixels, call.provenance(made_by.revision), kind, device), pixels
+
+
+def _detailed(
+    made_by: LatentGenerator,
+    call: Call,
+    pixels: Sequence[NDArray[np.uint8]],
+    details: DetailsConfig,
+) -> list[NDArray[np.uint8]]:
+    made = [
+        GeneratedImage(request.sample_id, picture, 0.0, boxes_of(request))
+        for request, picture in zip(call.requests, pixels, strict=True)
+    ]
+    again = with_details(made_by, call.requests, made, call.known, details)
+    return [one.image for one in again]
 
 
 def _latents_of(
@@ -120,7 +147,11 @@ def _latents_of(
 
     groups = list(made_by.alike(call.requests))
     order = [number for numbers, _ in groups for number in numbers]
-    steps = sum(group[0].num_inference_steps or 0 for _, group in groups)
+    steps = sum(
+        number - first_step(group[0].init_image, number)
+        for _, group in groups
+        for number in [group[0].num_inference_steps or 0]
+    )
     with tqdm(total=steps, **bar) as shown_bar:
         hooks = StepHooks(
             on_step=lambda step, steps: shown_bar.update(),

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from infinite_id.attention.regions import GroupTokens
 from infinite_id.base import BaseModel
+from infinite_id.control_image import ControlImage
+from infinite_id.init_image import InitImage
 from infinite_id.regions import check_regions
 
 __all__ = ["DenoisedBatch", "StreamBatch", "check_batch", "check_size"]
@@ -27,6 +29,8 @@ class StreamBatch:
         null_tokens: identity tokens of nobody, (T, D); None with `tokens` None.
         height, width: pixels.
         identity_scales: N, in place of `FusionConfig.identity_scale`; None for that one.
+        init_images: N, that both streams begin with, None for noise; all begin at one step.
+        control_images: N, for the base's ControlNet; None for none.
     """
 
     prompts: Sequence[str]
@@ -38,6 +42,8 @@ class StreamBatch:
     tokens: Sequence[Tensor | GroupTokens] | None = None
     null_tokens: Tensor | None = None
     identity_scales: Sequence[float] | None = None
+    init_images: Sequence[InitImage | None] | None = None
+    control_images: Sequence[ControlImage | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ def check_size(base: BaseModel, height: int, width: int) -> None:
 def check_batch(base: BaseModel, batch: StreamBatch) -> None:
     """Raises a ValueError that names the first value of a batch that cannot be denoised."""
     check_size(base, batch.height, batch.width)
+    _check_control(base, batch)
     if batch.tokens is None:
         return
     if batch.null_tokens is None:
@@ -78,6 +85,24 @@ def check_batch(base: BaseModel, batch: StreamBatch) -> None:
             check_regions(one.regions, len(one.tokens), (batch.height, batch.width))
         for tokens in one.tokens if isinstance(one, GroupTokens) else (one,):
             _check_tokens(f"identity tokens of request {number}", tokens, width)
+
+
+def _check_control(base: BaseModel, batch: StreamBatch) -> None:
+    for picture in batch.control_images or ():
+        if picture is None:
+            continue
+        if base.controlnet is None:
+            raise ValueError(
+                "control_image is given and the model has no ControlNet, allowed with controlnet: "
+                "a folder or a hub id"
+            )
+        picture.check(batch.height, batch.width)
+        halved = len(base.controlnet.config.conditioning_embedding_out_channels) - 1
+        if 2**halved != base.vae_factor:
+            raise ValueError(
+                f"controlnet makes pictures {2**halved} times smaller, allowed: "
+                f"{base.vae_factor} times, as the base's VAE does"
+            )
 
 
 def _check_tokens(name: str, tokens: Tensor, width: int) -> None:

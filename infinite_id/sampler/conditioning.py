@@ -25,7 +25,7 @@ __all__ = ["Conditioning", "Phase", "PhaseKind"]
 PhaseKind = Literal["text", "both", "after"]
 """Of a step: "text" before anybody is in the picture, "both" streams, "after" the identity's."""
 
-TextKey = tuple[str, str, int, float, float | None, int | None]
+TextKey = tuple[str, str, int, float, float | None, int | None, str | None, str | None]
 """Prompt, negative prompt, seed, guidance scale, and what else keeps requests apart."""
 
 

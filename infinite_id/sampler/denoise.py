@@ -1,6 +1,7 @@
 """Two-stream denoising (docs/method.md): one UNet call a step for all rows of a batch.
 
-    z_t, z_id    latents of the text and of the identity streams, equal at the first step
+    z_t, z_id    latents of the text and of the identity streams, equal at the first step: noise,
+                 or one noised picture
     eps          eps(z, t, without) + w (eps(z, t, with) - eps(z, t, without)), w the guidance scale
 
 The text stream denoises its own latents from the prompt alone; the identity stream reads its keys
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.identity.adapter import StreamAdapter
 from infinite_id.sampler.batch import DenoisedBatch, StreamBatch, check_batch
 from infinite_id.sampler.conditioning import Conditioning, Phase, PhaseKind, TextKey
+from infinite_id.sampler.control import Control
 from infinite_id.sampler.reuse import Reuse
 from infinite_id.sampler.scheduled import ScheduledLatents, guided
 from infinite_id.types import CancelledError
@@ -63,7 +66,8 @@ def denoise(
         is_enough: asked after each step; True ends here, with the latents as they are.
 
     Raises:
-        ValueError: a size that the VAE factor does not divide, a text that is too long.
+        ValueError: a size that the VAE factor does not divide, a text that is too long, an initial
+            picture that does not fit.
         CancelledError: `should_stop` answered True.
     """
     check_batch(base, batch)
@@ -90,7 +94,7 @@ def denoise(
                 text_kept=steps.text_kept(kind, with_guidance),
             )
             active = inside(position, fusion.steps)
-            steps.advance(timestep, phase, active)
+            steps.advance(number, phase, active)
             if kind == "after":
                 steps.text_ended = True
             if on_clean is not None:
@@ -127,6 +131,9 @@ def _text_keys(batch: StreamBatch, adapter: StreamAdapter | None, *, apart: bool
     numbers: list[int | None] = [None] * count
     if apart and batch.tokens is None:
         numbers = list(range(count))
+    # Both streams begin with the same noised picture, and are held by the same control picture.
+    pictures = [None if one is None else one.digest for one in batch.init_images or [None] * count]
+    held = [None if one is None else one.digest for one in batch.control_images or [None] * count]
     # A text stream has its own guidance, so requests share one only if they share that too.
     return list(
         zip(
@@ -136,6 +143,8 @@ def _text_keys(batch: StreamBatch, adapter: StreamAdapter | None, *, apart: bool
             batch.guidance_scales,
             scales,
             numbers,
+            pictures,
+            held,
             strict=True,
         )
     )
@@ -155,11 +164,22 @@ class _Steps:
         )
         self._text = layout.group_count if layout.with_text else 0
         seeds = [batch.seeds[m] for m in members]
-        self._latents = ScheduledLatents(base, sampler, seeds, batch.height, batch.width)
+        pictures = None if batch.init_images is None else [batch.init_images[m] for m in members]
+        self._latents = ScheduledLatents(base, sampler, seeds, batch.height, batch.width, pictures)
         self.timesteps = self._latents.timesteps
         scales = [batch.guidance_scales[m] for m in members]
         self._scales = torch.tensor(scales, device=base.device).view(-1, 1, 1, 1)
         self._time_ids = base.time_ids(batch.height, batch.width)
+        self._control: Control | None = None
+        if batch.control_images is not None and any(batch.control_images):
+            held = [batch.control_images[m] for m in members]
+            # Of the plain model there is one stream, which is the text's.
+            text = self._text if layout.personal else len(members)
+            if not text and any(one is not None and one.streams == "text" for one in held):
+                raise ValueError(
+                    "control_streams is 'text' and this method has no text stream, allowed: both"
+                )
+            self._control = Control(base, held, text, self._time_ids)
         self._unet = Reuse(base.unet, sampler.reuse_steps)
         self._text_every = sampler.text_every if self._text and layout.personal else 1
         self._since_text = 0
@@ -183,12 +203,16 @@ class _Steps:
         self._kept.clear()
         return None
 
-    def advance(self, timestep: Tensor, phase: Phase, active: bool) -> None:
-        """One step of all latents."""
+    def advance(self, step: int, phase: Phase, active: bool) -> None:
+        """One step of all latents, from 0."""
+        timestep = self.timesteps[step]
         scaled = self._latents.scaled(timestep)
         rows = torch.cat([scaled[block] for block in phase.blocks for _ in range(phase.halves)])
+        added: dict[str, Any] = {}
+        if self._control is not None:
+            added = self._control.added(step, len(self.timesteps), phase, rows, timestep)
         predicted = self._unet(
-            (id(phase), active),
+            (id(phase), active, bool(added)),
             rows,
             timestep,
             encoder_hidden_states=phase.hidden,
@@ -199,6 +223,7 @@ class _Steps:
             cross_attention_kwargs={
                 "streams": replace(phase.context, active=active, kept=self._kept_now())
             },
+            **added,
         ).float()
         sizes = [phase.halves * len(block) for block in phase.blocks]
         noise = torch.cat(

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.faces.detection import FaceBackend, FaceError, find_faces
@@ -21,7 +24,7 @@ from infinite_id.types import GenerationRequest
 __all__ = ["PLACING_STEPS", "placed"]
 
 PLACING_STEPS = 10
-"""Most steps of the text stream that looks for places."""
+"""Most steps of the text stream that looks for places, where it begins with noise."""
 _MIN_FACE = 1 / 16
 """Of the picture's shorter side: smaller faces are nobody's."""
 
@@ -53,23 +56,21 @@ def placed(
     ]
     if not open_ones:
         return list(requests)
-    asked = [requests[number] for number in open_ones]
-    height, width = asked[0].height, asked[0].width
-    steps = min(PLACING_STEPS, sampler.num_inference_steps)
-    batch = StreamBatch(
-        prompts=[request.prompt for request in asked],
-        negative_prompts=[request.negative_prompt for request in asked],
-        seeds=[request.seed for request in asked],
-        guidance_scales=[request.guidance_scale or 0.0 for request in asked],
-        height=height,
-        width=width,
-    )
-    few = replace(sampler, num_inference_steps=steps)
-    shown = base.decode(
-        denoise(base, None, batch, FusionConfig(), few, should_stop=should_stop).latents
-    )
+    shown: dict[int, NDArray[np.uint8]] = {}
+    for with_picture in (False, True):
+        numbers = [n for n in open_ones if (requests[n].init_image is not None) == with_picture]
+        if not numbers:
+            continue
+        # Of a picture that is begun with, few steps may be none at all.
+        steps = sampler.num_inference_steps
+        few = steps if with_picture else min(PLACING_STEPS, steps)
+        asked = [requests[number] for number in numbers]
+        pictures = _by_text(base, asked, replace(sampler, num_inference_steps=few), should_stop)
+        shown.update(zip(numbers, pictures, strict=True))
     detector, found = faces(), list(requests)
-    for number, request, picture in zip(open_ones, asked, shown, strict=True):
+    for number, picture in shown.items():
+        request = requests[number]
+        height, width = request.height, request.width
         if request.group is None:
             continue
         try:
@@ -89,3 +90,25 @@ def placed(
         regions: tuple[Box, ...] = regions_of_faces(boxes, height, width)
         found[number] = replace(request, group=replace(request.group, regions=regions))
     return found
+
+
+def _by_text(
+    base: BaseModel,
+    requests: Sequence[GenerationRequest],
+    sampler: SamplerConfig,
+    should_stop: Callable[[], bool] | None,
+) -> list[NDArray[np.uint8]]:
+    """What the text streams alone show, of one size."""
+    batch = StreamBatch(
+        prompts=[request.prompt for request in requests],
+        negative_prompts=[request.negative_prompt for request in requests],
+        seeds=[request.seed for request in requests],
+        guidance_scales=[request.guidance_scale or 0.0 for request in requests],
+        height=requests[0].height,
+        width=requests[0].width,
+        init_images=[request.init_image for request in requests],
+        control_images=[request.control_image for request in requests],
+    )
+    return base.decode(
+        denoise(base, None, batch, FusionConfig(), sampler, should_stop=should_stop).latents
+    )

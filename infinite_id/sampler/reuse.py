@@ -10,6 +10,7 @@ threads may share it and there is nothing to undo.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +25,7 @@ class Reuse:
     """The UNet over the steps of one denoising.
 
     Args:
-        unet: without ControlNet, T2I-Adapter and GLIGEN, as the sampler uses it.
+        unet: without T2I-Adapter and GLIGEN, as the sampler uses it.
         every: each `every`-th step is computed whole; 1: all are, by the UNet itself.
     """
 
@@ -62,6 +63,8 @@ def _call(
     encoder_hidden_states: Tensor,
     added_cond_kwargs: dict[str, Tensor],
     cross_attention_kwargs: dict[str, Any] | None = None,
+    down_block_additional_residuals: Sequence[Tensor] | None = None,
+    mid_block_additional_residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(predictions, what entered the last up block): `UNet2DConditionModel.forward` in short.
 
@@ -71,6 +74,7 @@ def _call(
         timestep: a number.
         kept: what entered the last up block of an earlier step; None computes all blocks.
         encoder_hidden_states, added_cond_kwargs, cross_attention_kwargs: of the UNet.
+        down_block_additional_residuals, mid_block_additional_residual: of a ControlNet.
     """
     model: Any = unet
     hidden = encoder_hidden_states
@@ -91,9 +95,15 @@ def _call(
     for block in model.down_blocks[: None if kept is None else 1]:
         x, made = through(block, x)
         skips += made
+    if down_block_additional_residuals is not None:
+        # Of a part of the blocks, the first ones of them.
+        pairs = zip(skips, down_block_additional_residuals, strict=False)
+        skips = tuple(skip + added for skip, added in pairs)
     last = model.up_blocks[-1]
     if kept is None:
         x = through(model.mid_block, x)
+        if mid_block_additional_residual is not None:
+            x = x + mid_block_additional_residual
         for block in model.up_blocks[:-1]:
             count = len(block.resnets)
             x = through(block, x, res_hidden_states_tuple=skips[-count:])

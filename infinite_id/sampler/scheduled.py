@@ -1,4 +1,4 @@
-"""Latents from their noise on, moved by a scheduler: what every way of denoising shares."""
+"""Latents from their beginning on, moved by a scheduler: what every way of denoising shares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import SamplerConfig
+from infinite_id.init_image import InitImage, first_step
+from infinite_id.sampler.init_images import begin, check_init_images
 
 __all__ = ["ScheduledLatents", "guided"]
 
@@ -34,19 +36,38 @@ class ScheduledLatents:
         sampler: kind of scheduler and number of steps.
         seeds: of the noise of each row.
         height, width: of the pictures, in pixels.
+        init_images: that rows begin with, None for noise; all begin at one step.
 
     Attributes:
         value: (N, C, h, w), float32.
-        timesteps: of the steps.
+        timesteps: of the steps that are taken.
+
+    Raises:
+        ValueError: an initial picture does not fit, or leaves no step.
     """
 
     def __init__(
-        self, base: BaseModel, sampler: SamplerConfig, seeds: Sequence[int], height: int, width: int
+        self,
+        base: BaseModel,
+        sampler: SamplerConfig,
+        seeds: Sequence[int],
+        height: int,
+        width: int,
+        init_images: Sequence[InitImage | None] | None = None,
     ) -> None:
-        self._scheduler = base.scheduler(sampler.scheduler, sampler.num_inference_steps)
-        self.timesteps: Tensor = self._scheduler.timesteps
-        noise = torch.stack([base.noise(seed, height, width) for seed in seeds]).to(base.device)
-        self.value = noise * self._scheduler.init_noise_sigma
+        steps = sampler.num_inference_steps
+        check_init_images(base, init_images, (height, width), steps)
+        pictures = list(init_images or [None] * len(seeds))
+        self._scheduler = base.scheduler(sampler.scheduler, steps)
+        first = first_step(pictures[0], steps) * self._scheduler.order
+        self.timesteps: Tensor = self._scheduler.timesteps[first:]
+        if any(pictures) and hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(first)
+        size = (height, width)
+        self.value, self._kept = begin(
+            base, self._scheduler, seeds, size, pictures, self.timesteps[0]
+        )
+        self._taken = 0
         self._dtype = base.dtype
         self._moved: tuple[Tensor, ...] = ()
         self._arguments: dict[str, Any] = {}
@@ -66,7 +87,11 @@ class ScheduledLatents:
         self._moved = self._scheduler.step(
             predicted, timestep, self.value, **self._arguments, return_dict=False
         )
-        self.value = self._moved[0]
+        self.value, self._taken = self._moved[0], self._taken + 1
+        if self._kept is not None:
+            left = self.timesteps[self._taken :]
+            following = left[0] if len(left) else None
+            self.value = self._kept.into(self.value, self._scheduler, following)
 
     def clean(self) -> Tensor:
         """The clean latents that the last step predicts, of the same shape."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from pipelines.tables.manifest import (
     read_manifest,
 )
 from pipelines.tables.people import people_notes, write_index
+from pipelines.tables.prompt_pictures import COLUMNS, prompt_pictures
 from pipelines.tables.schemas import EMBEDDINGS, MIXES, REJECTS
 from pipelines.tables.storage import Store
 
@@ -63,25 +65,32 @@ def load_manifests(config: RunConfig) -> Manifests:
     tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
     tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
+    if config.controlnet is None:
+        _check_no_control(tables["prompts"])
     folder = job_folder()
     if folder is not None:
         tables["identities"] = _inside(tables["identities"], folder)
+        tables["prompts"] = _inside(tables["prompts"], folder)
     manifests = Manifests(**tables)
     for note in manifests.notes:
         logger.warning("%s", note)
     return manifests
 
 
-def _inside(identities: pa.Table, folder: Path) -> pa.Table:
-    """Photos in a submitted job's working directory by their address in it: the next submission
-    has them at another path, and goes on with the same run."""
-    rows = identities.to_pylist()
+def _inside(table: pa.Table, folder: Path) -> pa.Table:
+    """Photos and pictures in a submitted job's working directory by their address in it: the next
+    submission has them at another path, and goes on with the same run."""
+
+    def inside(uri: str | None) -> str | None:
+        path = (uri or "").removeprefix("file://")
+        return path.removeprefix(f"{folder}/") if path.startswith(f"{folder}/") else uri
+
+    rows = table.to_pylist()
     for row in rows:
-        for photo in row["photos"]:
-            uri = (photo["uri"] or "").removeprefix("file://")
-            if uri.startswith(f"{folder}/"):
-                photo["uri"] = uri.removeprefix(f"{folder}/")
-    return pa.Table.from_pylist(rows, schema=identities.schema)
+        for photo in row.get("photos") or ():
+            photo["uri"] = inside(photo["uri"])
+        row |= {name: inside(row[name]) for name in COLUMNS if name in row}
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def _choose(table: pa.Table, key: str, names: Sequence[str] | None, what: str) -> pa.Table:
@@ -104,6 +113,16 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
                 raise ValueError(
                     f"{where}, row {row}, column 'parts': {part['identity_id']!r} is no identity "
                     "of this run"
+                )
+
+
+def _check_no_control(prompts: pa.Table) -> None:
+    for row in prompts.to_pylist():
+        for name in ("control_image", "control_keypoints"):
+            if row[name] is not None:
+                raise ValueError(
+                    f"prompt {row['prompt_id']!r} has {name} and controlnet is None, allowed with "
+                    "it: controlnet, a folder or a hub id"
                 )
 
 
@@ -130,12 +149,19 @@ def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
     return [*subjects, *_mix_subjects(manifests.mixes, subjects)]
 
 
-def styled_texts(manifests: Manifests) -> list[Text]:
-    """Every prompt in every style, style by style."""
+def styled_texts(manifests: Manifests, options: Mapping[str, Any] | None = None) -> list[Text]:
+    """Every prompt in every style, style by style, with its pictures.
+
+    Args:
+        manifests: of the run.
+        options: of the pictures' file systems by scheme.
+    """
+    pictures = prompt_pictures(manifests.prompts, options)
+    prompts = list(zip(manifests.prompts.to_pylist(), pictures, strict=True))
     return [
-        Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "")
+        Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "", *shown)
         for s in manifests.styles.to_pylist()
-        for p in manifests.prompts.to_pylist()
+        for p, shown in prompts
     ]
 
 
@@ -170,7 +196,7 @@ def request_plan(
     ]
     return RequestPlan(
         methods=[(name, weights.revisions[name]) for name in config.methods],
-        texts=styled_texts(manifests),
+        texts=styled_texts(manifests, config.storage_options),
         subjects=subjects,
         seeds=parse_seeds(config.seeds),
         settings=picture_settings(family),

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _KINDS = ("prompts", "styles", "mixes", "identities")
 _PHOTOS = "manifests/photos.parquet"
+_ADDRESSES = ("photos", "image", "mask_image", "control_image")
 
 
 def deciding_settings(config: RunConfig, family: Preset, weights: RunWeights) -> dict[str, Any]:
@@ -143,7 +144,8 @@ def _difference(store: Store, manifests: Manifests, photos: pa.Table) -> str | N
         if not store.exists(name):
             continue
         now: pa.Table = getattr(manifests, kind)
-        columns = [column for column in now.column_names if column != "photos"]
+        # What lies at these addresses is compared, not they: photos below, pictures by the plan.
+        columns = [column for column in now.column_names if column not in _ADDRESSES]
         differs = _first_row(kind, store.read_table(name, columns), now.select(columns))
         if differs is not None:
             return differs
@@ -160,7 +162,10 @@ def _difference(store: Store, manifests: Manifests, photos: pa.Table) -> str | N
 def _first_row(kind: str, before: pa.Table, now: pa.Table) -> str | None:
     """The first row that differs; texts stay out of the sentence."""
     before = before.replace_schema_metadata(None)
-    now = now.replace_schema_metadata(None).cast(before.schema)
+    for field in now.schema:
+        if field.name not in before.column_names:  # of an earlier version
+            before = before.append_column(field, pa.nulls(before.num_rows, field.type))
+    now = now.replace_schema_metadata(None).select(before.column_names).cast(before.schema)
     if before.equals(now):
         return None
     for number, (old, new) in enumerate(zip(before.to_pylist(), now.to_pylist(), strict=False)):

@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from infinite_id.prompts import fill_prompt
 from infinite_id.types import GenerationRequest, IdentityMix
+from pipelines.tables.prompt_controls import CONTROL_COLUMNS, PromptControl
+from pipelines.tables.prompt_pictures import PromptPicture
 from pipelines.tables.schemas import REQUESTS
 
 __all__ = [
@@ -57,13 +59,22 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One prompt in one style; `text` may hold {subject}."""
+    """One prompt in one style; `text` may hold {subject}. It may begin with a picture, and be held
+    to one."""
 
     prompt_id: str
     style: str
     text: str
     suffix: str
     negative_prompt: str
+    picture: PromptPicture | None = None
+    control: PromptControl | None = None
+
+    @property
+    def pictures(self) -> list[str]:
+        """What it begins with and is held to, by content; empty for neither."""
+        begun = [] if self.picture is None else [self.picture.key]
+        return begun if self.control is None else [*begun, f"control:{self.control.key}"]
 
     def prompt(self, class_word: str, own: str | None = None) -> str:
         """The final prompt for a subject, of its own text where it has one."""
@@ -89,7 +100,7 @@ def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str)
     Args:
         row: a requests row; its own "sample_id" is not read.
         model_revision: of weights and method settings.
-        identity_digest: of the embeddings that condition the picture.
+        identity_digest: of the embeddings that condition the picture, and of its pictures.
     """
     what = [
         model_revision,
@@ -136,18 +147,22 @@ def request_row(
         "guidance_scale": settings.guidance_scale,
         "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
         "mix_mode": subject.mix_mode,
+        **dict.fromkeys(("image", "mask_image", "strength", *CONTROL_COLUMNS)),
     }
-    row["sample_id"] = sample_id(row, revision, subject.digest)
+    for pictures in (text.picture, text.control):
+        row |= {} if pictures is None else pictures.told
+    row["sample_id"] = sample_id(row, revision, "|".join([subject.digest, *text.pictures]))
     return row
 
 
 def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
-    """A `requests` row as the record that generators take."""
+    """A `requests` row as the record that generators take, without its pictures."""
     mix = None
     if row["mix_parts"]:
         parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
         mix = IdentityMix(parts, row["mix_mode"])
-    names = set(GenerationRequest.__dataclass_fields__) - {"mix", "identity_scale", "group"}
+    own = {"mix", "identity_scale", "group", "init_image", "control_image"}
+    names = set(GenerationRequest.__dataclass_fields__) - own
     return GenerationRequest(**{name: row[name] for name in names}, mix=mix)
 
 
@@ -268,7 +283,10 @@ class RequestPlan:
         """Names the plan: a run folder can only be resumed with the plan that began it."""
         parts: list[Any] = [
             self.methods,
-            [[t.prompt_id, t.style, t.text, t.suffix, t.negative_prompt] for t in self.texts],
+            [
+                [t.prompt_id, t.style, t.text, t.suffix, t.negative_prompt, *t.pictures]
+                for t in self.texts
+            ],
             [
                 [s.identity_id, s.class_word, s.digest, list(s.mix_parts or ()), s.mix_mode]
                 + ([] if s.prompt is None else [s.prompt])

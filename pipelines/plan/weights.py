@@ -16,6 +16,7 @@ from eval.places import StorageError
 from infinite_id.config import PRESETS, EncoderConfig, Preset
 from infinite_id.methods import METHODS, trained_weights
 from infinite_id.model_files.bases import base_files, tower_files
+from infinite_id.model_files.controlnets import check_controlnet, controlnet_files
 from infinite_id.model_files.files import BASE_PARTS, ModelFiles, model_digest
 from infinite_id.model_files.headers import read_header, shapes_of
 from infinite_id.packages import cache_folder, file_digest
@@ -36,7 +37,8 @@ _OWN = ("hub://",)
 # They decide where weights lie and how they are computed with, not what a picture is.
 _PLACES = (
     "name", "base", "base_revision", "adapter_path", "base_lora", "weights", "variant",
-    "allow_untrained", "compile", "offload", "decode_slice", "cpu_dtype",
+    "allow_untrained", "compile", "offload", "decode_slice", "cpu_dtype", "controlnet",
+    "controlnet_revision",
 )  # fmt: skip
 _ENCODER_PLACES = ("faces", "clip", "clip_revision")
 
@@ -109,6 +111,9 @@ def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None
             files, _ = base_files(family)
             if address is not None and Path(address).suffix == ".safetensors":
                 _check_width(address, files)
+    if family.controlnet is not None:
+        own, _ = controlnet_files(family)
+        check_controlnet(own.address, own.json("config.json"), _unet_settings(family))
     if family.base_lora is not None and not Path(family.base_lora).is_file():
         raise ValueError(f"base_lora {family.base_lora} does not exist")
     encoders = family.encoders
@@ -117,6 +122,14 @@ def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None
     if "/" in encoders.faces and not Path(encoders.faces).expanduser().is_dir():
         raise ValueError(f"face backend folder {encoders.faces} does not exist")
     return found
+
+
+def _unet_settings(family: Preset) -> Mapping[str, Any]:
+    if family.base == "pocket":
+        from infinite_id.pocket.weights import UNET
+
+        return UNET
+    return base_files(family)[0].json("unet/config.json")
 
 
 def _check_width(address: str, base: ModelFiles) -> None:
@@ -138,6 +151,8 @@ def _revision(method: str, family: Preset, base: str, digest: str | None) -> str
     if family.attention != "sage":
         # It computes in 8 bits; the others give one picture up to rounding.
         del settings["attention"]
+    if family.details is None:
+        del settings["details"]
     settings["encoders"] = {
         name: value for name, value in settings["encoders"].items() if name not in _ENCODER_PLACES
     }
@@ -154,9 +169,16 @@ def _base_name(family: Preset) -> str:
     else:
         files, variant = base_files(family)
         name = f"sdxl-{model_digest(files, BASE_PARTS, variant)}"
-    if family.base_lora is None:
-        return name
-    return f"{name}+lora-{file_digest(family.base_lora)[:12]}"
+    if family.base_lora is not None:
+        name = f"{name}+lora-{file_digest(family.base_lora)[:12]}"
+    if family.controlnet is not None:
+        name = f"{name}+control-{model_digest(*_of_controlnet(family))}"
+    return name
+
+
+def _of_controlnet(family: Preset) -> tuple[ModelFiles, tuple[str], str | None]:
+    files, variant = controlnet_files(family)
+    return files, ("",), variant
 
 
 def _encoder_names(family: Preset) -> str:
@@ -280,6 +302,7 @@ def local_preset(family: Preset, options: Mapping[str, Any] | None = None) -> Pr
         base=here(family.base),
         adapter_path=maybe(family.adapter_path),
         base_lora=maybe(family.base_lora),
+        controlnet=maybe(family.controlnet),
         weights=tuple((name, here(address)) for name, address in family.weights),
         encoders=local_encoders(family.encoders, options),
     )

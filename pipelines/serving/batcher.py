@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.init_image import first_step
 from infinite_id.types import (
     CancelledError,
     GeneratedImage,
@@ -73,6 +74,7 @@ class _Job:
             first.height,
             first.width,
             first.num_inference_steps,
+            first_step(first.init_image, first.num_inference_steps or 0),
             first.guidance_scale is None or first.guidance_scale > 1,
         )
 

@@ -7,9 +7,19 @@ from unicodedata import category
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from infinite_id.control_image import ControlStreams
+
 __all__ = ["Clean", "Finite", "GenerateBody", "Part", "Prompt", "Readable", "TokensBody"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Point = Annotated[list[Share], Field(min_length=2, max_length=2)]
+_CONTROL = {
+    "controlnet_conditioning_scale": 1.0,
+    "control_guidance_start": 0.0,
+    "control_guidance_end": 1.0,
+    "control_streams": "both",
+}
 
 
 def _without_nul(text: str) -> str:
@@ -55,6 +65,28 @@ class GenerateBody(BaseModel):
         None, min_length=1, description="base64 of image files, up to max_photos"
     )
     face: int | Literal["single", "largest"] = Field("single", description="with photos")
+    image: str | None = Field(
+        None, description="base64 of a picture that the pictures begin with, in their proportions"
+    )
+    mask_image: str | None = Field(
+        None, description="with image, of its size, base64: white is made anew, black is kept"
+    )
+    strength: Annotated[float | None, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        None, description="with image: share of the steps that are taken from it on; default 0.8"
+    )
+    control_image: str | None = Field(
+        None, description="base64 of a picture that the ControlNet holds the pictures to"
+    )
+    control_keypoints: list[Point] | None = Field(
+        None,
+        min_length=5,
+        max_length=5,
+        description="in its place x and y of eyes, nose and corners of the mouth, in fractions",
+    )
+    controlnet_conditioning_scale: Finite = Field(1.0, description="with control_image or the like")
+    control_guidance_start: Share = Field(0.0, description="likewise: fraction of the steps")
+    control_guidance_end: Share = Field(1.0, description="likewise")
+    control_streams: ControlStreams = Field("both", description="likewise")
     method: str | None = None
     style: str | None = None
     negative_prompt: Annotated[str, Clean] | None = Field(
@@ -81,16 +113,30 @@ class GenerateBody(BaseModel):
         0, ge=0, description="unfinished pictures of each, with stream; up to max_previews"
     )
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a ControlNet acts."""
+        return self.control_image is not None or self.control_keypoints is not None
+
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> GenerateBody:
         for name, default, needs, there in (
             ("mix_mode", "interpolate", "mix", self.mix is not None),
             ("face", "single", "photos", self.photos is not None),
             ("previews", 0, "stream", self.stream),
+            ("mask_image", None, "image", self.image is not None),
+            ("strength", None, "image", self.image is not None),
+            *((name, default, "control_image", self.is_held) for name, default in _CONTROL.items()),
         ):
             value = getattr(self, name)
+            if value != default and not there and name == "mask_image":
+                raise ValueError("mask_image is given without image, allowed: with image")
             if value != default and not there:
                 raise ValueError(f"{name} is {value} without {needs}, allowed: with {needs}")
+        if self.control_image is not None and self.control_keypoints is not None:
+            raise ValueError(
+                "control_image and control_keypoints are both given, allowed: one of them"
+            )
         if self.response == "image" and (self.n > 1 or self.stream or self.scores):
             raise ValueError("response is image, allowed: one picture without stream and scores")
         return self

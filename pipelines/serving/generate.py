@@ -21,6 +21,7 @@ from pipelines.serving.bodies import GenerateBody
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.guard import unexpected
 from pipelines.serving.openapi import ERRORS, PICTURES
+from pipelines.serving.pictures import from_base64
 from pipelines.serving.service import Order, Service
 from pipelines.serving.worker import Deadline
 
@@ -124,7 +125,7 @@ async def generate(
     request: Request, service: Served, owner: Owner, deadline: Until, body: GenerateBody
 ) -> Response | dict[str, Any]:
     """Pictures of a person or a mix, as JSON, as one image file, or as server-sent events."""
-    photos = None if body.photos is None else service.photos(body.photos)
+    photos = None if body.photos is None else from_base64(body.photos)
     job = await unless_gone(request, Job.begin(service, body, owner, deadline, photos))
     if body.stream:
         return StreamingResponse(

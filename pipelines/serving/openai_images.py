@@ -1,20 +1,23 @@
 """The shape of OpenAI's image endpoints, for clients that speak it.
 
-A picture shows a person: `identity_id`, an extension, says who on `generations`; the uploaded
-photos say it on `edits`. Pictures come as base64: the service keeps none that a URL could name.
+A picture shows a person: `identity_id`, an extension, says who. On `edits` the uploaded photos say
+it where there is no `identity_id`; with one, `image` is the picture to be edited and `mask` where,
+as OpenAI has them. Pictures come as base64: the service keeps none that a URL could name.
 """
 
 from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from infinite_id.faces.photos import PhotoError, decode_alpha
 from pipelines.serving.access import Owner, Route, Served, Until, form_of
 from pipelines.serving.bodies import Clean, Finite, GenerateBody, Prompt
 from pipelines.serving.errors import ServiceError
@@ -22,12 +25,19 @@ from pipelines.serving.generate import Job, unless_gone
 from pipelines.serving.openapi import ERRORS, Images, Model, Models
 from pipelines.serving.service import Service
 from pipelines.serving.worker import Deadline
+from pipelines.tables.pictures import encode_image
 
 __all__ = ["EditForm", "GenerationsBody", "router"]
 
 router = APIRouter(responses=ERRORS, route_class=Route)
 # Our names of their fields.
-_PARAMS = {"method": "model", "height": "size", "width": "size", "photos": "image"}
+_PARAMS = {
+    "method": "model",
+    "height": "size",
+    "width": "size",
+    "photos": "image",
+    "mask_image": "mask",
+}
 
 
 class _Common(BaseModel):
@@ -59,10 +69,20 @@ class GenerationsBody(_Common):
 class EditForm(_Common):
     """Form of `POST /v1/images/edits`; one photo is named `image`, several `image[]`."""
 
-    image: list[UploadFile] = Field(default_factory=list, description="photos of one person")
+    image: list[UploadFile] = Field(
+        default_factory=list,
+        description="photos of one person; with identity_id the picture to be edited",
+    )
     # What OpenAI's clients call several; in a schema it would be a second name of one thing.
     images: SkipJsonSchema[list[UploadFile]] = Field(default_factory=list, alias="image[]")
     face: int | Literal["single", "largest"] = Field("single", description="extension")
+    identity_id: str | None = Field(None, description="extension: of /v1/identities")
+    mask: UploadFile | None = Field(
+        None, description="with identity_id: transparent where the picture is made anew"
+    )
+    strength: Annotated[
+        Finite | None, Field(gt=0, le=1, description="extension, with identity_id; default 0.8")
+    ] = None
 
 
 @router.get("/v1/models", response_model=Models)
@@ -91,7 +111,16 @@ async def generations(
 @router.post(
     "/v1/images/edits",
     response_model=Images,
-    dependencies=[form_of(*_Common.model_fields, "face", several=("image", "image[]"))],
+    dependencies=[
+        form_of(
+            *_Common.model_fields,
+            "face",
+            "identity_id",
+            "mask",
+            "strength",
+            several=("image", "image[]"),
+        )
+    ],
 )
 async def edits(
     request: Request,
@@ -100,11 +129,45 @@ async def edits(
     deadline: Until,
     form: Annotated[EditForm, Form(media_type="multipart/form-data")],
 ) -> dict[str, Any]:
-    """New pictures of the person in the uploaded photos, who is not kept."""
+    """New pictures of the person in the uploaded photos, who is not kept; or, with identity_id,
+    that person put into the uploaded picture."""
     photos = [await photo.read() for photo in (*form.image, *form.images)]
     if not photos:
         raise ServiceError(422, "who", "image is missing, allowed: photos.", param="image")
-    return await _make(request, service, owner, deadline, form, photos)
+    if form.identity_id is None:
+        for name in ("mask", "strength"):
+            if getattr(form, name) is not None:
+                message = f"{name} is given without identity_id, allowed: with identity_id."
+                raise ServiceError(422, "invalid_request", message, param=name)
+        return await _make(request, service, owner, deadline, form, photos)
+    if len(photos) > 1 or form.face != "single":
+        what = "face is given" if form.face != "single" else f"image is {len(photos)} files"
+        message = f"{what} with identity_id, allowed: one picture to be edited."
+        raise ServiceError(422, "invalid_request", message, param=what.partition(" ")[0])
+    mask = None if form.mask is None else await form.mask.read()
+    cover = None if mask is None else await _white(service, deadline, mask)
+    begun = {"image": _base64(photos[0]), "mask_image": cover, "strength": form.strength}
+    return await _make(request, service, owner, deadline, form, None, begun)
+
+
+async def _white(service: Service, deadline: Deadline, mask: bytes) -> str:
+    """The mask in base64, white where it was transparent."""
+
+    def work() -> str:
+        try:
+            alpha = decode_alpha(mask, service.limits)
+        except PhotoError as error:
+            message = f"mask cannot be used: {error}."
+            raise ServiceError(422, error.reason, message, param="mask") from None
+        white = np.where(alpha < 128, np.uint8(255), np.uint8(0))
+        return _base64(encode_image(np.repeat(white[:, :, None], 3, axis=2), generated=False))
+
+    service.worker.check()
+    return await service.worker.run(deadline, work)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 async def _make(
@@ -114,8 +177,9 @@ async def _make(
     deadline: Deadline,
     asked: GenerationsBody | EditForm,
     photos: Sequence[bytes] | None,
+    begun: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    body = _translated(service, asked)
+    body = _translated(service, asked, begun or {})
     try:
         job = await unless_gone(request, Job.begin(service, body, owner, deadline, photos))
         made = await unless_gone(request, job.made())
@@ -125,7 +189,7 @@ async def _make(
     first = made.order.requests[0]
     return {
         "created": int(time.time()),
-        "data": [{"b64_json": base64.b64encode(file).decode()} for file in made.files],
+        "data": [{"b64_json": _base64(file)} for file in made.files],
         "output_format": body.format,
         "size": f"{first.width}x{first.height}",
     }
@@ -142,7 +206,9 @@ def _offered(service: Service, name: str) -> str:
     return name
 
 
-def _translated(service: Service, asked: GenerationsBody | EditForm) -> GenerateBody:
+def _translated(
+    service: Service, asked: GenerationsBody | EditForm, begun: Mapping[str, Any]
+) -> GenerateBody:
     if asked.response_format == "url":
         message = "response_format is url, allowed: b64_json, for no picture is kept."
         raise ServiceError(422, "unsupported_value", message, param="response_format")
@@ -151,12 +217,13 @@ def _translated(service: Service, asked: GenerationsBody | EditForm) -> Generate
     width, height = None, None
     if asked.size not in (None, "auto"):
         width, height = map(int, str(asked.size).split("x"))
-    if isinstance(asked, EditForm):
+    if isinstance(asked, EditForm) and asked.identity_id is None:
         who: dict[str, Any] = {"photos": ["form"], "face": asked.face}
     else:
         who = {"identity_id": asked.identity_id}
     return GenerateBody(
         **who,
+        **begun,
         prompt=asked.prompt,
         method=asked.model,
         style=asked.style,

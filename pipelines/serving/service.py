@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from pipelines.serving.errors import ServiceError
 from pipelines.serving.faces import FaceStage
 from pipelines.serving.measures import Measures
 from pipelines.serving.people import Person
+from pipelines.serving.pictures import Pictures
 from pipelines.serving.safety import blurred, load_safety_check
 from pipelines.serving.state import State
 from pipelines.serving.tokens import Tokens
@@ -80,6 +79,8 @@ class Service:
         usual = [name for name in DEFAULT_METRICS if name != "nsfw"]
         self._suite = load_suite(config.metrics or usual, config.preset, scorer=scorer)
         self.worker = Worker(config.max_face_queue)
+        has_controlnet = self.preset.controlnet is not None
+        self._pictures = Pictures(self.worker, self.limits, has_controlnet)
 
     def close(self) -> None:
         """Finishes what waits and lets everything go."""
@@ -103,16 +104,6 @@ class Service:
         return await self.worker.run(
             deadline, self._faces.embed, photos, face, class_word, owner, keep_photos
         )
-
-    def photos(self, texts: Sequence[str]) -> list[bytes]:
-        """The bytes of base64 photos, with or without a data: prefix. Raises ServiceError."""
-        try:
-            return [
-                base64.b64decode(t.partition(",")[2] if t.startswith("data:") else t, validate=True)
-                for t in texts
-            ]
-        except (binascii.Error, ValueError):
-            raise ServiceError(422, "not_base64", "A photo is not valid base64.") from None
 
     async def order(
         self, deadline: Deadline, body: GenerateBody, owner: str, inline: Person | None
@@ -154,14 +145,17 @@ class Service:
         if body.identity_scale is not None:
             _at_most("identity_scale", body.identity_scale, self.config.max_identity_scale)
         _at_most("previews", body.previews, self.config.max_previews)
+        height = self._side("height", body.height, self.preset.height)
+        width = self._side("width", body.width, self.preset.width)
+        begun, held = await self._pictures.of(deadline, body, (height, width), steps)
         row: dict[str, Any] = {
             "identity_id": subject.identity_id,
             "method": method,
             "prompt": prompt,
             "negative_prompt": text.negative_prompt,
             "style": text.style,
-            "height": self._side("height", body.height, self.preset.height),
-            "width": self._side("width", body.width, self.preset.width),
+            "height": height,
+            "width": width,
             "num_inference_steps": steps,
             "guidance_scale": guidance,
             "identity_scale": body.identity_scale,
@@ -175,14 +169,19 @@ class Service:
             mix = IdentityMix(pairs, body.mix_mode)
         values = {k: v for k, v in row.items() if not k.startswith("mix")}
         # A row of a plan has no scale: it is part of what the picture is of.
-        scaled = "" if body.identity_scale is None else f"*{body.identity_scale:g}"
+        what = subject.digest
+        what += "" if body.identity_scale is None else f"*{body.identity_scale:g}"
+        what += "" if begun is None else f"|{begun.digest}"
+        what += "" if held is None else f"|control:{held.digest}"
         requests = []
         for seed in range(body.seed, body.seed + body.n):
             if seed > MAX_SEED:
                 raise _wrong("seed", str(seed), "0 to 2**63 - 1")
             row["seed"] = seed
-            name = sample_id(row, self.revisions[method], subject.digest + scaled)
-            requests.append(GenerationRequest(sample_id=name, seed=seed, mix=mix, **values))
+            name = sample_id(row, self.revisions[method], what)
+            own = {**values, "seed": seed, "mix": mix}
+            own |= {"init_image": begun, "control_image": held}
+            requests.append(GenerationRequest(sample_id=name, **own))
         return Order(tuple(requests), people, words)
 
     def count_tokens(self, body: TokensBody) -> dict[str, int | None]:

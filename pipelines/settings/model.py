@@ -20,6 +20,7 @@ from infinite_id.config import (
     preset,
     profiled,
 )
+from infinite_id.details_config import DetailsConfig, details_of
 from pipelines.settings.records import Strict
 
 __all__ = ["ModelConfig"]
@@ -41,6 +42,11 @@ class ModelConfig(Strict):
             such files are there, else full.
         base_lora: address of a safetensors file, fused into the base: LCM, Lightning, Hyper-SD.
         adapter: address of Infinite-ID's or public adapter weights.
+        controlnet: address of a ControlNet of SDXL's in diffusers' layout, for prompts that have a
+            control picture (docs/control.md).
+        controlnet_revision: of `controlnet` on the hub.
+        details: true, or fields of `infinite_id.details_config.DetailsConfig`: small faces are made
+            again (docs/details.md).
         weights: name of a method's weights -> address of the file or folder: ip_adapter,
             ip_adapter_face, infinite_id_text_trained, photomaker, dreambooth.
         faces: "embedded", an insightface pack's name, or address of a pack's folder.
@@ -79,6 +85,9 @@ class ModelConfig(Strict):
     variant: str | None = None
     base_lora: str | None = None
     adapter: str | None = None
+    controlnet: str | None = None
+    controlnet_revision: str | None = None
+    details: bool | dict[str, Any] = False
     weights: dict[str, str] = Field(default_factory=dict)
     faces: str | None = None
     clip: str | None = None
@@ -144,6 +153,19 @@ class ModelConfig(Strict):
         FusionConfig(**_tupled(value))
         return value
 
+    @field_validator("details")
+    @classmethod
+    def _details(cls, value: bool | dict[str, Any]) -> bool | dict[str, Any]:
+        if isinstance(value, dict):
+            known = [field.name for field in fields(DetailsConfig)]
+            for name, one in value.items():
+                if name not in known:
+                    raise ValueError(f"unknown key {name!r}, allowed: {', '.join(known)}")
+                if isinstance(one, bool) or not isinstance(one, int | float):
+                    raise ValueError(f"{name} is {one!r}, allowed: a number")
+            DetailsConfig(**value)
+        return value
+
     def family(self) -> Preset:
         """The preset with these settings."""
         own = profiled(preset(self.preset), self.profile or "full")
@@ -168,6 +190,8 @@ class ModelConfig(Strict):
             "base": self.base,
             "adapter_path": self.adapter,
             "base_lora": self.base_lora,
+            "controlnet": self.controlnet,
+            "controlnet_revision": self.controlnet_revision,
             "dtype": self.dtype,
             "cpu_dtype": self.dtype,
             "height": self.height,
@@ -188,6 +212,9 @@ class ModelConfig(Strict):
             offload=self.offload,
             decode_slice=self.decode_slice,
             allow_untrained=self.allow_untrained,
+            details=details_of(
+                self.details if isinstance(self.details, bool) else DetailsConfig(**self.details)
+            ),
         )
 
 

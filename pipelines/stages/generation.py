@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from infinite_id.config import Preset
+from infinite_id.faces.photos import PhotoLimits
 from infinite_id.provenance import Provenance
-from infinite_id.types import (
-    CancelledError,
-    Generator,
-    Identity,
-)
+from infinite_id.types import CancelledError, GenerationRequest, Generator, Identity
 from pipelines.plan.requests import UnitPlan, people_of, request_from_row
 from pipelines.plan.weights import local_preset
 from pipelines.run.attempts import KILLED, Attempt, Attempts
@@ -35,6 +32,7 @@ from pipelines.stages.device import check_device
 from pipelines.stages.watermark import Watermark
 from pipelines.tables.people import IdentityStore, provenance_of
 from pipelines.tables.pictures import encode_image
+from pipelines.tables.prompt_pictures import PictureReader
 from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
 
@@ -60,12 +58,14 @@ class _Batch:
         numbers: of the rows that have a picture, within the unit.
         images: theirs, uint8 (H, W, 3) RGB.
         seconds: theirs, wall seconds of the batch divided by its size.
+        details: of each, small faces made again.
         rejects: rows of `rejects` for the others.
     """
 
     numbers: list[int] = field(default_factory=list)
     images: list[NDArray[np.uint8]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    details: list[int] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
     def __add__(self, other: _Batch) -> _Batch:
@@ -73,6 +73,7 @@ class _Batch:
             self.numbers + other.numbers,
             self.images + other.images,
             self.seconds + other.seconds,
+            self.details + other.details,
             self.rejects + other.rejects,
         )
 
@@ -91,7 +92,8 @@ class GenerationActor:
         watermark: text that every picture carries invisibly, None for none.
         device: of torch, see `pipelines.stages.stage.torch_device`.
         threads: of torch on the CPU.
-        options: of file systems by scheme, should weights lie on one.
+        max_pixels: of the pictures of prompts; None: `PhotoLimits`' own.
+        options: of file systems by scheme, should weights or pictures lie on one.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class GenerationActor:
         watermark: str | None = None,
         device: str = "cpu",
         threads: int = 1,
+        max_pixels: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         from infinite_id.methods import METHODS, load_generators
@@ -120,6 +123,10 @@ class GenerationActor:
         self._watermark = None if watermark is None else Watermark(watermark)
         self._attempts = Attempts(store, "images")
         self._people = IdentityStore(store)
+        # The plan has addresses as they are; rows of `requests` have them without passwords.
+        self._texts = {text.prompt_id: text for text in plan.texts}
+        limits = None if max_pixels is None else PhotoLimits(max_pixels)
+        self._pictures = PictureReader(limits, options)
         # One thread loads and generates, whichever threads call: OpenMP keeps a pool for each
         # thread that computes, with a count of its own, and with two pools on two cores both
         # sleep between operations instead of spinning. Callers encode and commit beside it; by
@@ -129,7 +136,7 @@ class GenerationActor:
         self._generators: dict[str, Generator] = self._model.submit(
             load_generators, names, local_preset(preset, options), device=device
         ).result()
-        self._revisions = dict(plan.methods)
+        self._revisions, self._detailed = dict(plan.methods), preset.details is not None
         self._encoders = ThreadPoolExecutor(4)
 
     def __call__(self, units: pa.Table) -> pa.Table:
@@ -170,7 +177,7 @@ class GenerationActor:
         asked = [rows[number] for number in numbers]
         generator = self._generators[asked[0]["method"]]
         try:
-            requests = [request_from_row(row) for row in asked]
+            requests = [self._request(row) for row in asked]
             begin = time.perf_counter()
             images = generator.generate(requests, people)
             seconds = time.perf_counter() - begin
@@ -181,12 +188,25 @@ class GenerationActor:
                 return _Batch(rejects=[_refusal(asked[0], error)])
         else:
             observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
-            arrays = [made.image for made in images]
-            return _Batch(list(numbers), arrays, [seconds / len(asked)] * len(asked))
+            return _Batch(
+                list(numbers),
+                [made.image for made in images],
+                [seconds / len(asked)] * len(asked),
+                [made.details for made in images],
+            )
         # One bad request must not cost its batch mates their pictures: halve until it is alone.
         middle = len(asked) // 2
         first, second = numbers[:middle], numbers[middle:]
         return self._generate(rows, people, first) + self._generate(rows, people, second)
+
+    def _request(self, row: _Row) -> GenerationRequest:
+        request, text = request_from_row(row), self._texts.get(row["prompt_id"])
+        size = (request.height, request.width)
+        if text is not None and text.picture is not None:
+            request = replace(request, init_image=self._pictures.begun(text.picture, *size))
+        if text is not None and text.control is not None:
+            request = replace(request, control_image=self._pictures.held(text.control, *size))
+        return request
 
     def _encode(
         self, rows: Sequence[_Row], batch: _Batch
@@ -197,8 +217,8 @@ class GenerationActor:
             for row, image in zip(asked, batch.images, strict=True)
         ]
         pictures, rejects = [], list(batch.rejects)
-        for row, image, seconds, future in zip(
-            asked, batch.images, batch.seconds, encoded, strict=True
+        for row, image, seconds, details, future in zip(
+            asked, batch.images, batch.seconds, batch.details, encoded, strict=True
         ):
             try:
                 data = future.result()
@@ -215,6 +235,7 @@ class GenerationActor:
                     "width": image.shape[1],
                     "seconds": seconds,
                     "model_revision": self._revisions[row["method"]],
+                    "details": details if self._detailed else None,
                     **travels,
                 }
             )

@@ -134,6 +134,7 @@ def generation_stage(
             "watermark": watermark,
             "threads": threads,
             "device": torch_device(gpus),
+            "max_pixels": config.max_photo_pixels,
             "options": config.storage_options,
         },
         needs={"unit": "number of the unit"},

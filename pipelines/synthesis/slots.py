@@ -153,7 +153,7 @@ class SlotPlan:
         """Names the plan: a run folder can only be resumed with the plan that began it."""
         parts = [
             self.method,
-            [asdict(text) for text in self.texts],
+            [_record(text) for text in self.texts],
             [asdict(subject) for subject in self.subjects],
             self.per_person,
             self._seed,
@@ -162,6 +162,13 @@ class SlotPlan:
             self.rounds,
         ]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _record(text: Text) -> dict[str, Any]:
+    """A text by what decides its pictures: not by addresses."""
+    record = asdict(text)
+    del record["picture"], record["control"]
+    return {**record, "pictures": text.pictures} if text.pictures else record
 
 
 class RoundPlan:

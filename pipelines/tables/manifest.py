@@ -20,6 +20,8 @@ from infinite_id.names import NAME_RULE, name_fault
 from infinite_id.packages import PackageFile, package_file
 from pipelines.tables.photo_column import check_photos, photos_of, with_photos
 from pipelines.tables.photo_folder import PHOTO_SUFFIXES, FolderAccount, people_of_folder
+from pipelines.tables.prompt_controls import check_controls, keypoints_of
+from pipelines.tables.prompt_pictures import check_pictures, with_addresses
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
 from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_names, check_table
 from pipelines.tables.storage import Store
@@ -100,7 +102,7 @@ def read_manifest(
 ) -> pa.Table:
     """Reads and checks one manifest.
 
-    Addresses of photos that are relative are taken from the folder of the manifest.
+    Addresses of photos and pictures that are relative are taken from the folder of the manifest.
 
     Args:
         kind: identities, prompts, styles or mixes.
@@ -187,6 +189,8 @@ def _manifest(kind: str, content: list[Any] | pa.Table, where: str, folder: str 
     table = content if isinstance(content, pa.Table) else _to_table(kind, content, where)
     if kind == "identities":
         table = with_photos(table, where, folder)
+    if kind == "prompts":
+        table = with_addresses(table, folder)
     return check_manifest(kind, table, where)
 
 
@@ -220,6 +224,11 @@ def _column(values: list[Any], field: pa.Field, where: str) -> pa.Array:
             None if value is None else _whole(value, f"{where}, row {row}, column {field.name!r}")
             for row, value in enumerate(values)
         ]
+    if field.type == pa.float64():
+        values = [
+            None if value is None else _number(value, f"{where}, row {row}, column {field.name!r}")
+            for row, value in enumerate(values)
+        ]
     try:
         return pa.array(values, type=field.type)
     except (pa.ArrowException, UnicodeEncodeError) as error:
@@ -237,10 +246,22 @@ def _whole(value: Any, place: str) -> int:
     return number
 
 
+def _number(value: Any, place: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: value is {value!r}, allowed: a number") from None
+
+
 def _nested(kind: str, row: dict[str, Any], where: str) -> dict[str, Any]:
     """Short forms of nested columns: photos as a list of addresses, parts as {id: weight}."""
     if kind == "identities" and row.get("photos") is not None:
         row["photos"] = photos_of(row["photos"], f"{where}, column 'photos'")
+    if kind == "prompts" and row.get("control_keypoints") is not None:
+        place = f"{where}, column 'control_keypoints'"
+        row["control_keypoints"] = keypoints_of(row["control_keypoints"], place)
     if kind == "mixes" and "parts" in row:
         parts = row["parts"]
         if isinstance(parts, str):
@@ -288,6 +309,9 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
         _check_face_numbers(table, where)
     if kind == "mixes":
         _check_mixes(table, where)
+    if kind == "prompts":
+        check_pictures(table, where)
+        check_controls(table, where)
     return table
 
 

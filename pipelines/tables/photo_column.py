@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from eval.places import shown
 from pipelines.tables.schemas import IDENTITIES
 
-__all__ = ["check_photos", "name_of", "photos_of", "with_photos"]
+__all__ = ["absolute", "check_photos", "name_of", "photos_of", "with_photos"]
 
 _FIELDS = ("uri", "path", "bytes")
 # A semicolon parts the addresses of one cell, but for the one in "data:image/png;base64,".
@@ -130,7 +130,7 @@ def with_photos(table: pa.Table, where: str, folder: str | None) -> pa.Table:
     if folder is not None:
         uris = pa.array(
             [
-                _absolute(uri, folder) if uri is not None and not held else uri
+                absolute(uri, folder) if uri is not None and not held else uri
                 for uri, held in zip(uris.to_pylist(), data.is_valid().to_pylist(), strict=True)
             ],
             pa.string(),
@@ -165,7 +165,8 @@ def _uris_and_bytes(flat: pa.Array, place: str) -> tuple[pa.Array, pa.Array]:
     return uris, data
 
 
-def _absolute(uri: str, folder: str) -> str:
+def absolute(uri: str, folder: str) -> str:
+    """`uri`, where it is relative taken from `folder`."""
     if not uri.strip() or _SCHEME.match(uri) or uri.startswith(("/", "~/")):
         return uri
     return f"{folder}/{uri.removeprefix('./')}"

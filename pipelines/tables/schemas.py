@@ -70,6 +70,17 @@ _MIX_PARTS = pa.list_(
     pa.struct([_required("identity_id", pa.string()), _required("weight", pa.float64())])
 )
 
+# What a ControlNet holds a picture to; null: nothing.
+_CONTROL = [
+    pa.field("control_image", pa.string()),  # its address
+    # in its place, x and y of eyes, nose and corners of the mouth in fractions of the picture
+    pa.field("control_keypoints", pa.list_(pa.float64())),
+    pa.field("controlnet_conditioning_scale", pa.float64()),
+    pa.field("control_guidance_start", pa.float64()),  # fractions of the steps
+    pa.field("control_guidance_end", pa.float64()),
+    pa.field("control_streams", pa.string()),  # both, or text
+]
+
 IDENTITIES = _schema(
     "identities",
     1,
@@ -92,6 +103,11 @@ PROMPTS = _schema(
         _required("prompt_id", pa.string()),
         _required("text", pa.string()),  # may hold {subject}
         pa.field("scene", pa.string()),
+        # the picture that the prompt's pictures begin with, by address; null: noise
+        pa.field("image", pa.string()),
+        pa.field("mask_image", pa.string()),  # white is made anew; null: all is
+        pa.field("strength", pa.float64()),  # share of the steps that are taken, in (0, 1]
+        *_CONTROL,
     ],
 )
 
@@ -187,6 +203,10 @@ REQUESTS = _schema(
         _required("guidance_scale", pa.float64()),
         pa.field("mix_parts", _MIX_PARTS),  # null unless identity_id names a mix
         pa.field("mix_mode", pa.string()),
+        pa.field("image", pa.string()),  # the address of what it begins with; null: noise
+        pa.field("mask_image", pa.string()),
+        pa.field("strength", pa.float64()),
+        *_CONTROL,
     ],
 )
 
@@ -202,6 +222,7 @@ IMAGES = _schema(
         _required("width", pa.int32()),
         _required("seconds", pa.float64()),  # of the batch, divided by its size
         _required("model_revision", pa.string()),
+        pa.field("details", pa.int32()),  # small faces made again; null: that was not asked for
         *_PROVENANCE,
     ],
 )

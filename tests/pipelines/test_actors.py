@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from infinite_id.config import preset
+from infinite_id.details_config import DetailsConfig
 from infinite_id.methods import METHODS, MethodSpec
 from infinite_id.timed import TimedGenerator
 from infinite_id.types import AI_GENERATED
@@ -63,6 +64,19 @@ def test_a_refused_request_does_not_cost_its_batch_mates(run_store):
     )
     assert {r["reason"] for r in rejects} == {"refused"}
     assert all("tokens, allowed:" in r["message"] for r in rejects)
+
+
+def test_small_faces_that_were_made_again_are_counted(run_store):
+    plan = small_plan("infinite_id", ["a {subject}"])
+    family = replace(preset("pocket"), details=DetailsConfig(share=1.0, margin=0.1))
+    GenerationActor(run_store, plan, family)(unit_table([0]))
+    counts = run_store.read_folder("images", IMAGES)["details"].to_pylist()
+    assert len(counts) == 3
+    assert set(counts) <= {0, 1}
+    plain = Store(run_store.path("plain"))
+    plain.write_table("embeddings/part-000000000.parquet", embeddings_table(3))
+    GenerationActor(plain, plan, preset("pocket"))(unit_table([0]))
+    assert plain.read_folder("images", IMAGES)["details"].to_pylist() == [None] * 3
 
 
 def test_a_prompt_that_speaks_of_a_gpu_is_refused_and_ends_no_run(run_store):

@@ -141,7 +141,8 @@ def test_an_export_that_died_goes_on(finished, parquet, tmp_path):
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 def test_files_end_at_their_written_size(finished, tmp_path, format):
     whole = export_run(finished, Store(tmp_path / "whole"), format=format)[0].bytes
-    wanted = whole // 2
+    # The footer, which is written last, is some third of so small a Parquet file.
+    wanted = whole // (3 if format == "parquet" else 2)
     files = export_run(finished, Store(tmp_path / "cut"), format=format, file_bytes=wanted)
     # Each but the last is as large as asked for, and no unit (a third) larger than that.
     assert all(wanted <= file.bytes < wanted + whole for file in files[:-1])

@@ -50,9 +50,10 @@ def test_a_file_and_a_sub_folder_are_a_person_each(tmp_path):
 def test_text_forms_give_the_same_table(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     table = read_manifest("prompts", str(tmp_path / name))
+    nothing = dict.fromkeys(PROMPTS.names[3:])
     assert table.to_pylist() == [
-        {"prompt_id": "one", "text": "a {subject}", "scene": "beach"},
-        {"prompt_id": "two", "text": "two", "scene": None},
+        {"prompt_id": "one", "text": "a {subject}", "scene": "beach", **nothing},
+        {"prompt_id": "two", "text": "two", "scene": None, **nothing},
     ]
     assert version_of(table.schema) == ("prompts", 1)
 

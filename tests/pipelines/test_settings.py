@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from infinite_id.config import preset
+from infinite_id.details_config import DetailsConfig
 from pipelines.plan.weights import run_weights
 from pipelines.settings import load_config
 from pipelines.stages.phases import generation_pool
@@ -127,3 +129,17 @@ def test_a_profile_sets_the_sampler_and_what_is_set_besides_counts_more() -> Non
     ]
     assert revisions[0]["infinite_id"] != revisions[1]["infinite_id"]
     assert revisions[0]["photomaker"] != revisions[1]["photomaker"]
+
+
+def test_details_is_a_switch_or_settings():
+    assert load_config().family().details is None
+    assert load_config(details=True).family().details == DetailsConfig()
+    given = load_config(details={"share": 0.4, "least": 12}).family().details
+    assert given == DetailsConfig(share=0.4, least=12)
+    for value, message in (
+        ({"shares": 0.4}, "unknown key 'shares', allowed: share, least, margin, strength, feather"),
+        ({"share": 2}, "details share is 2, allowed: more than 0, at most 1"),
+        ({"share": "much"}, "share is 'much', allowed: a number"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_config(details=value)

@@ -1,0 +1,252 @@
+"""The pictures of prompts: those that they begin with (image, mask_image, strength), and those that
+a ControlNet holds them to (`pipelines.tables.prompt_controls`).
+
+The manifest has addresses. A request is named by what lies there (a digest of both files) and by
+the strength, so that a run goes on where the pictures have moved and not where they have changed.
+Light: no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from eval.places import StorageError
+from infinite_id.control_image import ControlImage, control_image
+from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
+from infinite_id.init_image import STRENGTH, InitImage, check_strength, init_image
+from pipelines.tables.addresses import read_uri
+from pipelines.tables.photo_column import absolute, name_of
+from pipelines.tables.prompt_controls import CONTROL_COLUMNS, PromptControl, prompt_control
+
+__all__ = [
+    "COLUMNS",
+    "PictureError",
+    "PictureReader",
+    "Pictures",
+    "PromptPicture",
+    "check_pictures",
+    "prompt_pictures",
+    "unusable",
+    "with_addresses",
+]
+
+COLUMNS = ("image", "mask_image", "control_image")
+"""Of prompts, that hold addresses."""
+_BEGUN = ("image", "mask_image", "strength")
+T = TypeVar("T")
+_READERS = 16
+_MOST_KEPT = 32
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used, of one request and not of the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPicture:
+    """What a prompt begins with.
+
+    Attributes:
+        image, mask_image: addresses; no mask: None.
+        strength: share of the steps that are taken.
+        digest: of what lies there, None where it could not be read.
+    """
+
+    image: str
+    mask_image: str | None
+    strength: float
+    digest: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the picture, its mask and the strength by content."""
+        return f"{self.digest or 'unread'}*{self.strength:g}"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As `requests` have it: addresses without passwords."""
+        return {
+            "image": name_of({"uri": self.image}),
+            "mask_image": self.mask_image and name_of({"uri": self.mask_image}),
+            "strength": self.strength,
+        }
+
+
+Pictures = tuple[PromptPicture | None, PromptControl | None]
+"""What a prompt begins with, and what it is held to."""
+
+
+def with_addresses(table: pa.Table, folder: str | None) -> pa.Table:
+    """`table` with addresses that are relative taken from `folder`; None leaves them."""
+    for name in COLUMNS:
+        if folder is None or name not in table.column_names:
+            continue
+        kind = table.schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            continue  # the schema's own check tells it
+        uris = [None if uri is None else absolute(uri, folder) for uri in table[name].to_pylist()]
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, pa.array(uris, pa.string()))
+    return table
+
+
+def check_pictures(prompts: pa.Table, where: str) -> None:
+    """Raises a ValueError that names the first row whose mask or strength cannot stand there."""
+    for number, row in enumerate(prompts.select(list(_BEGUN)).to_pylist()):
+        place = f"{where}, row {number}, column"
+        for name in ("mask_image", "strength"):
+            if row[name] is not None and row["image"] is None:
+                value = name_of({"uri": row[name]}) if name == "mask_image" else row[name]
+                raise ValueError(
+                    f"{place} {name!r}: value is {value!r} without image, allowed: with image"
+                )
+        if row["strength"] is not None:
+            try:
+                check_strength(row["strength"])
+            except ValueError as error:
+                raise ValueError(f"{place} 'strength': {error}") from None
+
+
+def prompt_pictures(prompts: pa.Table, options: Mapping[str, Any] | None = None) -> list[Pictures]:
+    """What each prompt begins with and is held to, None for nothing; each file is read once.
+
+    Args:
+        prompts: manifest table.
+        options: of file systems by scheme.
+    """
+    rows = prompts.select([*_BEGUN, *CONTROL_COLUMNS]).to_pylist()
+    uris = {uri: None for row in rows for name in COLUMNS if (uri := row[name]) is not None}
+    with ThreadPoolExecutor(_READERS) as readers:
+        digests = dict(zip(uris, readers.map(lambda uri: _digest(uri, options), uris), strict=True))
+    return [(_begun(row, digests), prompt_control(row, digests)) for row in rows]
+
+
+def _begun(row: Mapping[str, Any], digests: Mapping[str, str | None]) -> PromptPicture | None:
+    if row["image"] is None:
+        return None
+    parts = [digests[row[name]] for name in ("image", "mask_image") if row[name] is not None]
+    known = [part for part in parts if part is not None]
+    digest = "+".join(known) if len(known) == len(parts) else None
+    strength = STRENGTH if row["strength"] is None else row["strength"]
+    return PromptPicture(row["image"], row["mask_image"], strength, digest)
+
+
+def _digest(uri: str, options: Mapping[str, Any] | None) -> str | None:
+    try:
+        return hashlib.blake2b(read_uri(uri, options), digest_size=16).hexdigest()
+    except StorageError:  # whoever makes the picture says what is wrong
+        return None
+
+
+class PictureReader:
+    """Pictures of prompts in the size of their requests, the last few kept. Threads may share it.
+
+    Args:
+        limits: of what is decoded.
+        options: of file systems by scheme.
+    """
+
+    def __init__(
+        self, limits: PhotoLimits | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._limits, self._options = limits, options
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begun(self, picture: PromptPicture, height: int, width: int) -> InitImage:
+        """The picture that a request of that size begins with.
+
+        Raises:
+            PictureError: it cannot be read or decoded, or does not fit.
+        """
+        return self._once((picture, height, width), self._begun)
+
+    def held(self, control: PromptControl, height: int, width: int) -> ControlImage:
+        """The control picture of a request of that size.
+
+        Raises:
+            PictureError: as of `begun`.
+        """
+        return self._once((control, height, width), self._held)
+
+    def _once(self, key: tuple[Any, int, int], make: Callable[[Any, int, int], T]) -> T:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = make(*key)
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+    def _begun(self, picture: PromptPicture, height: int, width: int) -> InitImage:
+        image = self._pixels("image", picture.image)
+        mask = None
+        if picture.mask_image is not None:
+            shown = Image.fromarray(self._pixels("mask_image", picture.mask_image))
+            mask = np.asarray(shown.convert("L"))
+        try:
+            return init_image(image, mask, picture.strength, height, width)
+        except ValueError as error:
+            raise PictureError(f"{picture.told['image']}: {error}") from None
+
+    def _held(self, control: PromptControl, height: int, width: int) -> ControlImage:
+        # Here: it imports OpenCV, which every command that reads a manifest would wait for.
+        from infinite_id.faces.keypoints import draw_kps
+
+        try:
+            if control.image is not None:
+                shown = self._pixels("control_image", control.image)
+            else:
+                points = np.array(control.keypoints).reshape(5, 2) * (width, height)
+                shown = draw_kps(points, height, width)
+            values = {name: getattr(control, name) for name in ("scale", "start", "end", "streams")}
+            return control_image(shown, height, width, **values)
+        except PictureError:
+            raise
+        except ValueError as error:
+            raise PictureError(f"{control.told['control_image']}: {error}") from None
+
+    def _pixels(self, what: str, uri: str) -> Any:
+        name = name_of({"uri": uri})
+        try:
+            return decode_photo(read_uri(uri, self._options), self._limits)
+        except StorageError as error:
+            raise PictureError(f"{what}: {error}") from None
+        except PhotoError as error:
+            raise PictureError(f"{what} {name} cannot be used: {error}") from None
+
+
+def unusable(
+    pictures: Iterable[Pictures], reader: PictureReader, size: tuple[int, int], steps: int
+) -> list[str]:
+    """A sentence for each picture that cannot be used.
+
+    Args:
+        pictures: of prompts.
+        reader: reads them.
+        size: (height, width) of the requests in pixels.
+        steps: of denoising.
+    """
+    told: dict[str, None] = {}
+    for picture, control in pictures:
+        try:
+            if picture is not None:
+                reader.begun(picture, *size).check(*size, steps)
+            if control is not None:
+                reader.held(control, *size)
+        except ValueError as error:
+            told[str(error)] = None
+    return list(told)
