@@ -125,14 +125,15 @@ def test_faults_are_told_with_their_row(tmp_path, name, data, message):
 
 
 def test_row_numbers_that_pandas_kept_in_parquet_are_told(tmp_path):
-    frame = pd.DataFrame({"prompt_id": ["a", "b"], "text": [BEACH, "x"]})
-    chosen = frame.loc[[1]]
+    frame = pd.DataFrame({"prompt_id": ["a", "b", "c"], "text": [BEACH, "x", "y"]})
+    # No range, which pandas would describe instead of writing a column.
+    chosen = frame.set_axis([4, 1, 7])
     chosen.to_parquet(tmp_path / "kept.parquet")
     with pytest.raises(ValueError, match=r"the unknown column '__index_level_0__', as pandas writ"):
         read_manifest("prompts", str(tmp_path / "kept.parquet"))
     chosen.to_parquet(tmp_path / "without.parquet", index=False)
     frame.set_index("prompt_id").to_parquet(tmp_path / "named.parquet")
-    for name, rows in (("without", 1), ("named", 2)):
+    for name, rows in (("without", 3), ("named", 3)):
         assert read_manifest("prompts", str(tmp_path / f"{name}.parquet")).num_rows == rows
 
 
