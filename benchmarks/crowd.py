@@ -26,7 +26,8 @@ def crowd_config(arguments: Mapping[str, Any], folder: Path) -> Any:
     import pyarrow.parquet as pq
 
     from pipelines.settings import load_config
-    from pipelines.tables.manifest import default_styles, demo_identities
+    from pipelines.tables.demo_people import demo_identities
+    from pipelines.tables.manifest import default_styles
     from pipelines.tables.schemas import IDENTITIES, PROMPTS
 
     # Workers of a local cluster inherit it; the timed generator reads it.

@@ -16,11 +16,11 @@ from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.plan.weights import RunWeights
 from pipelines.settings import BenchmarkConfig, RunConfig
 from pipelines.tables.choices import parse_seeds
+from pipelines.tables.demo_people import demo_identities
 from pipelines.tables.manifest import (
     Manifests,
     default_prompts,
     default_styles,
-    demo_identities,
     read_manifest,
 )
 from pipelines.tables.people import people_notes, write_index

@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.run.counters import count_rejects
-from pipelines.tables.schemas import REJECTS, check_keys
+from pipelines.tables.schemas import REJECTS
 from pipelines.tables.storage import Store
+from pipelines.tables.table_checks import check_keys
 
 __all__ = [
     "commit_unit",

@@ -17,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from infinite_id.names import NAME_RULE, name_fault
-from infinite_id.packages import PackageFile, package_file
 from pipelines.tables.photo_column import check_photos, photos_of, with_photos
 from pipelines.tables.photo_folder import PHOTO_SUFFIXES, FolderAccount, people_of_folder
 from pipelines.tables.prompt_controls import check_controls, keypoints_of
 from pipelines.tables.prompt_pictures import check_pictures, with_addresses
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
-from pipelines.tables.schemas import IDENTITIES, MANIFESTS, MIXES, check_names, check_table
+from pipelines.tables.schemas import MANIFESTS, MIXES
 from pipelines.tables.storage import Store
+from pipelines.tables.table_checks import check_names, check_table
 
 __all__ = [
     "Manifests",
@@ -35,28 +35,7 @@ __all__ = [
     "notes_of",
     "read_manifest",
     "write_manifests",
-    "demo_identities",
 ]
-
-_SOURCE = "insightface 2.1, data/images"
-_LICENCE = "insightface's sample photos; not for redistribution"
-_GROUP = PackageFile(
-    "insightface",
-    "2.1",
-    "insightface/data/images/t1.jpg",
-    "47f682e945b659f93a9e490b9c9c4a2a864abe64dace9e1a2893845ddfd69489",
-    "MIT",
-)
-
-
-_SINGLE = PackageFile(
-    "insightface",
-    "2.1",
-    "insightface/data/images/Tom_Hanks_54745.png",
-    "8545da294e8c7c79911169c3915fed8528f1960cd0ed99b92453788ca4275083",
-    "MIT",
-)
-
 
 _KEYS = {"identities": "identity_id", "prompts": "prompt_id", "styles": "style", "mixes": "mix_id"}
 _ALL_COLUMNS = frozenset(name for schema in MANIFESTS.values() for name in schema.names)
@@ -378,29 +357,3 @@ def write_manifests(
         names.append(f"{kind}.parquet")
         store.write_table(names[-1], check_manifest(kind, table, kind), row_group_size=256)
     return names
-
-
-def demo_identities() -> pa.Table:
-    """Seven people: the six of one group photo, left to right, and one portrait.
-
-    Raises:
-        PackageFileError: the insightface package is missing or ships other photos.
-    """
-    rows: list[dict[str, Any]] = [
-        {"identity_id": f"group_{index}", "photo": _GROUP, "face_index": index}
-        for index in range(6)
-    ]
-    rows.append({"identity_id": "portrait", "photo": _SINGLE, "face_index": None})
-    table = [
-        {
-            "identity_id": row["identity_id"],
-            "photos": [{"uri": str(package_file(row["photo"])), "bytes": None}],
-            "face_index": row["face_index"],
-            "class_word": "person",
-            "consent": "demonstration only",
-            "licence": _LICENCE,
-            "source": _SOURCE,
-        }
-        for row in rows
-    ]
-    return check_table(pa.Table.from_pylist(table), IDENTITIES, "the demo identities")

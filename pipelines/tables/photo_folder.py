@@ -25,8 +25,9 @@ import pyarrow as pa
 from eval.places import guarding
 from infinite_id.names import name_fault
 from pipelines.tables.choices import LAYOUTS
-from pipelines.tables.schemas import IDENTITIES, check_table
+from pipelines.tables.schemas import IDENTITIES
 from pipelines.tables.storage import Store
+from pipelines.tables.table_checks import check_table
 
 __all__ = ["PHOTO_SUFFIXES", "FolderAccount", "people_of_folder"]
 

@@ -22,8 +22,8 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import yaml
 
-from pipelines.tables.schemas import PANDAS_INDEX
 from pipelines.tables.storage import Store
+from pipelines.tables.table_checks import PANDAS_INDEX
 
 __all__ = ["SUFFIXES", "parse_rows", "parquet_folder", "yaml_rows"]
 

@@ -19,10 +19,10 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from pipelines.tables.demo_people import demo_identities
 from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
-    demo_identities,
     write_manifests,
 )
 

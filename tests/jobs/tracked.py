@@ -10,10 +10,10 @@ import mlflow
 import pytest
 
 from eval.reports.report import write_report
+from pipelines.tables.demo_people import demo_identities
 from pipelines.tables.manifest import (
     default_prompts,
     default_styles,
-    demo_identities,
     write_manifests,
 )
 from tests.eval.runs import write_run

@@ -12,7 +12,8 @@ from PIL import Image
 from infinite_id.config import preset
 from pipelines.run.units import unit_table
 from pipelines.stages.people import EmbeddingActor, FaceActor
-from pipelines.tables.manifest import demo_identities, read_manifest
+from pipelines.tables.demo_people import demo_identities
+from pipelines.tables.manifest import read_manifest
 from pipelines.tables.schemas import EMBEDDINGS, FACES, REJECTS
 from pipelines.tables.storage import Store
 

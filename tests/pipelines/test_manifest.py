@@ -14,7 +14,8 @@ from pipelines.tables.manifest import (
     read_manifest,
     write_manifests,
 )
-from pipelines.tables.schemas import IDENTITIES, PROMPTS, check_table, version_of
+from pipelines.tables.schemas import IDENTITIES, PROMPTS, version_of
+from pipelines.tables.table_checks import check_table
 
 
 def _photo(path) -> None:

@@ -13,7 +13,7 @@ from infinite_id.packages import package_file
 from infinite_id.provenance import Provenance
 from infinite_id.types import AI_GENERATED
 from pipelines.stages.watermark import Watermark, check_watermark
-from pipelines.tables.manifest import _SINGLE
+from pipelines.tables.demo_people import PORTRAIT
 from pipelines.tables.pictures import decode_image, encode_image
 
 EXT = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
@@ -40,7 +40,7 @@ def test_every_format_carries_how_it_was_made(kind):
 
 @pytest.mark.parametrize(("kind", "size"), [("png", 256), ("jpeg", 256), ("jpeg", 512)])
 def test_a_watermark_is_read_back_and_not_seen(kind, size):
-    with Image.open(package_file(_SINGLE)) as photo:
+    with Image.open(package_file(PORTRAIT)) as photo:
         image = np.asarray(photo.convert("RGB").resize((size, size)))
     mark = Watermark("IFID")
     marked = mark.embed(image)
