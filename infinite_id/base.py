@@ -84,6 +84,7 @@ class BaseModel:
             if their shapes fit.
         attention: kernel of self-attention.
         controlnet: that holds requests with a control picture to it; None for none.
+        controlnet_digest: names its weights.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class BaseModel:
         adapters_of: str | None = None,
         attention: AttentionKind = "sdpa",
         controlnet: ControlNetModel | None = None,
+        controlnet_digest: str | None = None,
     ) -> None:
-        self.pipeline, self.controlnet = pipeline, controlnet
+        self.pipeline = pipeline
+        self.controlnet, self.controlnet_digest = controlnet, controlnet_digest
         self.revision = revision
         self.decode_slice = decode_slice
         self.adapters_of = adapters_of
@@ -122,6 +125,14 @@ class BaseModel:
         self._offload = True
         for part in (self.pipeline.text_encoder, self.pipeline.text_encoder_2, self.pipeline.vae):
             part.to("cpu")
+
+    @property
+    def held_revision(self) -> str:
+        """Names all that pictures are made with: trained weights are bound to `revision` alone,
+        and fit with any ControlNet or none."""
+        if self.controlnet_digest is None:
+            return self.revision
+        return f"{self.revision}+control-{self.controlnet_digest}"
 
     @property
     def offloads(self) -> bool:
@@ -356,10 +367,10 @@ def load_base(
     if preset.base_lora is not None:
         revision = f"{revision}+lora-{fuse_lora(pipeline, preset.base_lora)}"
     controlnet: ControlNetModel | None = None
+    digest: str | None = None
     if preset.controlnet is not None:
         controlnet, digest = load_controlnet(preset, pipeline.unet, dtype)
         controlnet.to(device)
-        revision = f"{revision}+control-{digest}"
     pipeline.to(device)
     if torch.device(device).type == "cpu":
         ready_for_cpu(pipeline)
@@ -374,4 +385,5 @@ def load_base(
         adapters_of=named,
         attention=preset.attention,
         controlnet=controlnet,
+        controlnet_digest=digest,
     )

@@ -46,7 +46,7 @@ def infinite_id(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Gen
         adapter,
         fusion,
         preset.sampler,
-        f"{base.revision}+{revision}+{_digest(fusion, preset.sampler)}",
+        f"{base.held_revision}+{revision}+{_digest(fusion, preset.sampler)}",
         clip_tokens=preset.encoders.clip_tokens,
     )
 
@@ -106,5 +106,5 @@ def _load_adapter(path: Path | None, preset: Preset, base: BaseModel) -> StreamA
 def text_only(spec: MethodSpec, preset: Preset, base: BaseModel | None) -> Generator:
     """The base model alone."""
     base = _need(base, spec)
-    revision = f"{base.revision}+{_digest(spec.config, preset.sampler)}"
+    revision = f"{base.held_revision}+{_digest(spec.config, preset.sampler)}"
     return TextOnlyGenerator(base, spec.config, preset.sampler, revision)

@@ -125,10 +125,9 @@ def _hold(base: BaseModel, family: Preset, given: Given) -> None:
     if isinstance(given.controlnet, ControlNetModel):
         own = given.controlnet
         check_controlnet("given", own.config, base.unet.config)
-        base.controlnet, base.revision = own, f"{base.revision}+control-given"
+        base.controlnet, base.controlnet_digest = own, "given"
     elif family.controlnet is not None and base.controlnet is None:
-        base.controlnet, digest = load_controlnet(family, base.unet, base.dtype)
-        base.revision = f"{base.revision}+control-{digest}"
+        base.controlnet, base.controlnet_digest = load_controlnet(family, base.unet, base.dtype)
     if base.controlnet is not None:
         base.controlnet.to(base.device, base.dtype)  # type: ignore[arg-type]
 

@@ -161,7 +161,7 @@ def _revision(method: str, family: Preset, base: str, digest: str | None) -> str
 
 
 def _base_name(family: Preset) -> str:
-    """As `infinite_id.base.load_base` names it."""
+    """As `infinite_id.base.BaseModel.held_revision` of a loaded one."""
     if family.base == "pocket":
         from infinite_id.pocket import weights as pocket_weights
 

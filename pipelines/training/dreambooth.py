@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -186,7 +186,7 @@ class DreamBoothActor:
         torch.set_num_threads(threads)
         check_device(device)
         preset = local_preset(preset, options)
-        self._base = load_base(preset, device=device)
+        self._base = load_base(replace(preset, controlnet=None), device=device)
         self._faces = load_face_backend(
             preset.encoders.faces, providers=["CPUExecutionProvider"], threads=threads
         )

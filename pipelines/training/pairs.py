@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class PairActor:
         self._preset, self._most, self._largest = preset, pairs_per_photo, largest
         self._check = check
         self._encoder = load_identity_encoder(preset.encoders, device=self._device)
-        self._base = load_base(preset, device=self._device)
+        self._base = load_base(replace(preset, controlnet=None), device=self._device)
 
     def __call__(self, photos: pa.Table) -> pa.Table:
         key = photos["identity_id"][0].as_py() or ""

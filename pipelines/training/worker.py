@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
     # Sample grids need the text encoders and the VAE, steps need text encoders alone, if at all.
     offload = config.offload or not config.text_active
     # What is compiled is the step, which holds the UNet.
-    base = load_base(family, device=str(device), dtype=dtype, offload=offload, compile=False)
+    plain = replace(family, controlnet=None)
+    base = load_base(plain, device=str(device), dtype=dtype, offload=offload, compile=False)
     torch.manual_seed(config.seed)
     adapter = IdentityAdapter(family.adapter, base.unet).to(device)
     scheduler: Any = base.pipeline.scheduler

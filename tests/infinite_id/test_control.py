@@ -21,12 +21,13 @@ from torch import Tensor
 
 from infinite_id import InfiniteIDPipeline
 from infinite_id.base import BaseModel
-from infinite_id.config import PRESETS, FusionConfig, SamplerConfig
+from infinite_id.config import PRESETS, FusionConfig, SamplerConfig, preset
 from infinite_id.control_image import ControlImage, control_image
 from infinite_id.faces.keypoints import draw_kps
 from infinite_id.generator import TextOnlyGenerator
 from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.init_image import init_image
+from infinite_id.methods import load_generators
 from infinite_id.model_files.controlnets import check_controlnet, controlnet_files
 from infinite_id.sampler.batch import StreamBatch
 from tests.infinite_id.test_pipeline import OFF, people_batch, sample
@@ -293,7 +294,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_call_takes_a_control_picture_or_keypoints(folder: Path) -> None:
     pipe = InfiniteIDPipeline.from_pretrained("pocket", controlnet=folder)
     pipe.set_progress_bar_config(disable=True)
-    assert re.search(r"\+control-[0-9a-f]{12}", pipe.base.revision)
+    assert re.search(r"\+control-[0-9a-f]{12}", pipe.base.held_revision)
+    # Weights that were trained without it fit, and those trained beside it fit without.
+    assert pipe.base.revision == InfiniteIDPipeline.from_pretrained("pocket").base.revision
+    held = replace(preset("pocket"), controlnet=str(folder))
+    generators = load_generators(["infinite_id", "text_only"], held, base=pipe.base)
+    assert all("+control-" in one.revision for one in generators.values())
     few: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np", "seed": 3}
     ada = pipe.identity(SAMPLES / "person-1.png")
     drawn = Image.fromarray(draw_kps(FACE * 64, 64, 64))

@@ -24,6 +24,7 @@ from pipelines.stages.generation import GenerationActor
 from pipelines.tables.manifest import read_manifest
 from pipelines.tables.pictures import decode_image
 from pipelines.tables.schemas import IMAGES, REJECTS
+from pipelines.training.pairs import PairActor
 from tests.infinite_id.test_control import controlnet_of
 from tests.pipelines.conftest import small_plan
 
@@ -122,7 +123,11 @@ def test_a_run_without_a_controlnet_is_refused_before_it_starts(prompts: Path) -
 
 
 def test_weights_are_named_by_content_and_refused_where_they_do_not_fit(held, tmp_path) -> None:
-    name = load_base(held).revision
+    base = load_base(held)
+    name = base.held_revision
+    assert base.revision == load_base(preset("pocket")).revision
+    # Training draws nothing that is held to a picture.
+    assert PairActor(held)._base.controlnet is None
     weights = run_weights(held, ["text_only"])
     assert "+control-" in name
     assert weights.name == name
