@@ -10,7 +10,7 @@ import numpy as np
 from infinite_id.control_image import ControlImage, control_image
 from infinite_id.faces.keypoints import draw_kps
 from infinite_id.interface.init_images import read_picture
-from infinite_id.interface.values import as_number
+from infinite_id.interface.values import as_number, check_beside
 
 __all__ = ["control_images_of"]
 
@@ -35,14 +35,7 @@ def control_images_of(
         ValueError: a picture or keypoints that cannot be used, a value out of range, or one that is
             given without either.
     """
-    if all(row["control_image"] is None and row["control_keypoints"] is None for row in rows):
-        for name in (*_NUMBERS, "control_streams"):
-            given = [row[name] for row in rows if row[name] is not None]
-            if given:
-                raise ValueError(
-                    f"{name} is {given[0]!r} without control_image, allowed: with control_image or "
-                    "control_keypoints"
-                )
+    check_beside(rows, [*_NUMBERS, "control_streams"], ["control_image", "control_keypoints"])
     made: dict[Any, ControlImage] = {}
     found: list[ControlImage | None] = []
     for row in rows:

@@ -13,7 +13,7 @@ from PIL import Image
 from infinite_id.faces.photos import PhotoError
 from infinite_id.init_image import STRENGTH, InitImage, init_image
 from infinite_id.interface.pixels import pixels
-from infinite_id.interface.values import as_number
+from infinite_id.interface.values import as_number, check_beside
 
 __all__ = ["init_images_of", "mask_pixels", "read_picture"]
 
@@ -31,10 +31,7 @@ def init_images_of(
         ValueError: a picture cannot be read or does not fit, or a mask or a strength is given
             without one.
     """
-    if all(row["image"] is None for row in rows):
-        strengths = [row["strength"] for row in rows if row["strength"] is not None]
-        if strengths:
-            raise ValueError(f"strength is {strengths[0]!r} without image, allowed: with image")
+    check_beside(rows, ["strength"], ["image"])
     made: dict[Any, InitImage] = {}
     found: list[InitImage | None] = []
     for row in rows:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_number", "text", "whole"]
+__all__ = ["as_number", "check_beside", "text", "whole"]
 
 
 def whole(name: str, value: Any) -> int:
@@ -30,6 +31,23 @@ def as_number(name: str, value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {value!r}, allowed: a number") from None
+
+
+def check_beside(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], pictures: Sequence[str]
+) -> None:
+    """Raises a ValueError for the first row with a value of `names` and none of `pictures`. A value
+    that all rows share, as one that was given for all of them, is of those that have a picture."""
+    bare = [row for row in rows if all(row[picture] is None for picture in pictures)]
+    for name in names:
+        for row in bare:
+            value = row[name]
+            shared = len(bare) < len(rows) and all(one[name] == value for one in rows)
+            if value is not None and not shared:
+                raise ValueError(
+                    f"{name} is {value!r} without {pictures[0]}, allowed: with "
+                    + " or ".join(pictures)
+                )
 
 
 def text(name: str, value: Any) -> str:

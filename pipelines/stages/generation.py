@@ -32,7 +32,7 @@ from pipelines.stages.device import check_device
 from pipelines.stages.watermark import Watermark
 from pipelines.tables.people import IdentityStore, provenance_of
 from pipelines.tables.pictures import encode_image
-from pipelines.tables.prompt_pictures import PictureReader
+from pipelines.tables.prompt_pictures import PictureError, PictureReader
 from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
 
@@ -256,4 +256,6 @@ def _refusal(row: _Row, error: Exception) -> dict[str, Any]:
     if is_fatal(error, alone=True):
         raise error
     reason = "refused" if isinstance(error, ValueError) else "failed"
+    if isinstance(error, PictureError):
+        reason = error.reason
     return reject_row("images", row["sample_id"], reason, f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,10 +47,30 @@ _BEGUN = ("image", "mask_image", "strength")
 T = TypeVar("T")
 _READERS = 16
 _MOST_KEPT = 32
+_PAUSES = (0.5, 2.0)
+"""Seconds before each further try of an address whose store may be out for a moment."""
+# What another try does not mend.
+_LASTING = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    ImportError,
+)
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used, of one request and not of the whole run."""
+    """A picture that cannot be used, of one request and not of the whole run.
+
+    Attributes:
+        reason: of the request's row in `rejects`.
+    """
+
+    def __init__(self, message: str, reason: str = "refused") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +80,26 @@ class PromptPicture:
     Attributes:
         image, mask_image: addresses; no mask: None.
         strength: share of the steps that are taken.
-        digest: of what lies there, None where it could not be read.
+        image_digest, mask_digest: of what lies there, None where it could not be read.
     """
 
     image: str
     mask_image: str | None
     strength: float
-    digest: str | None = None
+    image_digest: str | None = None
+    mask_digest: str | None = None
 
     @property
     def key(self) -> str:
         """Names the picture, its mask and the strength by content."""
-        return f"{self.digest or 'unread'}*{self.strength:g}"
+        parts = (
+            [self.image_digest]
+            if self.mask_image is None
+            else [self.image_digest, self.mask_digest]
+        )
+        known = [part for part in parts if part is not None]
+        what = "+".join(known) if len(known) == len(parts) else "unread"
+        return f"{what}*{self.strength:g}"
 
     @property
     def told(self) -> dict[str, Any]:
@@ -134,18 +163,36 @@ def prompt_pictures(prompts: pa.Table, options: Mapping[str, Any] | None = None)
 def _begun(row: Mapping[str, Any], digests: Mapping[str, str | None]) -> PromptPicture | None:
     if row["image"] is None:
         return None
-    parts = [digests[row[name]] for name in ("image", "mask_image") if row[name] is not None]
-    known = [part for part in parts if part is not None]
-    digest = "+".join(known) if len(known) == len(parts) else None
     strength = STRENGTH if row["strength"] is None else row["strength"]
-    return PromptPicture(row["image"], row["mask_image"], strength, digest)
+    image, mask = row["image"], row["mask_image"]
+    return PromptPicture(image, mask, strength, digests[image], mask and digests[mask])
 
 
 def _digest(uri: str, options: Mapping[str, Any] | None) -> str | None:
     try:
-        return hashlib.blake2b(read_uri(uri, options), digest_size=16).hexdigest()
+        return _digest_of(_read(uri, options))
     except StorageError:  # whoever makes the picture says what is wrong
         return None
+
+
+def _digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _read(uri: str, options: Mapping[str, Any] | None) -> bytes:
+    """As `read_uri`, with further tries where a store may be out for a moment."""
+    for pause in _PAUSES:
+        try:
+            return read_uri(uri, options)
+        except StorageError as error:
+            if _lasts(error):
+                raise
+        time.sleep(pause)
+    return read_uri(uri, options)
+
+
+def _lasts(error: StorageError) -> bool:
+    return error.__cause__ is None or isinstance(error.__cause__, _LASTING)
 
 
 class PictureReader:
@@ -167,7 +214,9 @@ class PictureReader:
         """The picture that a request of that size begins with.
 
         Raises:
-            PictureError: it cannot be read or decoded, or does not fit.
+            PictureError: it cannot be read or decoded, does not fit, or is another one than when
+                its digest was taken.
+            StorageError: it could be read then, and its store is out now.
         """
         return self._once((picture, height, width), self._begun)
 
@@ -175,7 +224,7 @@ class PictureReader:
         """The control picture of a request of that size.
 
         Raises:
-            PictureError: as of `begun`.
+            PictureError, StorageError: as of `begun`.
         """
         return self._once((control, height, width), self._held)
 
@@ -192,11 +241,11 @@ class PictureReader:
         return made
 
     def _begun(self, picture: PromptPicture, height: int, width: int) -> InitImage:
-        image = self._pixels("image", picture.image)
+        image = self._pixels("image", picture.image, picture.image_digest)
         mask = None
         if picture.mask_image is not None:
-            shown = Image.fromarray(self._pixels("mask_image", picture.mask_image))
-            mask = np.asarray(shown.convert("L"))
+            shown = self._pixels("mask_image", picture.mask_image, picture.mask_digest)
+            mask = np.asarray(Image.fromarray(shown).convert("L"))
         try:
             return init_image(image, mask, picture.strength, height, width)
         except ValueError as error:
@@ -208,23 +257,33 @@ class PictureReader:
 
         try:
             if control.image is not None:
-                shown = self._pixels("control_image", control.image)
+                shown = self._pixels("control_image", control.image, control.digest)
             else:
                 points = np.array(control.keypoints).reshape(5, 2) * (width, height)
                 shown = draw_kps(points, height, width)
             values = {name: getattr(control, name) for name in ("scale", "start", "end", "streams")}
             return control_image(shown, height, width, **values)
-        except PictureError:
+        except (PictureError, StorageError):
             raise
         except ValueError as error:
-            raise PictureError(f"{control.told['control_image']}: {error}") from None
+            name = control.told["control_image"] or "control_keypoints"
+            raise PictureError(f"{name}: {error}") from None
 
-    def _pixels(self, what: str, uri: str) -> Any:
+    def _pixels(self, what: str, uri: str, digest: str | None) -> Any:
         name = name_of({"uri": uri})
         try:
-            return decode_photo(read_uri(uri, self._options), self._limits)
+            data = _read(uri, self._options)
         except StorageError as error:
-            raise PictureError(f"{what}: {error}") from None
+            # A store's outage must not refuse what it holds: the run ends and can be resumed.
+            if digest is not None and not _lasts(error):
+                raise
+            raise PictureError(f"{what}: {error}", "unreachable") from None
+        if digest is None:
+            raise PictureError(f"{what} {name} could not be read when the run began")
+        if _digest_of(data) != digest:
+            raise PictureError(f"{what} {name} is another one than when the run began")
+        try:
+            return decode_photo(data, self._limits)
         except PhotoError as error:
             raise PictureError(f"{what} {name} cannot be used: {error}") from None
 

@@ -313,6 +313,10 @@ def test_the_call_takes_a_control_picture_or_keypoints(folder: Path) -> None:
     assert np.abs(found[0] - plain[0]).max() > 0.02
     for values, message in (
         ({"control_guidance_end": 0.5}, "control_guidance_end is 0.5 without control_image, allow"),
+        (
+            {"control_image": [drawn, None], "controlnet_conditioning_scale": [0.5, 0.9]},
+            "controlnet_conditioning_scale is 0.9 without control_image, allowed: with control",
+        ),
         ({"control_image": drawn, "control_keypoints": FACE}, "are both given, allowed: one of th"),
         ({"control_keypoints": FACE * 64}, "control_keypoints have the shape (5, 2), allowed: (5,"),
         ({"control_image": "no.png"}, "control_image 'no.png' cannot be read: No such file"),

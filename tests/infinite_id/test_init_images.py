@@ -287,6 +287,10 @@ def test_the_default_strength_and_rows_without_a_picture(pipe: InfiniteIDPipelin
     ("values", "message"),
     [
         ({"strength": 0.5}, "strength is 0.5 without image, allowed: with image"),
+        (
+            {"image": [picture(1, (64, 64)), None], "strength": [0.5, 0.9]},
+            "strength is 0.9 without image, allowed: with image",
+        ),
         ({"mask_image": b""}, "mask_image is given without image, allowed: with image"),
         ({"image": 7}, "image is a int, allowed: a path, bytes of a file, a PIL picture, or an"),
         ({"image": "no.png"}, "image 'no.png' cannot be read: No such file or directory"),

@@ -23,6 +23,7 @@ from pipelines.settings import load_config
 from pipelines.stages.generation import GenerationActor
 from pipelines.tables.manifest import read_manifest
 from pipelines.tables.pictures import decode_image
+from pipelines.tables.prompt_pictures import PictureError, PictureReader
 from pipelines.tables.schemas import IMAGES, REJECTS
 from pipelines.training.pairs import PairActor
 from tests.infinite_id.test_control import controlnet_of
@@ -115,6 +116,13 @@ def test_rows_that_are_refused(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_manifest("prompts", str(path))
     assert message in str(refused.value)
+
+
+def test_keypoints_that_cannot_be_used_are_named(prompts: Path, held: Preset) -> None:
+    control = plan_of(prompts, held).texts[1].control
+    assert control is not None
+    with pytest.raises(PictureError, match=r"^control_keypoints: "):
+        PictureReader().held(replace(control, start=0.9, end=0.1), 64, 64)
 
 
 def test_a_run_without_a_controlnet_is_refused_before_it_starts(prompts: Path) -> None:

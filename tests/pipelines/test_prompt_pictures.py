@@ -6,21 +6,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from eval.places import StorageError
 from infinite_id.config import preset
 from pipelines.plan.inputs import load_manifests, styled_texts
 from pipelines.plan.made_from import MadeFrom
 from pipelines.plan.requests import RequestPlan
-from pipelines.run.units import unit_table
+from pipelines.run.units import committed_units, unit_table
 from pipelines.settings import load_config
 from pipelines.stages.generation import GenerationActor
 from pipelines.tables.manifest import default_styles, read_manifest, write_manifests
 from pipelines.tables.pictures import decode_image
-from pipelines.tables.prompt_pictures import PictureReader, unusable
+from pipelines.tables.prompt_pictures import PictureError, PictureReader, unusable
 from pipelines.tables.schemas import IMAGES, PROMPTS, REJECTS, REQUESTS
 from pipelines.tables.storage import Store
 from tests.pipelines.conftest import small_plan
@@ -77,10 +80,63 @@ def test_actors_begin_with_the_picture_and_reject_what_cannot_be_used(run_store,
     rejects = run_store.read_folder("rejects", REJECTS).to_pylist()
     told = {asked[row["key"]]["prompt_id"]: (row["reason"], row["message"]) for row in rejects}
     assert set(told) == {"lost", "broken"}
-    assert told["lost"][0] == told["broken"][0] == "refused"
+    assert (told["lost"][0], told["broken"][0]) == ("unreachable", "refused")
     assert "image: cannot read" in told["lost"][1]
     assert "scenes/lost.png" in told["lost"][1]
     assert "broken.png cannot be used: the 10 bytes are no picture" in told["broken"][1]
+
+
+def test_a_file_that_is_replaced_during_a_run_is_not_taken_for_the_old_one(prompts) -> None:
+    scenes = prompts.parent / "scenes"
+    texts = {text.prompt_id: text.picture for text in plan_of(prompts).texts}
+    beach, lost, reader = texts["beach"], texts["lost"], PictureReader()
+    assert beach is not None
+    assert lost is not None
+    shutil.copy(scenes / "one.png", scenes / "lost.png")
+    with pytest.raises(PictureError, match=r"lost.png could not be read when the run began"):
+        reader.begun(lost, 64, 64)
+    reader.begun(beach, 64, 64)
+    Image.new("L", (128, 128), 255).save(scenes / "mask.png")
+    with pytest.raises(PictureError, match=r"mask_image .*mask.png is another one than when the"):
+        PictureReader().begun(beach, 64, 64)
+    Image.new("RGB", (128, 128)).save(scenes / "one.png")
+    with pytest.raises(PictureError, match=r"^image .*one.png is another one than when the run be"):
+        PictureReader().begun(beach, 64, 64)
+
+
+class _Outage(MemoryFileSystem):
+    """A store that is out for some reads."""
+
+    protocol = "outage"
+    out = 0
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("outage://", "memory://"))
+
+    def cat_file(self, path: str, *args: object, **values: object) -> bytes:
+        if _Outage.out > 0:
+            _Outage.out -= 1
+            raise OSError("503 Service Unavailable")
+        return super().cat_file(path, *args, **values)
+
+
+def test_an_outage_of_the_store_refuses_no_request(run_store, prompts) -> None:
+    fsspec.register_implementation("outage", _Outage, clobber=True)
+    _Outage().pipe_file("/one.png", (prompts.parent / "scenes/one.png").read_bytes())
+    prompts.write_text("prompt_id,text,image\nbeach,a,outage://one.png\n")
+    _Outage.out = 1
+    plan = plan_of(prompts)
+    assert "unread" not in plan.texts[0].pictures[0]
+    actor = GenerationActor(run_store, plan, preset("pocket"), threads=1)
+    _Outage.out = 3
+    with pytest.raises(StorageError, match=r"cannot read outage://one.png: 503"):
+        actor(unit_table([0]))
+    assert not committed_units(run_store, "images")
+    _Outage.out = 1
+    actor(unit_table([0]))
+    assert run_store.read_folder("rejects", REJECTS).num_rows == 0
+    assert run_store.read_folder("images", IMAGES).num_rows == 2
 
 
 def test_a_request_is_named_by_what_it_begins_with_and_not_by_where_it_lies(prompts) -> None:
