@@ -21,7 +21,7 @@ from infinite_id.faces.detection import Detection, FaceBackend, FaceError, find_
 from infinite_id.faces.loading import embedded_faces
 from infinite_id.generator import LatentGenerator, settled
 from infinite_id.init_image import InitImage
-from infinite_id.regions import region_map
+from infinite_id.regions import Region, region_map
 from infinite_id.types import GeneratedImage, GenerationRequest, Generator, Identity, PreviewHook
 
 __all__ = ["DetailedGenerator", "detailed", "with_details"]
@@ -29,7 +29,7 @@ __all__ = ["DetailedGenerator", "detailed", "with_details"]
 Picture = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Cut:
     """A face to be made again.
 
@@ -37,11 +37,13 @@ class _Cut:
         number: of the picture.
         box: x0, y0, x1, y1 of what is cut out, whole pixels inside the picture.
         request: of the face.
+        weight: float32 (y1 - y0, x1 - x0) in [0, 1], of the face made again over the picture.
     """
 
     number: int
     box: tuple[int, int, int, int]
     request: GenerationRequest
+    weight: NDArray[np.float32]
 
 
 class DetailedGenerator:
@@ -101,7 +103,8 @@ def with_details(
     """The pictures with their small faces made again; `details` of each counts them.
 
     Of a picture of one person or a mix that is the largest face, if it is small: others are
-    bystanders. Of a group it is the largest in each person's region. What a mask keeps is kept.
+    bystanders. Of a group it is the largest in each person's region. What a mask keeps is kept, and
+    so are all other faces and what lies outside a person's region.
 
     Args:
         generator: made them.
@@ -130,11 +133,21 @@ def with_details(
     ]
     if not cuts:
         return list(made)
-    again = generator.generate([cut.request for cut in cuts], identities, should_stop=should_stop)
+    # Each has a text stream of its own, so half as many need no more memory than the batch did.
+    most = max(1, len(made) // 2)
+    again = [
+        one
+        for begun in range(0, len(cuts), most)
+        for one in generator.generate(
+            [cut.request for cut in cuts[begun : begun + most]],
+            identities,
+            should_stop=should_stop,
+        )
+    ]
     pictures = [one.image.astype(np.float32) for one in made]
     counts = [0] * len(made)
     for cut, one in zip(cuts, again, strict=True):
-        _blend(pictures[cut.number], one.image, cut.box, config.feather)
+        _blend(pictures[cut.number], one.image, cut)
         counts[cut.number] += 1
     seconds = (time.perf_counter() - begin) / len(made)
     return [
@@ -171,9 +184,49 @@ def _cuts(
     for who, face in largest.items():
         if face.size >= config.share * min(height, width):
             continue
-        box = _box(face, height, width, config.margin)
-        cuts.append(_Cut(number, box, _request(request, image, box, config.strength, who, size)))
+        box = x0, y0, x1, y1 = _box(face, height, width, config.margin)
+        others = [other for other, _ in found if other is not face]
+        weight = _faded(box, height, width, config.feather)
+        weight *= _own(request, picture, who, others, config.feather)[y0:y1, x0:x1]
+        if weight.any():
+            again = _request(request, image, box, config.strength, who, size)
+            cuts.append(_Cut(number, box, again, weight))
     return cuts
+
+
+def _own(
+    request: GenerationRequest,
+    picture: GeneratedImage,
+    who: str | None,
+    others: Sequence[Detection],
+    feather: float,
+) -> NDArray[np.float32]:
+    """float32 (H, W) in [0, 1]: 0 where a mask keeps the picture, on the other faces, and outside
+    the region of a group's person."""
+    height, width = picture.image.shape[:2]
+    own = np.ones((height, width), np.float32)
+    mask = None if request.init_image is None else request.init_image.mask_image
+    if mask is not None:
+        own *= mask
+    regions = _regions(request, picture)
+    if request.group is not None and who is not None:
+        own *= region_map(regions[request.group.people.index(who)], height, width)
+    for face in others:
+        x0, y0, x1, y1 = (float(side) for side in face.bbox)
+        beside = _beside(x0, x1, width, feather)[None], _beside(y0, y1, height, feather)[:, None]
+        own *= np.maximum(*beside)
+    return own
+
+
+def _regions(request: GenerationRequest, picture: GeneratedImage) -> Sequence[Region]:
+    return picture.regions or (request.group.regions if request.group else None) or ()
+
+
+def _beside(first: float, last: float, pixels: int, feather: float) -> NDArray[np.float32]:
+    """float32 (pixels,): 0 on what touches [first, last], and 1 from `feather` of it away."""
+    place = np.arange(pixels, dtype=np.float32)
+    away = np.maximum(np.maximum(first - place - 1, place - last), 0)
+    return np.clip(away / max(feather * (last - first), 1e-6), 0, 1).astype(np.float32)
 
 
 def _who(
@@ -189,7 +242,7 @@ def _who(
         return False, None
     if request.group is None:
         return True, None
-    regions = picture.regions or request.group.regions or ()
+    regions = _regions(request, picture)
     shares = [float(region_map(one, height, width, edge=0.0)[y, x]) for one in regions]
     if not shares or max(shares) <= 0:
         return False, None
@@ -229,25 +282,30 @@ def _request(
     if control is not None:
         part = _resized(control.image[y0:y1, x0:x1], *size)
         control = replace(control, image=part)
-    # At least one step, however few there are.
-    strength = max(strength, 1 / (request.num_inference_steps or 1))
+    # At least one step, however few there are, and however the product is rounded.
+    strength = min(1.0, max(strength, 1.5 / (request.num_inference_steps or 1)))
     height, width = size
     begun = InitImage(shown, strength)
     cut = replace(request, height=height, width=width, init_image=begun, control_image=control)
     return cut if who is None else replace(cut, identity_id=who, group=None)
 
 
-def _blend(
-    picture: NDArray[np.float32], face: Picture, box: tuple[int, int, int, int], feather: float
-) -> None:
-    """Lays a face over its place in the picture, (H, W, 3); it does not fade at its border."""
+def _blend(picture: NDArray[np.float32], face: Picture, cut: _Cut) -> None:
+    """Lays a face over its place in the picture, (H, W, 3)."""
+    x0, y0, x1, y1 = cut.box
+    part = picture[y0:y1, x0:x1]
+    laid = _resized(face, y1 - y0, x1 - x0) - part
+    picture[y0:y1, x0:x1] = part + cut.weight[:, :, None] * laid
+
+
+def _faded(
+    box: tuple[int, int, int, int], height: int, width: int, feather: float
+) -> NDArray[np.float32]:
+    """float32 (y1 - y0, x1 - x0): fades at its sides, but for those that are the picture's."""
     x0, y0, x1, y1 = box
-    height, width = picture.shape[:2]
     across = _fade(x1 - x0, feather, x0 > 0, x1 < width)
     along = _fade(y1 - y0, feather, y0 > 0, y1 < height)
-    weight = np.outer(along, across)[:, :, None]
-    part = picture[y0:y1, x0:x1]
-    picture[y0:y1, x0:x1] = part + weight * (_resized(face, y1 - y0, x1 - x0) - part)
+    return np.outer(along, across).astype(np.float32)
 
 
 def _fade(pixels: int, feather: float, first: bool, last: bool) -> NDArray[np.float32]:

@@ -79,7 +79,7 @@ def pictures_of(
         device: of a tensor of pictures.
         bar: options of tqdm.
         callback: called as callback(step, timestep, {"latents": ...}) after each step.
-        is_enough: asked after each step.
+        is_enough: asked after each step, and before small faces are made again.
         details: of small faces that are made again; None: they are not.
 
     Raises:
@@ -96,7 +96,7 @@ def pictures_of(
         if kind == "latent":
             return latents, None
         pixels: Sequence[NDArray[np.uint8]] = made_by.base.decode(latents)
-        if details is not None:
+        if details is not None and not is_enough():
             pixels = _detailed(made_by, call, pixels, details)
     elif kind == "latent" or callback is not None:
         raise ValueError(

@@ -16,10 +16,10 @@ from infinite_id import Identity, InfiniteIDPipeline
 from infinite_id.config import preset
 from infinite_id.details import _box, _cuts, _size, detailed, with_details
 from infinite_id.details_config import DetailsConfig
-from infinite_id.faces.detection import Detection
+from infinite_id.faces.detection import Detection, find_faces
 from infinite_id.faces.loading import embedded_faces
 from infinite_id.generator import InfiniteIdGenerator
-from infinite_id.init_image import init_image
+from infinite_id.init_image import first_step, init_image
 from infinite_id.methods import load_generators
 from infinite_id.types import GeneratedImage, GenerationRequest, IdentityGroup
 
@@ -105,18 +105,21 @@ def test_faces_of_several_people_are_denoised_together_and_alike_alone(
     made_by: Any, people: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = scene((2, 52, 10, 20))
-    requests = [request(), request(identity_id="bob", seed=6), request()]
-    made = [GeneratedImage("s", one, 0.0) for one in (ONE, other, scene())]
+    requests = [request(), request(identity_id="bob", seed=6), request(), request()]
+    made = [GeneratedImage("s", one, 0.0) for one in (ONE, other, scene(), scene())]
     rows: list[int] = []
     handle = made_by.base.unet.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(args[0].shape[0]), with_kwargs=True
     )
     together = with_details(made_by, requests, made, people, SMALL)
-    handle.remove()
     # One step at strength 0.4 of 4, of two texts and two people, with guidance.
     assert rows == [2 * (2 + 2)]
-    assert [one.details for one in together] == [1, 1, 0]
-    for number in range(3):
+    # As many rows as the two pictures had, which may have shared a text.
+    with_details(made_by, requests[:2], made[:2], people, SMALL)
+    handle.remove()
+    assert rows[1:] == [2 * (1 + 1)] * 2
+    assert [one.details for one in together] == [1, 1, 0, 0]
+    for number in range(4):
         (alone,) = with_details(
             made_by, requests[number : number + 1], made[number : number + 1], people, SMALL
         )
@@ -143,6 +146,54 @@ def test_who_is_made_again() -> None:
     assert found(ONE, request(), replace(SMALL, share=0.05)) == []
     assert found(ONE, request(), replace(SMALL, least=100.0)) == []
     assert found(scene(), request()) == []
+
+
+def test_what_a_mask_keeps_is_kept_beside_the_face(made_by: Any, people: Any) -> None:
+    anew = np.zeros((128, 128), np.uint8)
+    anew[:, :62] = 255
+    asked = request(init_image=init_image(ONE, anew, 0.5, 128, 128))
+    (cut,) = found(ONE, asked)
+    assert cut.box[2] > 70
+    (again,) = with_details(made_by, [asked], [GeneratedImage("s", ONE, 0.0)], people, SMALL)
+    assert np.array_equal(again.image[:, 62:], ONE[:, 62:])
+    assert np.abs(again.image[:, :62].astype(int) - ONE[:, :62]).max() > 5
+
+
+def test_a_face_beside_it_stays_as_it_was(made_by: Any, people: Any) -> None:
+    config = DetailsConfig(share=0.6)
+    close = scene((1, 48, 16, 30), (2, 44, 64, 32))
+    faces = [one for one, _ in find_faces(close, embedded_faces(), select="all", min_face=8.0)]
+    left, right = sorted((one.bbox.astype(int).tolist() for one in faces), key=lambda one: one[0])
+    group = IdentityGroup(("ada", "bob"), HALVES)
+    only = IdentityGroup(("ada",), HALVES[:1])
+
+    def made(asked: GenerationRequest) -> NDArray[np.uint8]:
+        (again,) = with_details(made_by, [asked], [GeneratedImage("s", close, 0.0)], people, config)
+        return again.image
+
+    def at(picture: NDArray[np.uint8], box: list[int]) -> NDArray[np.int64]:
+        x0, y0, x1, y1 = box
+        return picture[y0 : y1 + 1, x0 : x1 + 1].astype(np.int64)
+
+    alone, one = made(request()), made(request(identity_id="g", group=only))
+    both = made(request(identity_id="g", group=group))
+    (cut,) = found(close, request(), config)
+    assert cut.box[2] > right[0] + 8
+    for picture in (alone, one):
+        assert np.array_equal(at(picture, right), at(close, right))
+        assert np.abs(at(picture, left) - at(close, left)).max() > 5
+    # The second person's cut-out changes nothing of the first one's face.
+    assert np.abs(at(both, left) - at(one, left)).max() <= 1
+    assert np.abs(at(both, right) - at(close, right)).max() > 5
+
+
+def test_one_step_is_taken_however_few_strength_leaves() -> None:
+    for steps in (1, 2, 3, 49, 50):
+        asked = request(num_inference_steps=steps)
+        (cut,) = found(ONE, asked, replace(SMALL, strength=0.001))
+        assert cut.request.init_image is not None
+        cut.request.init_image.check(64, 64, steps)
+        assert steps - first_step(cut.request.init_image, steps) == 1
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (160, 96)])
@@ -173,6 +224,16 @@ def test_the_call_and_the_key(pipe: InfiniteIDPipeline, people: Any) -> None:
     assert np.abs(same.image / 255 - again[0]).max() * 255 <= 2
     assert same.details == 1
     assert "details" in made_by.revision
+
+    def stop(pipe: Any, step: int, timestep: Any, given: Any) -> Any:
+        pipe._interrupt = True
+        return given
+
+    # A pass over the faces of a picture that was broken off would be a whole one.
+    few["callback_on_step_end"] = stop
+    broken = [pipe("a woman", people["ada"], details=on, **few).images for on in (False, config)]
+    assert np.array_equal(*broken)
+    del few["callback_on_step_end"]
     for values, message in (
         ({"details": 0.4}, "details is a float, allowed: True, False, or a DetailsConfig"),
         ({"details": True, "output_type": "latent"}, "details is set with output_type 'latent'"),
