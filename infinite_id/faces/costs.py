@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 __all__ = ["file_parts", "heif_pixels", "jpeg_scans"]
@@ -84,7 +84,8 @@ def heif_pixels(data: bytes) -> int:
     """
     try:
         found = _Items(data)
-        return max((found.pixels(item, ()) for item in found.areas), default=0)
+        drawn = (item for item in found.areas if item not in found.undrawn)
+        return max((found.pixels(item) for item in drawn), default=0)
     except RecursionError:
         raise ValueError("its pictures are parts of parts without end") from None
     except (struct.error, IndexError) as error:
@@ -95,45 +96,59 @@ class _Items:
     """Pictures of a file by their numbers: pixels, and of which others each is made (ISO 23008-12).
 
     What stands there twice is taken with all of its parts, and the larger size: decoders differ.
+
+    Attributes:
+        areas: pixels of each picture itself.
+        undrawn: tone maps of a picture and its gain map, which stand beside the picture itself.
     """
 
     def __init__(self, data: bytes) -> None:
         self.areas: dict[int, int] = {}
+        self.undrawn: set[int] = set()
         self._sizes: list[int | None] = []
-        self._parts: dict[int, list[int]] = defaultdict(list)
+        self._parts: dict[int, Counter[int]] = defaultdict(Counter)
         self._known: dict[int, int] = {}
-        for kind, body in _boxes(data):
-            if kind == b"meta":
-                if len(body) > _LARGEST_META:
-                    raise ValueError(f"its boxes have {len(body)} bytes")
-                self._read(body[4:])
+        self._open: set[int] = set()
+        # A view, so that boxes in boxes copy nothing.
+        metas = [body for kind, body in _boxes(memoryview(data)) if kind == b"meta"]
+        if (size := sum(map(len, metas))) > _LARGEST_META:
+            raise ValueError(f"its boxes have {size} bytes")
+        for body in metas:
+            self._read(body[4:])
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: memoryview) -> None:
         for kind, body in _boxes(data):
             if kind == b"iref":
-                self._read_parts(body[4:], ">I" if body[0] else ">H")
-            elif kind == b"iprp":
-                self._read(body)
-            elif kind == b"ipco":
-                self._sizes = [_area(*one) for one in _boxes(body)]
-            elif kind == b"ipma":
-                self._read_sizes(body)
+                self._read_parts(body[4:], "I" if body[0] else "H")
+            elif kind == b"iinf":
+                self._read_kinds(body[6 if body[0] == 0 else 8 :])
+            # One level alone: a box in itself, and so on, would have no end.
+            for inner, content in _boxes(body) if kind == b"iprp" else [(kind, body)]:
+                if inner == b"ipco":
+                    self._sizes = [_area(*one) for one in _boxes(content)]
+                elif inner == b"ipma":
+                    self._read_sizes(content)
 
-    def _read_parts(self, data: bytes, number: str) -> None:
+    def _read_kinds(self, data: memoryview) -> None:
+        for kind, body in _boxes(data):
+            if kind == b"infe" and body[0] >= 2:
+                item, _, what = struct.unpack_from(">HH4s" if body[0] == 2 else ">IH4s", body, 4)
+                if what == b"tmap":
+                    self.undrawn.add(item)
+
+    def _read_parts(self, data: memoryview, number: str) -> None:
         width = struct.calcsize(number)
         for kind, body in _boxes(data):
-            (whole,) = struct.unpack_from(number, body)
-            (count,) = struct.unpack_from(">H", body, width)
-            places = range(width + 2, width + 2 + count * width, width)
-            parts = [struct.unpack_from(number, body, place)[0] for place in places]
+            whole, count = struct.unpack_from(f">{number}H", body)
+            parts = struct.unpack_from(f">{count}{number}", body, width + 2)
             if kind == b"dimg":
-                self._parts[whole] += parts
+                self._parts[whole].update(parts)
             elif kind == b"auxl":
                 # Of a picture's transparency, among others.
                 for master in parts:
-                    self._parts[master].append(whole)
+                    self._parts[master][whole] += 1
 
-    def _read_sizes(self, data: bytes) -> None:
+    def _read_sizes(self, data: memoryview) -> None:
         number, wide = (">I" if data[0] else ">H"), bool(data[3] & 1)
         (count,) = struct.unpack_from(">I", data, 4)
         place = 8
@@ -149,25 +164,28 @@ class _Items:
                     self.areas[item] = max(area, self.areas.get(item, 0))
             place += 1
 
-    def pixels(self, item: int, above: tuple[int, ...]) -> int:
+    def pixels(self, item: int) -> int:
         """Of a picture and of all that it is made of."""
-        if item in above:
+        if item in self._known:
+            return self._known[item]
+        if item in self._open:
             raise ValueError("its pictures are parts of themselves")
-        if item not in self._known:
-            parts = (self.pixels(one, (*above, item)) for one in self._parts.get(item, ()))
-            own = self.areas.get(item) or max(self.areas.values())
-            self._known[item] = own + sum(parts)
+        self._open.add(item)
+        parts = self._parts.get(item, Counter())
+        own = self.areas.get(item) or max(self.areas.values())
+        self._known[item] = own + sum(times * self.pixels(one) for one, times in parts.items())
+        self._open.discard(item)
         return self._known[item]
 
 
-def _area(kind: bytes, body: bytes) -> int | None:
+def _area(kind: bytes, body: memoryview) -> int | None:
     if kind != b"ispe":
         return None
     width, height = struct.unpack_from(">II", body, 4)
     return int(width * height)
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of each box, one after the other."""
     place = 0
     while place + 8 <= len(data):

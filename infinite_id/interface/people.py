@@ -115,9 +115,9 @@ class People:
         crops = tuple(record.aligned for record in records)
         first = given[0]
         own = first.identity_id if isinstance(first, FaceRecord) else name_of(first)
-        name = name or (own or "").strip() or "person"
-        if fault := name_fault(name):
-            raise ValueError(f"the photo's file names nobody: {name!r}, {fault}; say name=...")
+        if name is None:
+            # A file's name that names nobody is no fault of who did not ask for it.
+            name = own if own is not None and name_fault(own) is None else "person"
         return Identity(name, crops, self.encoder.embed(crops), class_word)
 
     def somebody(

@@ -88,7 +88,7 @@ class ServiceConfig(ModelConfig):
     max_queue: int = Field(64, ge=1)
     max_face_queue: int = Field(32, ge=1)
     request_timeout_seconds: float = Field(120.0, gt=0)
-    send_timeout_seconds: float = Field(30.0, gt=0)
+    send_timeout_seconds: float = Field(30.0, gt=0, le=86_400)
     header_timeout_seconds: float = Field(10.0, gt=0)
     upload_idle_seconds: float = Field(10.0, gt=0)
     max_connections: int = Field(1000, ge=1)

@@ -49,12 +49,13 @@ class Connections:
 
     Args:
         config: max_connections, max_connections_per_address, connections_per_minute,
-            header_timeout_seconds.
+            header_timeout_seconds, send_timeout_seconds.
         changed: told their number.
     """
 
     def __init__(self, config: ServiceConfig, changed: Callable[[int], None]) -> None:
         self.header_seconds = config.header_timeout_seconds
+        self.send_seconds = config.send_timeout_seconds
         self._most = config.max_connections + _SPARE_CONNECTIONS
         self._most_per_address = config.max_connections_per_address
         self._fresh = RateLimit(config.connections_per_minute, burst=self._most_per_address)
@@ -63,7 +64,8 @@ class Connections:
         self._counts: Counter[str] = Counter()
         # Since when, and whether it has been served: in the order in which they began to wait.
         self.waiting: dict[Any, tuple[float, bool]] = {}
-        self._closing: set[Any] = set()
+        # Bytes that each that is being closed has still to send, and since when so many.
+        self._closing: dict[Any, tuple[int, float]] = {}
 
     def add(self, connection: Any, address: str) -> bool:
         """Whether there is a place for it; another one may have lost its own."""
@@ -100,12 +102,19 @@ class Connections:
         self._changed(len(self._open))
 
     def sweep(self) -> None:
-        """Ends those that were being closed at the last call too: what is left of their answers
-        nobody reads, and a transport that is closed waits for that for ever."""
-        closing = {one for one in self._open if one.transport.is_closing()}
-        for one in closing & self._closing:
-            one.transport.abort()
-        self._closing = closing
+        """Ends those that are being closed and have sent nothing for `send_seconds`.
+
+        What is left of their answers nobody reads, and a transport that is closed waits for that
+        for ever.
+        """
+        now, before = time.monotonic(), self._closing
+        self._closing = {}
+        for one in [one for one in self._open if one.transport.is_closing()]:
+            left = one.transport.get_write_buffer_size()
+            had, since = before.get(one, (left, now))
+            self._closing[one] = (left, since if had == left else now)
+            if now - self._closing[one][1] >= self.send_seconds:
+                one.transport.abort()
 
     def _make_room(self) -> bool:
         if not self.waiting:
@@ -219,7 +228,18 @@ class _Protocol(HttpToolsProtocol):
         self._in_body = False
         self.places.waiting[self] = (time.monotonic(), served)
         patience = self.places.header_seconds if seconds is None else seconds
-        self._timer = self.loop.call_later(patience, self.transport.abort)
+        left = self.transport.get_write_buffer_size()
+        self._timer = self.loop.call_later(patience, self._end, patience, left, time.monotonic())
+
+    def _end(self, patience: float, left: int, since: float) -> None:
+        """Ends the connection, unless the last answer is still on its way."""
+        now, remaining = time.monotonic(), self.transport.get_write_buffer_size()
+        if remaining != left:
+            since = now
+        if since == now or (remaining and now - since < self.places.send_seconds):
+            self._timer = self.loop.call_later(patience, self._end, patience, remaining, since)
+        else:
+            self.transport.abort()
 
     def _go_on(self) -> None:
         self.places.waiting.pop(self, None)
@@ -307,7 +327,7 @@ def listen(host: str, port: int, config: ServiceConfig) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Its connections have it too: one whose other end is gone without a word is closed by the
         # system, so that what it waits for is given up.
-        milliseconds = int(1000 * config.send_timeout_seconds)
+        milliseconds = max(1, int(1000 * config.send_timeout_seconds))
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     try:
         found.bind(address)

@@ -13,7 +13,7 @@ from pipelines.tables.schemas import version_of
 __all__ = ["PANDAS_INDEX", "check_keys", "check_names", "check_table"]
 
 PANDAS_INDEX = "as pandas writes its row numbers (index=False leaves them out)"
-_OF_PANDAS = re.compile(r"__index_level_\d+__|Unnamed: 0")
+_OF_PANDAS = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)?")
 _RESULT_KEYS = {
     "faces": "image_id",
     "embeddings": "identity_id",

@@ -78,7 +78,10 @@ def _check_columns(schema: pa.Schema, where: str) -> None:
         )
     for name in ("identity_id", "caption"):
         kind = schema.field(name).type if name in schema.names else pa.string()
-        if kind not in (pa.string(), pa.large_string()):
+        # pandas writes a column of categories so.
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        texts = (pa.string(), pa.large_string())
+        if kind not in (texts if name == "identity_id" else (*texts, pa.null())):
             raise ValueError(f"{where}, column {name!r}: type is {kind}, allowed: string")
 
 
@@ -87,6 +90,8 @@ def _compared(store: Store, config: TrainingConfig) -> dict[str, Any]:
     made_of = _made_of(config)
     # Pairs that another program put there have no such record, and nothing to be compared with.
     before = json.loads(store.read_bytes(_MADE_OF)) if store.exists(_MADE_OF) else {}
+    if "check_people" not in before and not made_of["check_people"]:
+        del made_of["check_people"]  # pairs of before there was such a check
     known = made_of["content of data"] is not None and before.get("content of data") is not None
     del made_of["data" if known else "content of data"]
     return made_of

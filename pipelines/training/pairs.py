@@ -45,10 +45,10 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Photo:
-    """A usable photo: its number among the person's, the square target, the aligned face, what the
+    """A usable photo: what it is called in sentences, the square target, the aligned face, what the
     encoders say of the face, and the caption."""
 
-    number: int
+    name: str
     target: Picture
     aligned: Picture
     embedding: IdentityEmbedding
@@ -107,7 +107,7 @@ class PairActor:
             return pa.Table.from_pylist([nobody] * len(photos), schema=PAIRS)
         rows: list[dict[str, Any]] = []
         kept: list[_Photo] = []
-        for number, row in enumerate(photos.to_pylist()):
+        for row in photos.to_pylist():
             try:
                 target, aligned = self._photo(row["image"])
             except ValueError as error:
@@ -115,7 +115,9 @@ class PairActor:
                 rows.append(self._row(key, reject=f"{reason}: {error}"))
             else:
                 embedding = self._encoder.embed([aligned])
-                kept.append(_Photo(number, target, aligned, embedding, row.get("caption")))
+                kept.append(
+                    _Photo(_called(row["image"]), target, aligned, embedding, row.get("caption"))
+                )
         if kept:
             kept, refused, warning = self._agreeing(key, kept)
             rows += refused
@@ -128,7 +130,7 @@ class PairActor:
         self, key: str, photos: list[_Photo]
     ) -> tuple[list[_Photo], list[dict[str, Any]], str | None]:
         """The photos to use, rows of the others, and the warning where photos do not agree."""
-        names = [f"photo {photo.number}" for photo in photos]
+        names = [photo.name for photo in photos]
         features = np.stack([photo.embedding.face for photo in photos])
         found = agreement(key, names, features, check=self._check)
         # Of a person who is refused the last sentence is about both photos that were left.
@@ -194,6 +196,14 @@ class PairActor:
             "split": split_of_identity(identity_id),
             **values,
         }
+
+
+def _called(image: bytes | Mapping[str, Any]) -> str:
+    """A photo's file where the library datasets wrote it, else the beginning of its SHA-256: rows
+    come in another order than they stand in."""
+    encoded = image["bytes"] if isinstance(image, Mapping) else image
+    path = image.get("path") if isinstance(image, Mapping) else None
+    return f"photo {path or 'sha256:' + hashlib.sha256(encoded).hexdigest()[:12]}"
 
 
 def other_views(number: int, count: int, most: int) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -147,6 +149,49 @@ def test_a_structure_that_ends_nowhere_is_refused(name: str) -> None:
     reason, said = refused(BROKEN[name])
     assert reason == "unreadable"
     assert said.startswith("the picture cannot be decoded: its ")
+
+
+def pictures_of(*inside: bytes) -> bytes:
+    return box(b"ftyp", b"heic\0\0\0\0") + full(b"meta", b"".join(inside))
+
+
+def test_looking_at_a_file_costs_little() -> None:
+    """Neither memory nor time beyond what its bytes may ask for."""
+    deep = b""
+    for _ in range(2000):
+        deep = box(b"iprp", deep)
+    chain = [(item, [item + 1]) for item in range(1, 450)] + [(450, [451] * 30_000)]
+    references = b"".join(
+        box(b"dimg", struct.pack(f">HH{len(parts)}H", whole, len(parts), *parts))
+        for whole, parts in chain
+    )
+    many = pictures_of(full(b"iref", references), sizes_of(*range(1, 452)))
+    tracemalloc.start()
+    begin = time.process_time()
+    assert heif_pixels(pictures_of(deep)) == 0
+    assert heif_pixels(many) == (450 + 30_000) * 64 * 64
+    spent, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * (len(many) + len(deep))
+    assert spent < 1
+
+
+def sizes_of(*items: int) -> bytes:
+    area = full(b"ispe", struct.pack(">II", 64, 64))
+    told = b"".join(struct.pack(">HBB", item, 1, 1) for item in items)
+    return box(b"iprp", box(b"ipco", area) + full(b"ipma", struct.pack(">I", len(items)) + told))
+
+
+def test_a_tone_map_beside_its_picture_is_not_drawn() -> None:
+    kinds = b"".join(
+        full(b"infe", struct.pack(">HH4s", item, 0, kind) + b"\0", 2)
+        for item, kind in ((1, b"hvc1"), (2, b"hvc1"), (3, b"tmap"))
+    )
+    references = box(b"dimg", struct.pack(">HHHH", 3, 2, 1, 2))
+    file = pictures_of(
+        full(b"iinf", struct.pack(">H", 3) + kinds), full(b"iref", references), sizes_of(1, 2, 3)
+    )
+    assert heif_pixels(file) == 64 * 64
 
 
 def progressive(side: int = 256) -> bytes:

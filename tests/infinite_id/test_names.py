@@ -22,6 +22,13 @@ from infinite_id.names import name_fault
         "\u0915\u094d\u200d\u0937",  # Hindi
         "\U0001f469\u200d\U0001f680",  # an emoji of two
         "\U0001f3f3\ufe0f\u200d\U0001f308",
+        "\u0d28\u0d3e\u0d30\u0d3e\u0d2f\u0d23\u0d28\u0d4d\u200d",  # Malayalam ends so
+        "\u0d2e\u0d4b\u0d39\u0d28\u0d4d\u200d \u0d32\u0d3e\u0d32\u0d4d\u200d",
+        "\u062e\u0627\u0646\u0647\u200c2",
+        "\u0645\u06cc\u200c \u062e\u0648\u0627\u0647\u0645",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "1\ufe0f\u20e3",
+        "\u845b\U000e0100",  # a variant of the character, as in Japanese family names
     ],
 )
 def test_names_of_every_script_are_names(name):
@@ -49,6 +56,14 @@ def test_names_of_every_script_are_names(name):
         ("\u0915\u200d", "it has U+200D"),
         ("\u0915\u200d\u200d\u0937", "it has U+200D"),
         ("an\ud800na", "it has U+D800"),
+        ("an\u034fna", "it has U+034F"),
+        ("anna\ufe0f", "it has U+FE0F"),
+        ("an\u3164na", "it has U+3164"),
+        ("\u2800", "it has U+2800"),
+        ("an\u180bna", "it has U+180B"),
+        ("\u738b\u200d\u83f2", "it has U+200D"),
+        ("\u00e9\u200d\u00e9", "it has U+200D"),
+        ("anna\U000e0067", "it has U+E0067"),
     ],
 )
 def test_what_nobody_sees_is_no_part_of_a_name(name, fault):

@@ -147,6 +147,15 @@ def test_several_photos_mixes_and_stacks_differ(pipe: InfiniteIDPipeline, ada: I
     assert mixed.identity_id == "ada:0.2+person-2:0.3+person0_0:0.5"
 
 
+def test_a_file_whose_name_names_nobody_is_a_person(
+    pipe: InfiniteIDPipeline, tmp_path: Path
+) -> None:
+    # As chat programs name what they save.
+    photo = tmp_path / "\u200eIMG 1.png"
+    photo.write_bytes(ADA.read_bytes())
+    assert pipe.identity(photo).identity_id == "person"
+
+
 def test_faces_of_a_photo_to_choose_from(pipe: InfiniteIDPipeline) -> None:
     both = Image.new("RGB", (512, 256), "white")
     for number, path in enumerate((ADA, BOB)):

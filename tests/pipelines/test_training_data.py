@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from infinite_id.config import preset
 from pipelines.training.pairs import (
     PAIRS,
     PairActor,
+    _called,
     changed_view,
     other_views,
     pair_batch,
@@ -24,6 +26,7 @@ pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-
 
 
 STRANGER = (Path(__file__).parents[1] / "assets" / "person0_0.png").read_bytes()
+STRANGER_NAME = f"sha256:{hashlib.sha256(STRANGER).hexdigest()[:12]}"
 
 
 def png(image: np.ndarray) -> bytes:
@@ -106,11 +109,15 @@ def test_photos_of_the_datasets_library_are_read(actor: PairActor, photos: list[
     ]
 
 
+def test_a_photo_is_called_by_its_file_where_there_is_one():
+    assert _called({"bytes": b"x", "path": "a.png"}) == "photo a.png"
+
+
 def test_two_people_under_one_name_are_told(actor: PairActor, photos: list[bytes]):
     rows = actor(table([*photos, STRANGER])).to_pylist()
     assert len(rows) == 8
     assert rows[0]["warning"].startswith(
-        "the photos of 'ada' do not agree: photo 3 and the other 3"
+        f"the photos of 'ada' do not agree: photo {STRANGER_NAME} and the other 3"
     )
     assert [row["warning"] for row in rows[1:]] == [None] * 7
     assert {row["warning"] for row in actor(table(photos)).to_pylist()} == {None}
@@ -121,7 +128,7 @@ def test_on_wish_the_odd_photo_gives_no_pair(strict: PairActor, photos: list[byt
     refused = [row["reject"] for row in rows if row["reject"]]
     assert len(refused) == 1
     assert refused[0].startswith(
-        "photos_disagree: the photos of 'ada' do not agree: photo 1 and the"
+        f"photos_disagree: the photos of 'ada' do not agree: photo {STRANGER_NAME} and the"
     )
     assert len(rows) == 1 + 6
     both = strict(table([photos[0], b"not a picture", STRANGER])).to_pylist()

@@ -114,3 +114,19 @@ def test_people_whose_photos_do_not_agree_are_told_again_by_a_rerun(tmp_path: Pa
         "pairs/_warnings.json", "[\"the photos of 'zo\u00eb' do not agree\"]".encode()
     )
     assert pair_warnings(store) == ["the photos of 'zo\u00eb' do not agree"]
+
+
+def test_captions_of_nobody_and_categories_are_texts(tmp_path: Path):
+    names = pa.array(["ada", "bob"]).dictionary_encode()
+    data = pa.table({"identity_id": names, "image": [b"x", b"y"], "caption": pa.nulls(2)})
+    pq.write_table(data, tmp_path / "photos.parquet")
+    config = TrainingConfig(data=str(tmp_path / "photos.parquet"), output=str(tmp_path / "run"))
+    assert count_photos(config) == 2
+
+
+def test_pairs_of_before_photos_were_compared_go_on(begun: dict[str, Any]):
+    store = Store(begun["output"])
+    made_of = json.loads(store.read_bytes("pairs/_made_of.json"))
+    del made_of["check_people"]
+    store.write_bytes("pairs/_made_of.json", json.dumps(made_of).encode())
+    assert count_photos(TrainingConfig(**begun)) == 0

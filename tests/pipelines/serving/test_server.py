@@ -184,6 +184,36 @@ def test_who_reads_slowly_gets_the_whole_answer(connection):
         one.close()
 
 
+class Sending:
+    """What of a transport says how much of an answer is left."""
+
+    def __init__(self) -> None:
+        self.left, self.aborted = 100, False
+
+    def is_closing(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_closed_connection_stays_while_its_answer_moves():
+    places = Connections(ServiceConfig(send_timeout_seconds=0.1), lambda _: None)
+    transport = Sending()
+    connection = type("Connection", (), {"transport": transport})()
+    places.add(connection, "127.0.0.1")
+    for left in (100, 60, 20):
+        transport.left = left
+        places.sweep()
+        time.sleep(0.12)
+    assert not transport.aborted
+    places.sweep()
+    assert transport.aborted
+
+
 @pytest.mark.parametrize(
     ("connection", "times"), [(b"keep-alive", 1), (b"close", 1), (b"keep-alive\r\nx: piece", 30)]
 )
