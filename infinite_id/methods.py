@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "MethodSpec",
+    "check_takes",
     "load_generator",
     "load_generators",
     "trained_weights",
@@ -41,6 +42,8 @@ class MethodSpec:
             given counts; empty: it takes none.
         needs_base: whether it runs on the base model; False spares loading it.
         whole: it is a pipeline of its own, with weights of its own and none of the preset's.
+        takes_image: whether its pictures may begin with one, as small faces made again do.
+        takes_control: whether a ControlNet may hold its pictures.
     """
 
     factory: str
@@ -49,11 +52,19 @@ class MethodSpec:
     weights: tuple[str, ...] = ()
     needs_base: bool = True
     whole: bool = False
+    # Not in the repr, which names revisions: what a method refuses changes no picture.
+    takes_image: bool = field(default=True, repr=False)
+    takes_control: bool = field(default=True, repr=False)
 
     @property
     def computes(self) -> bool:
         """Whether it runs a network."""
         return self.needs_base or self.whole
+
+    @property
+    def has_text_stream(self) -> bool:
+        """Whether a text stream of its own runs beside the identity's, or alone."""
+        return getattr(self.config, "fusion", None) != "none"
 
 
 _STREAMS = "infinite_id.factories:infinite_id"
@@ -103,18 +114,21 @@ METHODS: dict[str, MethodSpec] = {
         "PhotoMaker",
         PhotoMakerConfig(),
         ("photomaker",),
+        takes_control=False,
     ),
     "dreambooth": MethodSpec(
         "infinite_id.baselines.dreambooth:dreambooth",
         "DreamBooth (LoRA)",
         DreamBoothConfig(),
         ("dreambooth",),
+        takes_control=False,
     ),
     "dreambooth_no_prior": MethodSpec(
         "infinite_id.baselines.dreambooth:dreambooth",
         "DreamBooth without prior preservation",
         DreamBoothConfig(prior_weight=0.0),
         ("dreambooth",),
+        takes_control=False,
     ),
     "flux2_klein": MethodSpec(
         "infinite_id.baselines.editors:editor",
@@ -123,6 +137,8 @@ METHODS: dict[str, MethodSpec] = {
         ("flux2_klein",),
         needs_base=False,
         whole=True,
+        takes_image=False,
+        takes_control=False,
     ),
     "qwen_image_edit": MethodSpec(
         "infinite_id.baselines.editors:editor",
@@ -133,6 +149,8 @@ METHODS: dict[str, MethodSpec] = {
         ("qwen_image_edit",),
         needs_base=False,
         whole=True,
+        takes_image=False,
+        takes_control=False,
     ),
     "text_only": MethodSpec("infinite_id.factories:text_only", "Base model, text only"),
     "timed": MethodSpec(
@@ -140,8 +158,43 @@ METHODS: dict[str, MethodSpec] = {
         "Stand-in that costs a stated time",
         TimedConfig(),
         needs_base=False,
+        takes_image=False,
+        takes_control=False,
     ),
 }
+
+
+def check_takes(
+    method: str, *, image: bool = False, streams: str | None = None, details: bool = False
+) -> None:
+    """Whether a method takes what its pictures are to begin with and to be held to.
+
+    Args:
+        method: of METHODS.
+        image: they begin with pictures.
+        streams: "both" or "text", that a ControlNet holds; None: it holds none.
+        details: small faces are made again.
+
+    Raises:
+        ValueError: it does not.
+    """
+    spec = METHODS[method]
+    if details and not spec.takes_image:
+        raise ValueError(
+            f"details is set and method {method!r} takes no picture to begin with, allowed with "
+            "it: no details"
+        )
+    if image and not spec.takes_image:
+        raise ValueError(f"image is given to method {method!r}, allowed with it: none")
+    if streams is not None and not spec.takes_control:
+        raise ValueError(
+            f"control_image is given to method {method!r}, allowed with it: none; Infinite-ID, its "
+            "ablations, the IP-Adapters and text_only take them"
+        )
+    if streams == "text" and not spec.has_text_stream:
+        raise ValueError(
+            f"control_streams is 'text' and method {method!r} has no text stream, allowed: both"
+        )
 
 
 _ADAPTERS = ("infinite_id", "infinite_id_text_trained", "ip_adapter", "ip_adapter_face")

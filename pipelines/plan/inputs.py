@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from infinite_id.config import Preset
+from infinite_id.methods import check_takes
 from pipelines.plan.job import job_folder
 from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.plan.weights import RunWeights
@@ -67,6 +68,7 @@ def load_manifests(config: RunConfig) -> Manifests:
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
     if config.controlnet is None:
         _check_no_control(tables["prompts"])
+    _check_takes(tables["prompts"], config.method_names)
     folder = job_folder()
     if folder is not None:
         tables["identities"] = _inside(tables["identities"], folder)
@@ -124,6 +126,17 @@ def _check_no_control(prompts: pa.Table) -> None:
                     f"prompt {row['prompt_id']!r} has {name} and controlnet is None, allowed with "
                     "it: controlnet, a folder or a hub id"
                 )
+
+
+def _check_takes(prompts: pa.Table, methods: Sequence[str]) -> None:
+    for row in prompts.to_pylist():
+        is_held = row["control_image"] is not None or row["control_keypoints"] is not None
+        streams = (row["control_streams"] or "both") if is_held else None
+        for method in methods:
+            try:
+                check_takes(method, image=row["image"] is not None, streams=streams)
+            except ValueError as error:
+                raise ValueError(f"prompt {row['prompt_id']!r}: {error}") from None
 
 
 def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:

@@ -14,7 +14,7 @@ from typing import Any
 from eval.judges.given import GivenJudges
 from eval.places import StorageError
 from infinite_id.config import PRESETS, EncoderConfig, Preset
-from infinite_id.methods import METHODS, trained_weights
+from infinite_id.methods import METHODS, check_takes, trained_weights
 from infinite_id.model_files.bases import base_files, tower_files
 from infinite_id.model_files.controlnets import check_controlnet, controlnet_files
 from infinite_id.model_files.files import BASE_PARTS, ModelFiles, model_digest
@@ -104,6 +104,7 @@ def find_weights(family: Preset, methods: Iterable[str]) -> dict[str, str | None
     """
     found: dict[str, str | None] = {}
     for name in methods:
+        check_takes(name, details=family.details is not None)
         found[name] = address = trained_weights(METHODS[name], family, is_public)
         if address is not None and "://" not in address and not Path(address).exists():
             raise ValueError(f"weights {address} do not exist")

@@ -78,7 +78,9 @@ class EditForm(_Common):
     face: int | Literal["single", "largest"] = Field("single", description="extension")
     identity_id: str | None = Field(None, description="extension: of /v1/identities")
     mask: UploadFile | None = Field(
-        None, description="with identity_id: transparent where the picture is made anew"
+        None,
+        description="with identity_id: transparent where the picture is made anew; default: the "
+        "picture's own transparency",
     )
     strength: Annotated[
         Finite | None, Field(gt=0, le=1, description="extension, with identity_id; default 0.8")
@@ -145,20 +147,27 @@ async def edits(
         message = f"{what} with identity_id, allowed: one picture to be edited."
         raise ServiceError(422, "invalid_request", message, param=what.partition(" ")[0])
     mask = None if form.mask is None else await form.mask.read()
-    cover = None if mask is None else await _white(service, deadline, mask)
+    cover = await _white(service, deadline, photos[0], mask)
     begun = {"image": _base64(photos[0]), "mask_image": cover, "strength": form.strength}
     return await _make(request, service, owner, deadline, form, None, begun)
 
 
-async def _white(service: Service, deadline: Deadline, mask: bytes) -> str:
-    """The mask in base64, white where it was transparent."""
+async def _white(
+    service: Service, deadline: Deadline, image: bytes, mask: bytes | None
+) -> str | None:
+    """The mask in base64, white where it was transparent. Without one the picture's own
+    transparency is it, as OpenAI has it; None: it has none."""
 
-    def work() -> str:
+    def work() -> str | None:
         try:
-            alpha = decode_alpha(mask, service.limits)
+            alpha = decode_alpha(image if mask is None else mask, service.limits)
         except PhotoError as error:
+            if mask is None:  # an opaque picture, or one that cannot be used, as is told of it
+                return None
             message = f"mask cannot be used: {error}."
             raise ServiceError(422, error.reason, message, param="mask") from None
+        if mask is None and alpha.min() >= 128:
+            return None
         white = np.where(alpha < 128, np.uint8(255), np.uint8(0))
         return _base64(encode_image(np.repeat(white[:, :, None], 3, axis=2), generated=False))
 

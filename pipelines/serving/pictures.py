@@ -14,6 +14,7 @@ from infinite_id.control_image import ControlImage, control_image
 from infinite_id.faces.keypoints import draw_kps
 from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
 from infinite_id.init_image import STRENGTH, InitImage, init_image
+from infinite_id.methods import check_takes
 from pipelines.serving.bodies import GenerateBody
 from pipelines.serving.errors import ServiceError
 from pipelines.serving.worker import Deadline, Worker
@@ -48,13 +49,19 @@ class Pictures:
         self._worker, self._limits, self._has_controlnet = worker, limits, has_controlnet
 
     async def of(
-        self, deadline: Deadline, body: GenerateBody, size: tuple[int, int], steps: int
+        self,
+        deadline: Deadline,
+        body: GenerateBody,
+        method: str,
+        size: tuple[int, int],
+        steps: int,
     ) -> tuple[Begun, Held]:
         """What a body's pictures begin with and are held to, in the request's size.
 
         Args:
             deadline: of the request.
             body: as it came.
+            method: of METHODS, that makes them.
             size: (height, width) of the request in pixels.
             steps: of denoising.
 
@@ -66,6 +73,11 @@ class Pictures:
             raise ServiceError(422, "no_controlnet", message, param="control_image")
         if body.image is None and not body.is_held:
             return None, None
+        try:
+            streams = body.control_streams if body.is_held else None
+            check_takes(method, image=body.image is not None, streams=streams)
+        except ValueError as error:
+            raise ServiceError(422, "not_taken", f"{error}.", param="method") from None
 
         def work() -> tuple[Begun, Held]:
             return _begun(body, size, steps, self._limits), _held(body, size, self._limits)

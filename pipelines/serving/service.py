@@ -147,7 +147,7 @@ class Service:
         _at_most("previews", body.previews, self.config.max_previews)
         height = self._side("height", body.height, self.preset.height)
         width = self._side("width", body.width, self.preset.width)
-        begun, held = await self._pictures.of(deadline, body, (height, width), steps)
+        begun, held = await self._pictures.of(deadline, body, method, (height, width), steps)
         row: dict[str, Any] = {
             "identity_id": subject.identity_id,
             "method": method,

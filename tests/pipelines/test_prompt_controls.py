@@ -130,6 +130,38 @@ def test_a_run_without_a_controlnet_is_refused_before_it_starts(prompts: Path) -
         load_manifests(load_config(prompts=str(prompts)))
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            "photomaker",
+            "prompt 'dance': control_image is given to method 'photomaker', allowed wit",
+        ),
+        (
+            "dreambooth",
+            "prompt 'dance': control_image is given to method 'dreambooth', allowed wit",
+        ),
+        (
+            "ip_adapter",
+            "prompt 'dance': control_streams is 'text' and method 'ip_adapter' has no t",
+        ),
+        (
+            "infinite_id_no_mixed",
+            "prompt 'dance': control_streams is 'text' and method 'infinite_i",
+        ),
+    ],
+)
+def test_methods_that_take_no_control_are_refused_before_a_run(
+    prompts: Path, held: Preset, method: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_manifests(
+            load_config(
+                prompts=str(prompts), controlnet=held.controlnet, methods=["infinite_id", method]
+            )
+        )
+
+
 def test_weights_are_named_by_content_and_refused_where_they_do_not_fit(held, tmp_path) -> None:
     base = load_base(held)
     name = base.held_revision

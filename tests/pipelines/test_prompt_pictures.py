@@ -15,9 +15,11 @@ from PIL import Image
 
 from eval.places import StorageError
 from infinite_id.config import preset
+from infinite_id.details_config import DetailsConfig
 from pipelines.plan.inputs import load_manifests, styled_texts
 from pipelines.plan.made_from import MadeFrom
 from pipelines.plan.requests import RequestPlan
+from pipelines.plan.weights import run_weights
 from pipelines.run.units import committed_units, unit_table
 from pipelines.settings import load_config
 from pipelines.stages.generation import GenerationActor
@@ -188,6 +190,15 @@ def test_rows_that_are_refused(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(ValueError) as refused:
         read_manifest("prompts", str(path))
     assert message.format(tmp=tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["flux2_klein", "timed"])
+def test_methods_that_take_no_picture_are_refused_before_a_run(prompts, method) -> None:
+    with pytest.raises(ValueError, match=f"prompt 'beach': image is given to method '{method}'"):
+        load_manifests(load_config(prompts=str(prompts), methods=["infinite_id", method]))
+    detailed = replace(preset("pocket"), details=DetailsConfig())
+    with pytest.raises(ValueError, match=f"details is set and method '{method}' takes no picture"):
+        run_weights(detailed, ["infinite_id", method])
 
 
 def test_a_manifest_written_elsewhere_finds_its_pictures(prompts, tmp_path) -> None:

@@ -77,6 +77,14 @@ def test_a_person_in_an_uploaded_picture(client, live_url):
         )
     assert edited.data[0].b64_json == made["data"]
 
+    cut = Image.open(io.BytesIO(scene)).convert("RGBA")
+    cut.putalpha(clear.getchannel("A"))
+    form = {"prompt": BODY["prompt"], "identity_id": key, "seed": 7, "steps": 4, "strength": 1}
+    answer = client.post("/v1/images/edits", data=form, files={"image": png(cut)}).json()
+    own, given = pixels(base64.b64decode(answer["data"][0]["b64_json"])), given.mean(axis=(1, 3))
+    apart = np.abs(own - given).mean(axis=(0, 2))
+    assert apart[40:].mean() < 0.5 * apart[:24].mean()
+
 
 @pytest.mark.parametrize(
     ("change", "code", "message"),
@@ -131,24 +139,29 @@ def test_what_openais_form_is_refused(client, data, files, message):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("method", "values", "message"),
     [
-        ({}, None),
+        ("infinite_id", {}, None),
+        ("photomaker", {}, "control_image is given to method 'photomaker', allowed with it: none"),
+        ("timed", {"image": "x"}, "image is given to method 'timed', allowed with it: none"),
+        ("ip_adapter", {"control_streams": "text"}, "method 'ip_adapter' has no text stream"),
         (
+            "infinite_id",
             {"control_guidance_start": 0.8, "control_guidance_end": 0.2},
             "control_guidance_start is 0.8",
         ),
         (
+            "infinite_id",
             {"control_keypoints": None, "control_image": text(b"words")},
             "control_image cannot be used",
         ),
     ],
 )
-def test_control_pictures_are_made_of_a_body(client, values, message):
+def test_control_pictures_are_made_of_a_body(client, method, values, message):
     service = client.app.state.service
     body = GenerateBody(**{**BODY, "control_keypoints": FACE, **values})
     pictures = Pictures(service.worker, service.limits, has_controlnet=True)
-    work = pictures.of(Deadline(10.0), body, (64, 96), 4)
+    work = pictures.of(Deadline(10.0), body, method, (64, 96), 4)
     if message is None:
         begun, held = asyncio.run(work)
         assert begun is None
