@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from infinite_id.init_image import fitted
 
-__all__ = ["ControlImage", "ControlStreams", "check_numbers", "control_image"]
+__all__ = ["ControlImage", "ControlStreams", "check_numbers", "control_image", "control_window"]
 
 ControlStreams = Literal["both", "text"]
 
@@ -59,6 +59,11 @@ class ControlImage:
             raise ValueError(
                 f"control_image is an array {self.image.shape}, allowed: ({height}, {width}, 3)"
             )
+
+
+def control_window(control: ControlImage | None) -> tuple[float, float]:
+    """Start and end of what it adds; (0, 1) where nothing begins or ends, as without one."""
+    return (0.0, 1.0) if control is None or not control.scale else (control.start, control.end)
 
 
 def control_image(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from infinite_id.base import BaseModel
 from infinite_id.config import FusionConfig, SamplerConfig
+from infinite_id.control_image import control_window
 from infinite_id.faces.loading import embedded_faces
 from infinite_id.identity.adapter import StreamAdapter, request_tokens
 from infinite_id.init_image import first_step
@@ -107,8 +108,7 @@ class LatentGenerator(ABC):
         sampler: SamplerConfig,
         hooks: StepHooks,
     ) -> Tensor:
-        """Latents (N, C, h, w) of settled requests that share size, steps, the first of them, and
-        guidance or not."""
+        """Latents (N, C, h, w) of settled requests of one group of `alike`."""
 
     def alike(
         self, requests: Sequence[GenerationRequest]
@@ -124,7 +124,11 @@ class LatentGenerator(ABC):
             (guidance,) = self.guidance_scales([one])
             steps = one.num_inference_steps or self.sampler.num_inference_steps
             first = first_step(one.init_image, steps)
-            groups[(one.height, one.width, steps, first, guidance > 1)].append(number)
+            key: tuple = (one.height, one.width, steps, first, guidance > 1)
+            if self.sampler.reuse_steps > 1:
+                # Where a control begins or ends, the steps of all rows are whole.
+                key += control_window(one.control_image)
+            groups[key].append(number)
         for numbers in groups.values():
             yield numbers, [every[number] for number in numbers]
 

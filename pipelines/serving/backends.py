@@ -75,6 +75,7 @@ def load_batcher(
         max_batch=config.max_batch,
         max_queue=config.max_queue,
         wait_seconds=config.batch_wait_seconds,
+        control_windows=family.sampler.reuse_steps > 1,
         threads=config.threads,
         measures=measures,
         on_loss=on_loss,

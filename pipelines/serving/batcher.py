@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infinite_id.control_image import control_window
 from infinite_id.init_image import first_step
 from infinite_id.types import (
     CancelledError,
@@ -65,9 +66,8 @@ class _Job:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self._made: dict[int, GeneratedImage] = {}
 
-    @property
-    def key(self) -> tuple:
-        """What requests must share to be denoised together."""
+    def key(self, control_windows: bool) -> tuple:
+        """What requests must share to be denoised together; see `Batcher`."""
         first = self.requests[0]
         return (
             first.method,
@@ -76,6 +76,7 @@ class _Job:
             first.num_inference_steps,
             first_step(first.init_image, first.num_inference_steps or 0),
             first.guidance_scale is None or first.guidance_scale > 1,
+            control_window(first.control_image) if control_windows else None,
         )
 
     def send(self, event: Event) -> None:
@@ -119,6 +120,8 @@ class Batcher:
         max_batch: most pictures of one call; a single caller's pictures are never cut apart.
         max_queue: most pictures that wait.
         wait_seconds: how long the first job waits for others.
+        control_windows: controls that act in other steps are denoised apart, as the generators do
+            with `reuse_steps`.
         threads: of torch on the CPU, in the thread that generates.
         measures: of this process.
         on_loss: told, in the generation thread, what kind of error took the generators out.
@@ -131,11 +134,12 @@ class Batcher:
         max_batch: int,
         max_queue: int,
         wait_seconds: float,
+        control_windows: bool = False,
         threads: int = 1,
         measures: Measures | None = None,
         on_loss: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self._threads = threads
+        self._threads, self._windows = threads, control_windows
         self._measures, self._on_loss = measures or Measures(), on_loss
         self.lost: str | None = None
         """Kind of the error that took the generators out."""
@@ -249,7 +253,8 @@ class Batcher:
             if job.over:
                 self._jobs.remove(job)
             elif not taken or (
-                job.key == taken[0].key and size + len(job.requests) <= self._max_batch
+                job.key(self._windows) == taken[0].key(self._windows)
+                and size + len(job.requests) <= self._max_batch
             ):
                 self._jobs.remove(job)
                 taken.append(job)

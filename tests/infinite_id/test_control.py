@@ -214,6 +214,22 @@ def test_steps_that_are_left_out(
     assert apart[0] < 0.5 * apart[1]
 
 
+@pytest.mark.parametrize(("reuse", "groups"), [(1, 1), (3, 2)])
+def test_other_requests_controls_change_no_picture(
+    held: BaseModel, reuse: int, groups: int
+) -> None:
+    """Where a control begins or ends, kept features are made anew, and a batch keeps together."""
+    sampler = SamplerConfig(num_inference_steps=6, reuse_steps=reuse)
+    generator = TextOnlyGenerator(held, OFF, sampler, "r")
+    controls = (None, pose(1), pose(1, scale=0.0, end=0.4), pose(2, end=0.4))
+    asked = [tiny_request(control_image=one, num_inference_steps=6) for one in controls]
+    assert len(list(generator.alike(asked))) == groups
+    together = generator.generate(asked, {})
+    for one, found in zip(asked, together, strict=True):
+        (alone,) = generator.generate([one], {})
+        assert np.abs(alone.image.astype(int) - found.image).max() <= 1
+
+
 def test_what_is_refused(held: BaseModel, own: IdentityAdapter, base: BaseModel) -> None:
     for values, message in (
         ({"scale": float("inf")}, "controlnet_conditioning_scale is inf, allowed: a finite number"),

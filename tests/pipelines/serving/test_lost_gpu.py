@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import httpx
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from infinite_id.control_image import control_image
 from infinite_id.types import GeneratedImage, GenerationRequest
 from pipelines.serving.batcher import Batcher
 
@@ -51,7 +53,7 @@ def request(seed: int, prompt: str = "a person") -> GenerationRequest:
     )
 
 
-def run(failing, *orders) -> SimpleNamespace:
+def run(failing, *orders, **settings) -> SimpleNamespace:
     """All orders at once through a batcher over that generator."""
     generator, losses, lost = Generator(failing), [], threading.Event()
 
@@ -60,7 +62,7 @@ def run(failing, *orders) -> SimpleNamespace:
         lost.set()
 
     batcher = Batcher(
-        {"m": generator}, max_batch=8, max_queue=32, wait_seconds=0.2, on_loss=on_loss
+        {"m": generator}, max_batch=8, max_queue=32, wait_seconds=0.2, on_loss=on_loss, **settings
     )
 
     async def one(order) -> tuple:
@@ -107,6 +109,18 @@ def test_pictures_that_do_not_fit_together_are_made_in_parts():
     assert [one.sample_id for one in pictures] == [one.sample_id for one in order]
     assert done.losses == []
     assert max(done.sizes[1:]) <= 3
+
+
+@pytest.mark.parametrize(("apart", "sizes"), [(False, [3]), (True, [1, 2])])
+def test_controls_of_other_steps_are_made_apart_where_features_are_kept(apart, sizes):
+    black = np.zeros((64, 64, 3), np.uint8)
+    held = [
+        replace(request(1), control_image=control_image(black, 64, 64, end=e)) for e in (0.5, 1)
+    ]
+    done = run(
+        lambda requests: None, *([one] for one in (*held, request(1))), control_windows=apart
+    )
+    assert sorted(done.sizes) == sizes
 
 
 def test_one_picture_that_does_not_fit_takes_the_generators_out():
