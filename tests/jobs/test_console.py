@@ -101,6 +101,9 @@ def test_sigterm_ends_as_ctrl_c_does(capsys):
 def test_ray_says_nothing_while_a_command_is_ended(monkeypatch, number, code):
     worker = SimpleNamespace(_worker_logs_enabled=True)
     monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
+    monkeypatch.setitem(sys.modules, "ray", sys.modules.get("ray", SimpleNamespace()))
+    # Tests that were started in the background of a shell begin with SIGINT ignored.
+    at_first = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
 
     @user_errors()
@@ -114,6 +117,7 @@ def test_ray_says_nothing_while_a_command_is_ended(monkeypatch, number, code):
         command()
     assert left.value.code == code
     assert signal.getsignal(number) is before
+    signal.signal(signal.SIGINT, at_first)
 
 
 def test_a_package_that_is_missing_is_one_sentence(capsys):
