@@ -162,14 +162,17 @@ def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
     return [*subjects, *_mix_subjects(manifests.mixes, subjects)]
 
 
-def styled_texts(manifests: Manifests, options: Mapping[str, Any] | None = None) -> list[Text]:
+def styled_texts(
+    manifests: Manifests, options: Mapping[str, Any] | None = None, store: Store | None = None
+) -> list[Text]:
     """Every prompt in every style, style by style, with its pictures.
 
     Args:
         manifests: of the run.
         options: of the pictures' file systems by scheme.
+        store: the run folder, see `prompt_pictures`.
     """
-    pictures = prompt_pictures(manifests.prompts, options)
+    pictures = prompt_pictures(manifests.prompts, options, store)
     prompts = list(zip(manifests.prompts.to_pylist(), pictures, strict=True))
     return [
         Text(p["prompt_id"], s["style"], p["text"], s["suffix"], s["negative_prompt"] or "", *shown)
@@ -209,7 +212,7 @@ def request_plan(
     ]
     return RequestPlan(
         methods=[(name, weights.revisions[name]) for name in config.methods],
-        texts=styled_texts(manifests, config.storage_options),
+        texts=styled_texts(manifests, config.storage_options, store),
         subjects=subjects,
         seeds=parse_seeds(config.seeds),
         settings=picture_settings(family),

@@ -126,7 +126,7 @@ def run_synthesis(
 
         slots = SlotPlan(
             method=(config.method, weights.revisions[config.method]),
-            texts=styled_texts(manifests, config.storage_options),
+            texts=styled_texts(manifests, config.storage_options, run.store),
             subjects=embedded_subjects(manifests, run.store),
             per_person=config.per_person,
             seed=config.seed,

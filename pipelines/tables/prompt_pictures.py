@@ -28,6 +28,7 @@ from infinite_id.init_image import STRENGTH, InitImage, check_strength, init_ima
 from pipelines.tables.addresses import read_uri
 from pipelines.tables.photo_column import absolute, name_of
 from pipelines.tables.prompt_controls import CONTROL_COLUMNS, PromptControl, prompt_control
+from pipelines.tables.storage import Store
 
 __all__ = [
     "COLUMNS",
@@ -44,6 +45,8 @@ __all__ = [
 COLUMNS = ("image", "mask_image", "control_image")
 """Of prompts, that hold addresses."""
 _BEGUN = ("image", "mask_image", "strength")
+_DIGESTS = "manifests/pictures.parquet"
+_DIGEST_COLUMNS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("digest", pa.string())])
 T = TypeVar("T")
 _READERS = 16
 _MOST_KEPT = 32
@@ -146,18 +149,54 @@ def check_pictures(prompts: pa.Table, where: str) -> None:
                 raise ValueError(f"{place} 'strength': {error}") from None
 
 
-def prompt_pictures(prompts: pa.Table, options: Mapping[str, Any] | None = None) -> list[Pictures]:
+def prompt_pictures(
+    prompts: pa.Table, options: Mapping[str, Any] | None = None, store: Store | None = None
+) -> list[Pictures]:
     """What each prompt begins with and is held to, None for nothing; each file is read once.
 
     Args:
         prompts: manifest table.
         options: of file systems by scheme.
+        store: the run folder of these prompts. What was known of a picture when the run began is
+            kept there and stands where the picture cannot be read now, or could not then: so a run
+            goes on. One that has changed since then gives another digest.
     """
     rows = prompts.select([*_BEGUN, *CONTROL_COLUMNS]).to_pylist()
     uris = {uri: None for row in rows for name in COLUMNS if (uri := row[name]) is not None}
     with ThreadPoolExecutor(_READERS) as readers:
         digests = dict(zip(uris, readers.map(lambda uri: _digest(uri, options), uris), strict=True))
-    return [(_begun(row, digests), prompt_control(row, digests)) for row in rows]
+    found = [
+        {name: digests[row[name]] for name in COLUMNS if row[name] is not None} for row in rows
+    ]
+    if store is not None and any(found):
+        found = _kept(store, found)
+    own = [
+        {row[name]: digest for name, digest in of.items()}
+        for row, of in zip(rows, found, strict=True)
+    ]
+    return [(_begun(row, of), prompt_control(row, of)) for row, of in zip(rows, own, strict=True)]
+
+
+def _kept(store: Store, found: list[dict[str, str | None]]) -> list[dict[str, str | None]]:
+    """Digests by column of each row, with what is known since the run began."""
+    if not store.exists(_DIGESTS):
+        rows = [
+            {"row": number, "column": name, "digest": digest}
+            for number, of in enumerate(found)
+            for name, digest in of.items()
+        ]
+        store.write_table(_DIGESTS, pa.Table.from_pylist(rows, schema=_DIGEST_COLUMNS))
+        return found
+    known = {(r["row"], r["column"]): r["digest"] for r in store.read_table(_DIGESTS).to_pylist()}
+
+    def digest(number: int, name: str, now: str | None) -> str | None:
+        was = known.get((number, name), now)
+        return was if was is None or now is None else now
+
+    return [
+        {name: digest(number, name, now) for name, now in of.items()}
+        for number, of in enumerate(found)
+    ]
 
 
 def _begun(row: Mapping[str, Any], digests: Mapping[str, str | None]) -> PromptPicture | None:

@@ -55,12 +55,12 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def plan_of(path: Path, method: str = "infinite_id") -> RequestPlan:
+def plan_of(path: Path, method: str = "infinite_id", store: Store | None = None) -> RequestPlan:
     manifests = load_manifests(load_config(prompts=str(path), style_names=["raw_photo"]))
     plan = small_plan(method, ["x"], unit_size=16, steps=4)
     return RequestPlan(
-        methods=plan.methods, texts=styled_texts(manifests), subjects=plan.subjects[:2],
-        seeds=[0], settings=plan.settings, unit_size=16,
+        methods=plan.methods, texts=styled_texts(manifests, store=store),
+        subjects=plan.subjects[:2], seeds=[0], settings=plan.settings, unit_size=16,
     )  # fmt: skip
 
 
@@ -159,6 +159,18 @@ def test_a_request_is_named_by_what_it_begins_with_and_not_by_where_it_lies(prom
     text = (other / "prompts.csv").read_text().replace("0.5", "0.75")
     (other / "prompts.csv").write_text(text)
     assert plan_of(other / "prompts.csv", "timed").table(0)["sample_id"][0].as_py() not in new
+
+
+def test_a_run_goes_on_where_a_picture_can_be_read_no_more_or_only_now(run_store, prompts) -> None:
+    scenes = prompts.parent / "scenes"
+    before = plan_of(prompts, store=run_store)
+    (scenes / "mask.png").rename(scenes / "lost.png")
+    again = plan_of(prompts, store=run_store)
+    assert again.digest == before.digest
+    assert again.table(0).equals(before.table(0))
+    assert plan_of(prompts).digest != before.digest
+    Image.new("RGB", (128, 128)).save(scenes / "one.png")
+    assert plan_of(prompts, store=run_store).digest != before.digest
 
 
 def test_what_check_tells(prompts) -> None:
