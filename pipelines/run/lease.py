@@ -109,7 +109,10 @@ class Lease:
             if holder is None and not self._store.exists(_NAME):
                 continue
             stale = True
-            self._store.delete(_NAME)
+            # Looking whether its process lives takes time, in which another may have taken it.
+            again = self._read()
+            if (again and again["token"]) == (holder and holder["token"]):
+                self._store.delete(_NAME)
         raise StorageError(f"{self._store.url}/{_NAME} does not stay as it is written")
 
     def __exit__(
