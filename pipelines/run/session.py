@@ -94,8 +94,8 @@ def end_quietly() -> None:
 
 
 def _tell_of_tasks(told: bool) -> None:
-    # A private name, guarded by tests/pipelines/test_ray_private_names.py: `log_to_driver`, the public
-    # one, is read by `ray.init` alone. A handler of signals calls, so Ray is not imported for it.
+    # A private name, guarded by tests/pipelines/test_ray_private_names.py: the public one,
+    # `log_to_driver`, is read by `ray.init` alone. A handler of signals calls: no import of Ray.
     worker = sys.modules.get("ray._private.worker")
     if worker is not None:
         vars(worker)["_worker_logs_enabled"] = told
