@@ -30,10 +30,12 @@ class JudgedPerson:
         identity: what a generator sees.
         reference: float32 (512,), unit norm, FaceNet's; of other pictures where there are any,
             else of the very photo that a generator sees.
+        faces: float32 (K, 512), unit norm, FaceNet's of each of those pictures.
     """
 
     identity: Identity
     reference: NDArray[np.float32]
+    faces: NDArray[np.float32]
 
 
 def find_face(
@@ -103,4 +105,4 @@ def _person(
 ) -> JudgedPerson:
     mean = references.mean(axis=0)
     identity = Identity(key, (aligned,), encoder.embed([aligned]))
-    return JudgedPerson(identity, (mean / np.linalg.norm(mean)).astype(np.float32))
+    return JudgedPerson(identity, (mean / np.linalg.norm(mean)).astype(np.float32), references)

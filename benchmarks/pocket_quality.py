@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.pocket_people import JudgedPerson, find_face, real_people, synthetic_people
+from eval.distributions import kernel_distance
 from eval.judges.facenet import FaceNet
 from eval.judges.pocket_score import PocketImageText
 from eval.stats import paired_difference, summarise
@@ -30,7 +31,7 @@ from infinite_id.pocket import model as pocket
 from infinite_id.training.captions import COLORS, SCENES, STYLES
 from infinite_id.types import GenerationRequest, Identity
 
-__all__ = ["Case", "Picture", "cases_of", "generate", "measure", "run"]
+__all__ = ["Case", "Picture", "cases_of", "face_distance", "generate", "measure", "run"]
 
 Picture = NDArray[np.uint8]
 # Drawn without colour, so that a colour cannot be told.
@@ -70,7 +71,10 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         Shares in [0, 1], cosines, seconds; names ending in _low and _high are 95 %
-        intervals over people. `trained` is 0 where the pictures are noise.
+        intervals over people. `trained` is 0 where the pictures are noise. `detector_score_photo`
+        is the detector's own, of raw photos, 0 where it found no face. `kernel_distance` is from
+        the faces of raw photos to those of the judging pictures of the same people
+        (`face_distance`).
 
     Raises:
         ValueError: an unknown split or method, or so few people or methods that there is nothing
@@ -99,6 +103,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
                     f"{name}/{key}": float(np.nanmean(tables[name][key]))
                     for key in ("face", "identity", "margin", "text", "style")
                 }
+                figures |= _photos(tables[name], cases, people, name)
         figures |= {
             f"{group}/{key}": value
             for key, value in _absolute(tables[names[0]], cases, people).items()
@@ -172,18 +177,22 @@ def measure(
     judge: FaceNet,
     scorer: PocketImageText,
 ) -> dict[str, NDArray]:
-    """Per picture: face found, cosine to every person, semantic scores and choices."""
-    similarity = np.full((len(pictures), len(people)), np.nan)
+    """Per picture: face found, the detector's score, FaceNet's embedding (NaN without a face),
+    cosine to every person, semantic scores and choices."""
     references = np.stack([one.reference for one in people])
+    embedded = np.full((len(pictures), references.shape[1]), np.nan)
+    detector = np.zeros(len(pictures))
     for row, picture in enumerate(pictures):
         with contextlib.suppress(FaceError):
             face = find_face(picture, backend)
-            similarity[row] = judge.embed([picture], [face])[0] @ references.T
+            embedded[row], detector[row] = judge.embed([picture], [face])[0], face.det_score
     images = scorer.embed_images(pictures)
     texts = scorer.embed_texts([case.request.prompt for case in cases])
     styles = scorer.embed_texts([STYLES[case.style][0] for case in cases])
     return {
-        **_identity(similarity, [case.person for case in cases]),
+        **_identity(embedded @ references.T, [case.person for case in cases]),
+        "detector": detector,
+        "embedded": embedded,
         "text": (images * texts).sum(axis=1),
         "style": (images * styles).sum(axis=1),
         "color_choice": _choose(images, scorer, [f"a person wearing a {c} shirt" for c in COLORS]),
@@ -205,6 +214,36 @@ def _identity(similarity: NDArray, right: Sequence[int]) -> dict[str, NDArray]:
         "similarity": similarity,
         "identity": own,
         "margin": own - others,
+    }
+
+
+def face_distance(made: NDArray, seen: NDArray) -> float:
+    """The kernel distance of two sets of faces, 0 where they are alike.
+
+    The kernel is (cosine + 1) ^ 3: `kernel_distance` divides by the width, of which unit rows have
+    nothing left.
+
+    Args:
+        made, seen: FaceNet's embeddings of unit norm, (N, D) and (M, D); rows of NaN are left out.
+
+    Returns:
+        NaN where fewer than two faces were found.
+    """
+    made = made[np.isfinite(made).all(axis=1)]
+    if len(made) < 2:
+        return float("nan")
+    width = np.sqrt(made.shape[1])
+    return kernel_distance(seen * width, made * width)[0]
+
+
+def _photos(
+    table: Mapping[str, NDArray], cases: Sequence[Case], people: Sequence[JudgedPerson], name: str
+) -> dict[str, float]:
+    photo = np.array([case.style == "photo" for case in cases])
+    seen = np.concatenate([one.faces for one in people])
+    return {
+        f"{name}/detector_score_photo": float(table["detector"][photo].mean()),
+        f"{name}/kernel_distance": face_distance(table["embedded"][photo], seen),
     }
 
 
@@ -247,6 +286,7 @@ def _absolute(
         "color_by_rule": float((table["color_rule"] == color)[photo].mean()),
         "scene_by_scorer": float((table["scene_choice"] == scene).mean()),
         "style_by_scorer": float((table["style_choice"] == style).mean()),
+        "style_by_scorer_styled": float((table["style_choice"] == style)[~photo].mean()),
     }
 
 

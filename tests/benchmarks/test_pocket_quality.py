@@ -18,6 +18,7 @@ from benchmarks.pocket_quality import (
     _directions,
     _identity,
     cases_of,
+    face_distance,
     measure,
     run,
 )
@@ -98,6 +99,9 @@ def test_photos_and_styled_pictures_are_told_apart() -> None:
     assert found["color_by_rule"] == 1 / 2
     assert found["scene_by_scorer"] == 3 / 6
     assert found["style_by_scorer"] == 1
+    photos_right = [list(STYLES).index("photo")] * 6
+    confused = _absolute(table([face] * 6, cases, style_choice=photos_right), cases, people(2))
+    assert (confused["style_by_scorer"], confused["style_by_scorer_styled"]) == (2 / 6, 0)
 
 
 @pytest.mark.parametrize("color", sorted(COLORS))
@@ -134,6 +138,20 @@ def test_a_comparison_is_ours_minus_the_others_on_the_same_request() -> None:
             assert low <= found[figure] <= high < low + 0.1
             assert (low > 0) == (sign > 0)
     assert len(found) == 3 * sum(len(scores) for _, scores in COMPARISONS.values())
+
+
+def test_the_distance_of_faces_is_small_within_one_world_and_large_between_two() -> None:
+    rng = np.random.default_rng(3)
+
+    def world(middle: int, count: int) -> NDArray:
+        rows = 0.3 * rng.normal(size=(count, 64)) / 8
+        rows[:, middle] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    seen, alike, other = world(0, 60), world(0, 60), world(1, 60)
+    assert face_distance(np.vstack([alike, np.full((5, 64), NAN)]), seen) < 0.05
+    assert face_distance(other, seen) > 1
+    assert np.isnan(face_distance(np.full((5, 64), NAN), seen))
 
 
 def test_methods_that_were_not_asked_for_are_not_compared() -> None:
@@ -173,7 +191,7 @@ def test_pictures_of_the_right_person_have_a_margin_and_gray_ones_no_face(
         seen = judge.embed(others, [find_face(one, encoder.faces) for one in others]).mean(axis=0)
         blank = np.zeros((112, 112, 3), np.uint8)
         identity = Identity(str(number), (blank,), encoder.embed([blank]))
-        known.append(JudgedPerson(identity, seen / np.linalg.norm(seen)))
+        known.append(JudgedPerson(identity, seen / np.linalg.norm(seen), seen[None]))
     shown.append(np.full((64, 64, 3), 90, np.uint8))
     cases = [case(0), case(1, "oil", "blue"), case(2), case(2)]
     found = measure(shown, cases, known, encoder.faces, judge, PocketImageText())
@@ -181,6 +199,9 @@ def test_pictures_of_the_right_person_have_a_margin_and_gray_ones_no_face(
     assert (found["margin"][:3] > 0.2).all()
     assert found["similarity"][:3].argmax(axis=1).tolist() == [0, 1, 2]
     assert np.isnan(found["margin"][3])
+    assert (found["detector"][:3] > 0.6).all()
+    assert found["detector"][3] == 0
+    assert np.isnan(found["embedded"][3]).all()
     # What it says of a text needs no face.
     assert np.isfinite(found["text"]).all()
     # In gray the shoulders are neither red nor blue.

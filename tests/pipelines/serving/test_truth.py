@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 
 import openapi_spec_validator
 import pytest
@@ -77,6 +80,23 @@ def test_the_openapi_keeps_the_rules_that_redocly_recommends(client):
             assert any(status >= "400" for status in operation["responses"])
             named = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
             assert named == told
+
+
+def test_redocly_finds_nothing_in_the_openapi(client, need, tmp_path):
+    redocly = shutil.which("redocly")
+    need("redocly", redocly is not None, "npm install --global @redocly/cli")
+    document = tmp_path / "openapi.json"
+    document.write_text(client.get("/openapi.json").text)
+    quiet = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
+    done = subprocess.run(
+        [redocly, "lint", "--extends=recommended", "--format=json", document],
+        env={**os.environ, **quiet},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    assert found["totals"] == {"errors": 0, "warnings": 0, "ignored": 0}, found["problems"]
 
 
 def test_settings_hold_every_limit_of_a_request(client):
