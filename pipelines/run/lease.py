@@ -4,14 +4,16 @@
 renewing, so its lease runs out by itself; a dead process is seen at once by one that sees the same
 processes: of the same machine, since it was started, in the same container.
 A lease is made where there is none, in one step: what O_EXCL means on a disk, a conditional put on
-an object store (`Store.create`). One that ran out is taken away first, and whoever took it looks
-once more. A holder reads its lease before it renews it, and stops if another's is there.
+an object store (`Store.create`). One that ran out is taken away first, by the one who makes a claim
+to that very lease in the same way: whoever saw it run out and comes late takes nothing away that
+was made since. A holder reads its lease before it renews it, and stops if another's is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import signal
@@ -31,9 +33,11 @@ from pipelines.tables.storage import Store
 __all__ = ["Lease", "LeaseLostError"]
 
 _NAME = "lease.json"
-# Between taking a dead run's lease and the look whether another took it, too.
-_SETTLE_SECONDS = 0.3
-_TRIES = 5
+# A claim takes two small requests; one older than this is a dead process's.
+_CLAIM_SECONDS = 30.0
+_WAIT_SECONDS = 0.1
+# Longer than such a claim lasts.
+_TRIES = 400
 
 
 class LeaseLostError(RunFailedError):
@@ -89,15 +93,10 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        stale = False
         for _ in range(_TRIES):
             if self._store.create(_NAME, self._mine()):
-                if stale:
-                    time.sleep(_SETTLE_SECONDS)
-                holder = self._read()
-                if holder is not None and holder["token"] == self._token:
-                    self._thread.start()
-                    return self
+                self._thread.start()
+                return self
             holder = self._read()
             if holder is not None and self._alive(holder):
                 left = holder["until"] - self._clock()
@@ -106,14 +105,28 @@ class Lease:
                     f"{holder['host']}, allowed: another --output, or the same once that run has "
                     f"ended (a dead one's lease runs out in {max(left, 0):.0f} s)"
                 )
-            if holder is None and not self._store.exists(_NAME):
-                continue
-            stale = True
-            # Looking whether its process lives takes time, in which another may have taken it.
-            again = self._read()
-            if (again and again["token"]) == (holder and holder["token"]):
-                self._store.delete(_NAME)
+            if (holder is not None or self._store.exists(_NAME)) and not self._take_away(holder):
+                time.sleep(_WAIT_SECONDS)
         raise StorageError(f"{self._store.url}/{_NAME} does not stay as it is written")
+
+    def _take_away(self, holder: dict[str, Any] | None) -> bool:
+        """Removes this very lease, which ran out or cannot be read; False: another does it now."""
+        token = str(holder and holder["token"])
+        claim = f"lease-{hashlib.sha256(token.encode()).hexdigest()[:16]}.claim"
+        until = str(time.time() + _CLAIM_SECONDS).encode()
+        if not self._store.create(claim, until):
+            with contextlib.suppress(StorageError, ValueError):
+                if time.time() >= float(self._store.read_bytes(claim)):
+                    self._store.delete(claim)
+            return False
+        try:
+            # It was read before the claim: another may have taken it away since.
+            again = self._read()
+            if str(again and again["token"]) == token:
+                self._store.delete(_NAME)
+        finally:
+            self._store.delete(claim)
+        return True
 
     def __exit__(
         self,

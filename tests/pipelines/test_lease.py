@@ -99,6 +99,46 @@ def test_of_many_that_begin_at_once_one_gets_the_folder(tmp_path, stale):
     assert store.holds() == []
 
 
+class _Slow(Store):
+    """Its first deletion takes long: time in which others take the lease."""
+
+    slow = threading.Semaphore(1)
+
+    def delete(self, path: str) -> None:
+        if path == "lease.json" and self.slow.acquire(blocking=False):
+            time.sleep(0.8)
+        super().delete(path)
+
+
+def test_who_is_slow_takes_nothing_away_that_was_made_since(tmp_path):
+    store = _Slow(tmp_path)
+    _foreign(store, until=time.time() - 1)
+    got = [lease for lease in _at_once(store, 8) if lease is not None]
+    assert len(got) == 1
+    assert json.loads(store.read_bytes("lease.json"))["token"] == got[0]._token
+    got[0].__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_died_while_it_took_a_lease_away_stops_nobody(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    _foreign(store, until=time.time() - 1)
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Store, "delete", _die)
+        Lease(store).__enter__()
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".claim", ".json"]
+    claim = next(tmp_path.glob("*.claim"))
+    claim.write_text(str(time.time() + 0.5))
+    begun = time.monotonic()
+    with Lease(store):
+        assert time.monotonic() - begun > 0.3
+    assert list(tmp_path.iterdir()) == []
+
+
+def _die(self: Store, path: str) -> None:
+    raise KeyboardInterrupt
+
+
 def test_another_machines_lease_counts_until_it_runs_out(tmp_path):
     store = Store(tmp_path)
     _foreign(store, until=1000.0)
