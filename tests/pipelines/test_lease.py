@@ -123,9 +123,10 @@ def test_who_is_slow_takes_nothing_away_that_was_made_since(tmp_path):
 def test_who_died_while_it_took_a_lease_away_stops_nobody(tmp_path, monkeypatch):
     store = Store(tmp_path)
     _foreign(store, until=time.time() - 1)
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as broken:
         broken.setattr(Store, "delete", _die)
-        Lease(store).__enter__()
+        with pytest.raises(KeyboardInterrupt):
+            Lease(store).__enter__()
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".claim", ".json"]
     claim = next(tmp_path.glob("*.claim"))
     claim.write_text(str(time.time() + 0.5))
