@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -19,7 +19,14 @@ from infinite_id.training.dataset import SPLITS
 from infinite_id.training.faces_gan import Person, draw_people, load_face_generator
 from infinite_id.types import Identity
 
-__all__ = ["JudgedPerson", "drawn_people", "find_face", "real_people", "synthetic_people"]
+__all__ = [
+    "JudgedPerson",
+    "drawn_people",
+    "find_face",
+    "judged_people",
+    "real_people",
+    "synthetic_people",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +78,15 @@ def synthetic_people(
     count: int, encoder: IdentityEncoder, judge: FaceNet, split: str = "test"
 ) -> list[JudgedPerson]:
     """The first `count` people of a split: one picture conditions, two others judge."""
+    return judged_people(drawn_people(count, encoder.faces, split), encoder, judge)
+
+
+def judged_people(
+    drawn: Iterable[Person], encoder: IdentityEncoder, judge: FaceNet
+) -> list[JudgedPerson]:
+    """People of `drawn_people`: the first picture conditions, the others judge."""
     people = []
-    for person in drawn_people(count, encoder.faces, split):
+    for person in drawn:
         given, *others = person.portraits
         reference = judge.embed([p.image for p in others], [p.detection for p in others])
         people.append(_person(str(person.index), given.aligned, reference, encoder))

@@ -20,7 +20,7 @@ from infinite_id.training.faces_gan import Portrait
 from infinite_id.training.scenes import CANVAS, apply_light, paint_scene
 from infinite_id.training.styles import apply_style
 
-__all__ = ["Composition", "compose", "compose_pair"]
+__all__ = ["Composition", "compose", "compose_far", "compose_pair"]
 
 DRAWN = 2
 """Times the size of a picture at which it is drawn."""
@@ -81,10 +81,7 @@ def compose(
     canvas = _body(canvas, description, head.skin, rng)
     canvas = _enlarged(canvas, size)
     canvas = canvas * (1 - head.mask) + head.image * head.mask
-    canvas = _grade(canvas, description.light)
-    small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
-    return Composition(apply_style(picture, description.style, rng), head.landmarks)
+    return Composition(_finished(canvas, description, size, rng), head.landmarks)
 
 
 def compose_pair(
@@ -107,24 +104,71 @@ def compose_pair(
     placed: list[NDArray[np.float32]] = []
     for portrait, description, centre in zip(portraits, descriptions, PAIR_CENTRES, strict=True):
         head = _head(portrait, *_level_placement(portrait, size, rng), size)
-        person, cover = _cut_out(head, description, size, rng)
-        # The bottom edge stays where it is.
-        shift = np.array([(centre - PAIR_SCALE / 2) * drawn, (1 - PAIR_SCALE) * drawn])
-        matrix = np.array([[PAIR_SCALE, 0, shift[0]], [0, PAIR_SCALE, shift[1]]])
-        person, cover = (
-            np.asarray(
-                cv2.warpAffine(part, matrix, (drawn, drawn), flags=cv2.INTER_AREA), np.float32
-            )
-            for part in (person, cover)
-        )
-        # Colours were multiplied by their cover, so that edges do not darken.
-        canvas = np.asarray(canvas * (1 - cover[..., None]) + person, np.float32)
-        centred = (head.landmarks + 0.5) * DRAWN * PAIR_SCALE + shift
-        placed.append((centred / DRAWN - 0.5).astype(np.float32))
-    canvas = _grade(canvas, shared.light)
+        matrix = _smaller(PAIR_SCALE, centre, drawn)
+        canvas = _stood(canvas, head, description, matrix, size, rng)
+        placed.append(_moved(head.landmarks, matrix))
+    return Composition(_finished(canvas, shared, size, rng), placed[0])
+
+
+def compose_far(
+    portrait: Portrait, description: Description, rng: np.random.Generator, size: int, scale: float
+) -> tuple[Composition, NDArray[np.bool_]]:
+    """One person farther away, `scale` times as large as `compose` makes them, and where the head
+    is, (S, S).
+
+    Args:
+        portrait, description, rng, size: as of `compose`.
+        scale: in (0, 1].
+    """
+    drawn = DRAWN * size
+    canvas = apply_light(paint_scene(description.scene, rng), description.light, rng)
+    place = _level_placement if EDITIONS[size].level_heads else _placement
+    head = _head(portrait, *place(portrait, size, rng), size)
+    matrix = _smaller(scale, 0.5, drawn)
+    canvas = _stood(_enlarged(canvas, size), head, description, matrix, size, rng)
+    mask = cv2.warpAffine(head.mask[..., 0], matrix, (drawn, drawn), flags=cv2.INTER_AREA)
+    mask = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
+    picture = _finished(canvas, description, size, rng)
+    return Composition(picture, _moved(head.landmarks, matrix)), np.asarray(mask > 0.05)
+
+
+def _smaller(scale: float, centre: float, drawn: int) -> NDArray[np.float64]:
+    """Drawing to a smaller one around `centre`, a share of its width; the bottom edge stays."""
+    return np.array(
+        [[scale, 0, (centre - scale / 2) * drawn], [0, scale, (1 - scale) * drawn]], np.float64
+    )
+
+
+def _stood(
+    canvas: Canvas,
+    head: _Head,
+    description: Description,
+    matrix: NDArray[np.float64],
+    size: int,
+    rng: np.random.Generator,
+) -> Canvas:
+    """The drawing with that person in it, moved by `matrix`."""
+    drawn = DRAWN * size
+    person, cover = (
+        np.asarray(cv2.warpAffine(part, matrix, (drawn, drawn), flags=cv2.INTER_AREA), np.float32)
+        for part in _cut_out(head, description, size, rng)
+    )
+    # Colours were multiplied by their cover, so that edges do not darken.
+    return np.asarray(canvas * (1 - cover[..., None]) + person, np.float32)
+
+
+def _moved(landmarks: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    centred = (landmarks + 0.5) * DRAWN * float(matrix[0, 0]) + matrix[:, 2]
+    return (centred / DRAWN - 0.5).astype(np.float32)
+
+
+def _finished(
+    canvas: Canvas, description: Description, size: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    canvas = _grade(canvas, description.light)
     small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     picture = np.clip(np.round(small), 0, 255).astype(np.uint8)
-    return Composition(apply_style(picture, shared.style, rng), placed[0])
+    return apply_style(picture, description.style, rng)
 
 
 def _cut_out(

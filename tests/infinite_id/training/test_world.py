@@ -33,7 +33,7 @@ from infinite_id.training.dataset import (
     split_of,
 )
 from infinite_id.training.text import tokenize
-from infinite_id.training.world import compose, compose_pair
+from infinite_id.training.world import compose, compose_far, compose_pair
 
 faces_gan = pytest.importorskip("infinite_id.training.faces_gan")
 pytest.importorskip("gan_face_generate", reason="pip install --no-deps gan-face-generate==1.1.1")
@@ -192,6 +192,24 @@ def test_two_people_stand_side_by_side(frontal: list, backend: FaceBackend):
         aligned = align_face(made.image, face.landmarks)
         seen = backend.embed(aligned[None])[0]
         assert seen @ portraits[own].face > seen @ portraits[other].face + 0.2
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_somebody_farther_away_is_smaller_and_found_there(
+    frontal: list, backend: FaceBackend, size: int
+):
+    portrait = frontal[0].portraits[0]
+    made, head = compose_far(portrait, PLAIN, np.random.default_rng(4), size, 0.6)
+    near = compose(portrait, PLAIN, np.random.default_rng(4), size)
+    assert (made.image.shape, head.shape) == ((size, size, 3), (size, size))
+    apart = [np.linalg.norm(one.landmarks[1] - one.landmarks[0]) for one in (made, near)]
+    assert apart[0] == pytest.approx(0.6 * apart[1], rel=0.03)
+    found = backend.detect(cv2.resize(made.image, (384, 384), interpolation=cv2.INTER_CUBIC))
+    (face,) = (one.scaled(size / 384) for one in found)
+    assert np.abs(face.landmarks - made.landmarks).mean() < 1.5
+    x, y = made.landmarks.round().astype(int).T
+    assert head[y, x].all()
+    assert 0.05 < head.mean() < 0.3
 
 
 def test_captions_of_two_name_both_within_the_text_encoders_reach():
