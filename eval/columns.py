@@ -25,6 +25,8 @@ __all__ = [
     "image_score",
     "nsfw",
     "pose",
+    "pose_difference",
+    "reference_pose",
     "style_first",
     "style_score",
     "text_score",
@@ -55,6 +57,14 @@ def identity_mean(batch: PictureBatch) -> Scores:
 
 
 def pose(axis: int) -> Callable[[PictureBatch], Scores]:
+    return lambda batch: batch.poses[:, axis]
+
+
+def reference_pose(axis: int) -> Callable[[PictureBatch], Scores]:
+    return lambda batch: batch.reference_poses[:, axis]
+
+
+def pose_difference(axis: int) -> Callable[[PictureBatch], Scores]:
     return lambda batch: batch.pose_differences[:, axis]
 
 

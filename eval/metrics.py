@@ -27,6 +27,11 @@ _POSE = (
     "(DeMenthon and Davis 1995); near 0 in all three: the photo's pose was copied; NaN without a "
     "face"
 )
+_TOWARDS = (
+    "positive to the picture's right",
+    "positive where it looks down",
+    "positive where it leans clockwise",
+)
 _ASKED = "answer of a vision-language model that sees the picture; NaN without an answer"
 
 METRICS: dict[str, Metric] = {
@@ -138,14 +143,56 @@ METRICS: dict[str, Metric] = {
         "mean of the cosines by FaceNet and the networks given; NaN without a face",
     ),
     "pose_yaw": Metric(
-        "Yaw difference", None, (0.0, 180.0), "degrees", ("faces",), columns.pose(0), _POSE
+        "Yaw difference",
+        None,
+        (0.0, 180.0),
+        "degrees",
+        ("faces",),
+        columns.pose_difference(0),
+        _POSE,
     ),
     "pose_pitch": Metric(
-        "Pitch difference", None, (0.0, 180.0), "degrees", ("faces",), columns.pose(1), _POSE
+        "Pitch difference",
+        None,
+        (0.0, 180.0),
+        "degrees",
+        ("faces",),
+        columns.pose_difference(1),
+        _POSE,
     ),
     "pose_roll": Metric(
-        "Roll difference", None, (0.0, 180.0), "degrees", ("faces",), columns.pose(2), _POSE
+        "Roll difference",
+        None,
+        (0.0, 180.0),
+        "degrees",
+        ("faces",),
+        columns.pose_difference(2),
+        _POSE,
     ),
+    **{
+        name: Metric(
+            name.capitalize(),
+            None,
+            (-180.0, 180.0),
+            "degrees",
+            ("faces",),
+            columns.pose(axis),
+            f"of the largest face, {_TOWARDS[axis]}; NaN without a face",
+        )
+        for axis, name in enumerate(("yaw", "pitch", "roll"))
+    },
+    **{
+        f"reference_{name}": Metric(
+            f"Reference {name}",
+            None,
+            (-180.0, 180.0),
+            "degrees",
+            ("faces",),
+            columns.reference_pose(axis),
+            f"mean of the aligned reference faces, {_TOWARDS[axis]}; NaN where none is found",
+        )
+        for axis, name in enumerate(("yaw", "pitch"))
+    },
     "aesthetic": Metric(
         "Aesthetic",
         True,
@@ -205,9 +252,12 @@ DEFAULT_METRICS: tuple[str, ...] = (
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "default": DEFAULT_METRICS,
-    "pose": ("pose_yaw", "pose_pitch", "pose_roll"),
+    "pose": (
+        "yaw", "pitch", "roll", "reference_yaw", "reference_pitch",
+        "pose_yaw", "pose_pitch", "pose_roll",
+    ),
     "vlm": ("vlm_prompt", "vlm_subject", "vlm_overall"),
-}
+}  # fmt: skip
 """A name in a list of metrics that stands for several."""
 
 

@@ -163,6 +163,28 @@ class PictureBatch:
         return self._spread(model.embed_images(self.crops) if self.seen else empty)
 
     @cached_property
+    def poses(self) -> NDArray[np.float32]:
+        """(N, 3) yaw, pitch, roll of the largest face, degrees; NaN without one."""
+        found = np.full((len(self), 3), np.nan, dtype=np.float32)
+        for row in self.with_face:
+            found[row] = head_pose(self.faces[row][0].landmarks)
+        return found
+
+    @cached_property
+    def reference_poses(self) -> NDArray[np.float32]:
+        """(N, 3) mean yaw, pitch, roll of the references, degrees; NaN without one whose face is
+        found in its crop."""
+        found = np.full((len(self), 3), np.nan, dtype=np.float32)
+        for row, crops in enumerate(self.references):
+            known = (
+                np.stack(self.networks.pose_reference(list(crops))) if crops else np.empty((0, 3))
+            )
+            known = known[~np.isnan(known).any(axis=1)]
+            if len(known):
+                found[row] = known.mean(axis=0)
+        return found
+
+    @cached_property
     def pose_differences(self) -> NDArray[np.float32]:
         """(N, 3) degrees of yaw, pitch, roll between the face and the reference that is nearest.
 
@@ -171,7 +193,7 @@ class PictureBatch:
         """
         found = np.full((len(self), 3), np.nan, dtype=np.float32)
         for row in self.with_face:
-            own = head_pose(self.faces[row][0].landmarks)
+            own = self.poses[row]
             known = np.stack(self.networks.pose_reference(list(self.references[row])))
             apart = np.abs((own - known + 180) % 360 - 180)
             apart = apart[~np.isnan(apart).any(axis=1)]

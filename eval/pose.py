@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from infinite_id.faces.alignment import ARCFACE_TEMPLATE
 
-__all__ = ["HEAD", "head_pose"]
+__all__ = ["HEAD", "head_pose", "turned_landmarks"]
 
 _EYES_MM = 63.0
 # Towards the viewer: eyes, nose tip, corners of the mouth.
@@ -36,6 +36,20 @@ def _head() -> NDArray[np.float64]:
 HEAD: NDArray[np.float64] = _head()
 """Landmarks of a head that looks at the viewer, (5, 3) mm from between the eyes: x right, y down, z
 away; order as in `Detection`: eyes left to right as seen, nose, corners of the mouth likewise."""
+
+
+def turned_landmarks(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
+    """(5, 2): x and y of the landmarks of `HEAD`, turned and seen from afar, in mm from between
+    its eyes; `head_pose` of them is (yaw, pitch, roll).
+
+    Args:
+        yaw, pitch, roll: degrees, signs as of `head_pose`.
+    """
+    a, b, g = np.radians([-yaw, pitch, roll])
+    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    in_plane = np.array([[np.cos(g), -np.sin(g), 0], [np.sin(g), np.cos(g), 0], [0, 0, 1]])
+    return np.asarray((HEAD @ (in_plane @ about_x @ about_y).T)[:, :2], np.float64)
 
 
 def head_pose(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:

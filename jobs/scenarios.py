@@ -23,6 +23,19 @@ CONFIGS = Path(__file__).parent / "configs"
 Finish = Callable[[RunSummary, BenchmarkConfig], None]
 
 
+def _runnable(overrides: Mapping[str, Any]) -> list[str]:
+    """The scenarios that have what they need; a line for each that does not."""
+    names = []
+    for name in scenario_names(CONFIGS):
+        scenario, run = load_scenario(CONFIGS, name)
+        needs = scenario.needs
+        if needs is not None and (run | dict(overrides)).get(needs) is None:
+            console.print(f"left out: {name}: it needs --set {needs}=ADDRESS", markup=False)
+            continue
+        names.append(name)
+    return names
+
+
 def list_scenarios() -> None:
     """Prints every scenario with a line."""
     for name in scenario_names(CONFIGS):
@@ -67,7 +80,7 @@ def run_scenarios(
 
     failed: dict[str, str] = {}
     unmet = False
-    names = scenario_names(CONFIGS)
+    names = _runnable(overrides)
     with ray_session(overrides.get("address")):
         for one in names:
             console.print(f"[bold]{one}[/bold]")

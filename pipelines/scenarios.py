@@ -23,8 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from infinite_id.baselines.config import DreamBoothConfig
 from pipelines.benchmark import RunSummary, run_benchmark
 from pipelines.plan.inputs import load_manifests
+from pipelines.scenario_prompts import posed_prompts, scene_prompts
 from pipelines.settings import BenchmarkConfig, load_config
 from pipelines.tables.addresses import read_uri
+from pipelines.tables.demo_people import sample_identities
 from pipelines.tables.schemas import IDENTITIES, MIXES
 from pipelines.tables.storage import Store
 
@@ -39,7 +41,11 @@ class Scenario(BaseModel):
     `people`: the first people of the manifest only. `variants`: factors by which each photo is
     made smaller and large again. `mix`: pairs of people are stacked, or walked between in `steps`
     steps. `dreambooth`: weights of prior preservation, one fit each; `fit_steps` of each.
-    `prompts`, `styles`: manifests in place. `across`: columns of the picture grid.
+    `prompts`, `styles`: manifests in place. `poses`: yaw, pitch and roll in degrees: each prompt is
+    held to each by a ControlNet, which the run must name (`needs`). `scenes`: so many of the last
+    people are not shown; the others are put in their place in their photos, with each of
+    `strengths`. `samples`: the shipped synthetic people, unless the run names others. `across`:
+    columns of the picture grid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +63,15 @@ class Scenario(BaseModel):
     fit_steps: int = Field(200, ge=1)
     prompts: list[dict[str, Any]] | None = None
     styles: list[dict[str, Any]] | None = None
+    poses: list[tuple[float, float, float]] | None = None
+    scenes: int | None = Field(None, ge=1)
+    strengths: list[float] = Field([0.8], min_length=1)
+    samples: bool = False
+
+    @property
+    def needs(self) -> str | None:
+        """A key of the run without which it does not begin, and that no file of ours can name."""
+        return None if self.poses is None else "controlnet"
 
 
 def scenario_names(folder: Path) -> list[str]:
@@ -123,8 +138,29 @@ def run_scenario(
         if rows is not None and kind not in given:
             inputs.write_bytes(f"{kind}.yaml", yaml.safe_dump(rows).encode())
             changes[kind] = f"{inputs.address}/{kind}.yaml"
+    if scenario.samples and config.identities is None:
+        inputs.write_table("samples.parquet", sample_identities())
+        changes["identities"] = f"{inputs.address}/samples.parquet"
     config = config.model_copy(update=changes)
-    identities = load_manifests(config).identities
+    manifests = load_manifests(config)
+    identities = manifests.identities
+    rows = manifests.prompts.to_pylist()
+    if scenario.scenes is not None:
+        if identities.num_rows <= scenario.scenes:
+            raise ValueError(
+                f"scenario {name} has {identities.num_rows} people, allowed: more than "
+                f"{scenario.scenes}, whose photos are its scenes"
+            )
+        shown = identities.num_rows - scenario.scenes
+        others = identities.slice(shown)
+        identities = identities.slice(0, shown)
+        rows = scene_prompts(rows, others, scenario.strengths, config, inputs)
+    if scenario.poses is not None:
+        rows = posed_prompts(rows, scenario.poses, config)
+    if scenario.scenes is not None or scenario.poses is not None:
+        inputs.write_bytes("prompts.yaml", yaml.safe_dump(rows).encode())
+        # What was chosen among the prompts has other names now.
+        changes |= {"prompts": f"{inputs.address}/prompts.yaml", "prompt_ids": None}
     if scenario.people is not None:
         identities = identities.slice(0, scenario.people)
     variants: dict[str, dict[str, Any]] = {}
@@ -133,7 +169,7 @@ def run_scenario(
     if scenario.mix is not None and config.mixes is None:
         inputs.write_table("mixes.parquet", _mixes(identities, scenario))
         changes["mixes"] = f"{inputs.address}/mixes.parquet"
-    if scenario.people is not None or variants:
+    if scenario.people is not None or scenario.scenes is not None or variants:
         inputs.write_table("identities.parquet", identities)
         changes["identities"] = f"{inputs.address}/identities.parquet"
     config = config.model_copy(update=changes)

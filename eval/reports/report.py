@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from eval.comparable import describe
 from eval.json_values import json_value
+from eval.pose_slopes import AXES, PoseSlopes, pose_slopes
 from eval.reports.exports import csv_table, latex_identity, latex_table, networks_of
 from eval.reports.formatting import bounds, carries, cell, interval, label, record, value
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
@@ -91,7 +92,8 @@ def write_report(
     sets = data.folder.read_json("sets.json") or {}
     scenario = data.folder.read_json("scenario.json") or {}
     figures = make_plots(data, tables, sets, scenario) | make_sheets(data, tables, scenario)
-    context = _context(data, tables, extreme, pictures, figures)
+    poses = pose_slopes(data)
+    context = _context(data, tables, extreme, pictures, figures) | _pose_rows(poses)
     context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
     context["identity_judges"] = _judges(sets)
     context["identity_networks"] = networks_of(sets.get("identity"))
@@ -99,7 +101,12 @@ def write_report(
     page = environment.get_template("report.html.j2").render(context)
     markdown = environment.get_template("report.md.j2").render(context)
     report = json.dumps(
-        _json(data, tables, extreme, shown) | {"sets": sets, "figures": list(figures)},
+        _json(data, tables, extreme, shown)
+        | {
+            "sets": sets,
+            "figures": list(figures),
+            "poses": [json_value(asdict(one)) for one in poses],
+        },
         indent=1,
         ensure_ascii=False,
     )
@@ -193,6 +200,25 @@ def _set_rows(sets: dict[str, Any]) -> list[tuple[str, list[str]]]:
         cells += [value(kernel["mean"] if kernel else None, "cosine"), value(frechet, "cosine")]
         rows.append((name, [f"{values.get('with_face')} of {values.get('pictures')}", *cells]))
     return rows
+
+
+def _pose_rows(poses: Sequence[PoseSlopes]) -> dict[str, Any]:
+    """Headings and cells of the table of poses, which has the columns that any method has."""
+    columns = [
+        (kind, axis)
+        for kind in ("copied", "followed")
+        for axis in AXES
+        if any(axis in getattr(one, kind) for one in poses)
+    ]
+    rows = []
+    for one in poses:
+        slopes = [getattr(one, kind).get(axis) for kind, axis in columns]
+        cells = [
+            "–" if s is None else " ".join(filter(None, (value(s.mean, ""), interval(s, ""))))
+            for s in slopes
+        ]
+        rows.append((one.method, cells))
+    return {"pose_titles": [f"{axis} {kind}" for kind, axis in columns], "pose_rows": rows}
 
 
 def _context(

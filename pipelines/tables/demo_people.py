@@ -1,7 +1,8 @@
-"""People for a first look: insightface's own sample photos, from its installed package."""
+"""People for a first look: insightface's sample photos, from its installed package, and ours."""
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from infinite_id.packages import PackageFile, package_file
 from pipelines.tables.schemas import IDENTITIES
 from pipelines.tables.table_checks import check_table
 
-__all__ = ["PORTRAIT", "demo_identities"]
+__all__ = ["PORTRAIT", "demo_identities", "sample_identities"]
 
 _SOURCE = "insightface 2.1, data/images"
 _LICENCE = "insightface's sample photos; not for redistribution"
@@ -54,3 +55,21 @@ def demo_identities() -> pa.Table:
         for row in rows
     ]
     return check_table(pa.Table.from_pylist(table), IDENTITIES, "the demo identities")
+
+
+def sample_identities() -> pa.Table:
+    """The six shipped people who do not exist, one photo of 64 px each."""
+    folder = files("infinite_id") / "assets" / "samples"
+    named = {one.name: one for one in folder.iterdir() if one.name.endswith(".png")}
+    table = [
+        {
+            "identity_id": name.removesuffix(".png"),
+            "photos": [{"uri": None, "bytes": photo.read_bytes()}],
+            "class_word": "person",
+            "consent": "nobody: these people do not exist",
+            "licence": "by a GAN of DigiFace-1M, which is for non-commercial research",
+            "source": "gan-face-generate",
+        }
+        for name, photo in sorted(named.items())
+    ]
+    return check_table(pa.Table.from_pylist(table), IDENTITIES, "the sample people")

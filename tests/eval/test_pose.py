@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.pose import HEAD, head_pose
+from eval.pose import HEAD, head_pose, turned_landmarks
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (25, -10, 15), (-40, 20, -60)])
+def test_a_turned_head_has_the_pose_that_was_asked_for(angles):
+    points = turned_landmarks(*angles)
+    assert head_pose(points) == pytest.approx(angles, abs=1e-6)
+    assert points * 0.7 + [300, 200] == pytest.approx(_projected(*angles))
 
 
 def _projected(yaw, pitch, roll, *, distance=None):

@@ -37,7 +37,9 @@ def test_a_missing_file_is_refused_before_any_picture(name, tmp_path):
 
 
 def test_groups_stand_for_their_columns():
-    assert metric_names(["default", "pose"])[-3:] == ["pose_yaw", "pose_pitch", "pose_roll"]
+    poses = metric_names(["default", "pose"])[-8:]
+    assert poses[:5] == ["yaw", "pitch", "roll", "reference_yaw", "reference_pitch"]
+    assert poses[5:] == ["pose_yaw", "pose_pitch", "pose_roll"]
     assert metric_names(None, ["adaface"])[-2:] == ["identity_adaface", "identity_mean"]
     with pytest.raises(ValueError, match="each at most once"):
         metric_names(["pose", "pose_yaw"])

@@ -32,7 +32,7 @@ def test_scenarios_are_listed_with_a_line_each():
     done = run("benchmark.py", "--list-scenarios")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert "interpolation: Linear interpolation between two people" in lines
 
 
@@ -139,6 +139,22 @@ def test_all_that_fail_are_one_sentence_with_exit_code_1(capsys, monkeypatch, tm
     assert code == 1
     assert said.startswith("failed: every scenario failed, the first with: identities ")
     assert said.count("\n") == 1
+
+
+def test_poses_need_a_controlnet(capsys, monkeypatch, tmp_path):
+    options = ["--scenario", "pose_following", "--output", str(tmp_path / "run")]
+    code, _, said = benchmark(capsys, monkeypatch, scenarios.CONFIGS, *options)
+    assert code == 2
+    assert "controlnet is None, allowed with a scenario of poses: --set controlnet=ADDR" in said
+    assert said.count("\n") == 1
+
+
+def test_all_leaves_out_what_it_has_not_got_and_says_so(capsys):
+    names = scenarios._runnable({})
+    assert "pose_following" not in names
+    assert "inpainting" in names
+    assert "left out: pose_following: it needs --set controlnet=ADDRESS" in capsys.readouterr().out
+    assert "pose_following" in scenarios._runnable({"controlnet": "poses"})
 
 
 def test_loras_are_not_fitted_beside_an_output_on_no_disk(capsys, monkeypatch, tmp_path):

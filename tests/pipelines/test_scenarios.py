@@ -11,11 +11,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from eval.pose import head_pose
 from jobs.scenarios import CONFIGS
+from pipelines.scenario_prompts import posed_prompts, scene_prompts
 from pipelines.scenarios import Scenario, _mixes, _variants, load_scenario, scenario_names
 from pipelines.settings import BenchmarkConfig, load_config
+from pipelines.tables.demo_people import sample_identities
+from pipelines.tables.manifest import read_manifest
 from pipelines.tables.schemas import IDENTITIES
+from pipelines.tables.storage import Store
 
+OURS = {"pose_following", "inpainting"}
 SLIDES = {
     "main_table", "scatter", "raw_grid", "style_grid", "ablation_training_and_mixed_attention",
     "ablation_adain", "id_resolution", "identity_mixing", "interpolation", "dreambooth_prior",
@@ -34,10 +40,10 @@ def people(count: int) -> pa.Table:
 
 
 def test_every_figure_of_the_slides_has_its_scenario():
-    assert set(scenario_names(CONFIGS)) == SLIDES
+    assert set(scenario_names(CONFIGS)) == SLIDES | OURS
 
 
-@pytest.mark.parametrize("name", sorted(SLIDES))
+@pytest.mark.parametrize("name", sorted(SLIDES | OURS))
 def test_every_scenario_is_a_valid_run(name):
     scenario, run = load_scenario(CONFIGS, name)
     config = load_config(None, **run)
@@ -115,3 +121,46 @@ def test_variants_keep_the_size_and_lose_detail():
     # Noise averaged over 4 x 4 pixels keeps about a quarter of its deviation.
     assert coarse.std() < 0.4 * fine.std()
     assert coarse.mean() == pytest.approx(fine.mean(), rel=0.03)
+
+
+PROMPTS = [{"prompt_id": "beach", "text": "a {subject}"}]
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64)])
+def test_a_prompt_in_each_pose_has_the_keypoints_of_a_head_turned_so(tmp_path, width, height):
+    config = load_config(controlnet="poses", width=width, height=height)
+    rows = posed_prompts(PROMPTS, [(-30, 0, 0), (10, 5, 20)], config)
+    assert [row["prompt_id"] for row in rows] == ["beach_-30_+0_+0", "beach_+10_+5_+20"]
+    for row, pose in zip(rows, [(-30, 0, 0), (10, 5, 20)], strict=True):
+        points = np.array(row["control_keypoints"])
+        assert ((points > 0.2) & (points < 0.8)).all()
+        assert head_pose(points * (width, height)) == pytest.approx(pose, abs=1e-6)
+    (tmp_path / "prompts.yaml").write_text(yaml.safe_dump(rows))
+    read = read_manifest("prompts", str(tmp_path / "prompts.yaml"))
+    assert read["control_keypoints"][0].as_py() == pytest.approx(
+        np.ravel(rows[0]["control_keypoints"])
+    )
+
+
+def test_heads_in_the_photos_of_others_are_made_anew(tmp_path):
+    everybody = sample_identities()
+    assert everybody["identity_id"].to_pylist() == [f"person-{n}" for n in range(1, 7)]
+    scenes = everybody.slice(4)
+    rows = scene_prompts(PROMPTS, scenes, [0.6, 1.0], load_config(), Store(tmp_path))
+    names = [f"beach_{scene}_{strength}" for scene in (0, 1) for strength in ("0.6", "1")]
+    assert [row["prompt_id"] for row in rows] == names
+    for row, person in zip(rows[::2], scenes.to_pylist(), strict=True):
+        given = np.asarray(Image.open(io.BytesIO(person["photos"][0]["bytes"])).convert("RGB"))
+        assert np.array_equal(np.asarray(Image.open(tmp_path / row["image"])), given)
+        mask = np.asarray(Image.open(tmp_path / row["mask_image"])) > 127
+        assert 0.2 < mask.mean() < 0.8
+        assert mask[32, 32]
+        assert not mask[[0, -1], :][:, [0, -1]].any()
+    (tmp_path / "prompts.yaml").write_text(yaml.safe_dump(rows))
+    read = read_manifest("prompts", str(tmp_path / "prompts.yaml"))
+    assert read["image"][0].as_py() == str(tmp_path / "scene-0.png")
+
+
+def test_a_photo_without_a_face_is_no_scene(tmp_path):
+    with pytest.raises(ValueError, match="identity 'p0' gives no scene: no face found in"):
+        scene_prompts(PROMPTS, people(1), [1.0], load_config(), Store(tmp_path))

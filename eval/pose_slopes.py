@@ -1,0 +1,131 @@
+"""Is the pose copied, is it followed: the slope of a picture's pose on the reference's or on the
+one that was asked for.
+
+A slope of 0: the picture's head is turned whichever way the other one is. Of 1: it turns with it
+degree by degree. The slope is the least-squares one over a method's pictures; its interval is the
+jackknife's over people, who are left out one by one with all their pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from eval.pose import head_pose
+from eval.run_data import RunData
+from eval.spread import interval, one_way
+from eval.stats import Summary
+
+__all__ = ["AXES", "PoseSlopes", "pose_slopes", "slope"]
+
+AXES = ("yaw", "pitch", "roll")
+_LEAST_PEOPLE = 4
+# Degrees: of poses that differ by less than a landmark's own error nothing can be told.
+_LEAST_SPREAD = 3.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PoseSlopes:
+    """One method.
+
+    Attributes:
+        method: of METHODS.
+        copied: axis -> slope on the reference's pose.
+        followed: axis -> slope on the pose of the keypoints that were asked for.
+    """
+
+    method: str
+    copied: Mapping[str, Summary]
+    followed: Mapping[str, Summary]
+
+
+def slope(values: Floats, on: Floats, people: Sequence[str] | NDArray[np.str_]) -> Summary:
+    """Least-squares slope of `values` on `on`; `mean` is the slope.
+
+    Args:
+        values, on: (N,) degrees; pairs with NaN do not count.
+        people: (N,) the person in each picture.
+
+    Returns:
+        NaN where `on` spreads by less than 3 degrees; no interval with fewer than 4 people.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    if not len(values) == len(on) == len(people):
+        raise ValueError(
+            f"got {len(values)} values on {len(on)} of {len(people)} people, allowed: equally many"
+        )
+    known = np.isfinite(values) & np.isfinite(on)
+    y, x, who = values[known], on[known], np.asarray(people)[known]
+    names, number = np.unique(who, return_inverse=True)
+    nan, count = int((~known).sum()), len(names)
+    bare = (math.nan, math.nan, math.nan, 0.0, 0.0, "")
+    if len(y) < 2 or x.std() < _LEAST_SPREAD:
+        return Summary(math.nan, len(y), count, *bare, nan=nan)
+    found = _fitted(y, x)
+    left_out = [_fitted(y[number != one], x[number != one]) for one in range(count)]
+    if count < _LEAST_PEOPLE or not np.isfinite(left_out).all():
+        return Summary(found, len(y), count, *bare, nan=nan)
+    pseudo = count * found - (count - 1) * np.array(left_out)
+    error, df, skew = one_way(pseudo - pseudo.mean(), np.full(count, 1 / count))
+    low, high = interval(found, error, df, skew)
+    return Summary(found, len(y), count, low, high, error, df, skew, "people", nan=nan)
+
+
+def _fitted(y: Floats, x: Floats) -> float:
+    if len(x) < 2 or x.std() == 0:
+        return math.nan
+    apart = x - x.mean()
+    return float(apart @ (y - y.mean()) / (apart @ apart))
+
+
+def pose_slopes(data: RunData) -> list[PoseSlopes]:
+    """Of each method of a run; empty where the run has no column of poses."""
+    if "yaw" not in data.scores:
+        return []
+    asked = _asked(data)
+    people = data.samples["person"].astype(str)
+    found = []
+    for method in data.names("method"):
+        own = (data.samples["method"] == method) & data.samples["has_scores"]
+        copied = {
+            axis: slope(data.scores[axis][own], data.scores[f"reference_{axis}"][own], people[own])
+            for axis in AXES
+            if {axis, f"reference_{axis}"} <= set(data.scores)
+        }
+        followed = {
+            axis: slope(data.scores[axis][own], asked[own, number], people[own])
+            for number, axis in enumerate(AXES)
+            if axis in data.scores and np.isfinite(asked[own, number]).any()
+        }
+        found.append(PoseSlopes(method, copied, followed))
+    return found
+
+
+def _asked(data: RunData) -> Floats:
+    """(N, 3) poses of the keypoints that the pictures were held to; NaN where there are none."""
+    poses = np.full((len(data), 3), np.nan)
+    requests = data.folder.dataset("requests")
+    if requests is None or "control_keypoints" not in requests.schema.names:
+        return poses
+    rows = requests.to_table(
+        columns=["sample_id", "control_keypoints", "width", "height"],
+        filter=pc.field("control_keypoints").is_valid(),
+    ).to_pylist()
+    of = {
+        row["sample_id"]: np.reshape(row["control_keypoints"], (5, 2))
+        * (row["width"], row["height"])
+        for row in rows
+    }
+    for number, sample in enumerate(data.samples["sample_id"].tolist()):
+        if sample in of:
+            poses[number] = head_pose(of[sample])
+    return poses

@@ -1,0 +1,94 @@
+"""Whether a pose is copied or followed: slopes with their intervals, and a report's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.pose import head_pose, turned_landmarks
+from eval.pose_slopes import pose_slopes, slope
+from eval.reports.report import write_report
+from eval.run_data import read_run
+from pipelines.tables import schemas
+from tests.eval.runs import METRICS, write_run, write_table
+
+RNG = np.random.default_rng(3)
+PEOPLE = np.repeat([f"p{n}" for n in range(12)], 6)
+REFERENCE = np.repeat(RNG.uniform(-30, 30, 12), 6)
+
+
+def test_the_slope_is_that_of_least_squares_with_an_interval_over_people() -> None:
+    made = 0.4 * REFERENCE + RNG.normal(0, 4, 72)
+    found = slope(made, REFERENCE, PEOPLE)
+    expected = stats.linregress(REFERENCE, made)
+    assert found.mean == pytest.approx(expected.slope)
+    assert found.low < 0.4 < found.high
+    assert found.high - found.low < 0.4
+    assert (found.n, found.identities, found.nan) == (72, 12, 0)
+
+
+def test_a_pose_that_leaves_no_trace_and_one_that_is_repeated() -> None:
+    free = slope(RNG.normal(5, 10, 72), REFERENCE, PEOPLE)
+    assert free.low < 0 < free.high
+    copied = slope(REFERENCE + 7, REFERENCE, PEOPLE)
+    assert (copied.mean, copied.low, copied.high) == pytest.approx((1, 1, 1))
+
+
+def test_what_cannot_be_told_is_not() -> None:
+    made = np.r_[np.nan, RNG.normal(0, 10, 71)]
+    assert slope(made, REFERENCE, PEOPLE).nan == 1
+    # All references look one way.
+    assert np.isnan(slope(made, np.full(72, 4.0), PEOPLE).mean)
+    few = slope(made[:18], REFERENCE[:18], PEOPLE[:18])
+    assert np.isfinite(few.mean)
+    assert np.isnan(few.low)
+    with pytest.raises(ValueError, match="got 72 values on 71 of 72 people, allowed: equally"):
+        slope(made, REFERENCE[1:], PEOPLE)
+
+
+def test_a_report_says_of_each_method_whether_it_copies_and_follows(tmp_path: Path) -> None:
+    """infinite_id turns as it was asked to, ip_adapter repeats the reference's pose."""
+    samples = write_run(tmp_path, people=8)
+    for one in samples:
+        person = int(one["identity_id"][-1])
+        asked = -20.0 if one["prompt_id"] == "beach" else 20.0
+        reference = 5.0 * person - 15
+        own = {"infinite_id": asked, "ip_adapter": reference, "text_only": 0.1 * person}
+        one |= {"reference_yaw": reference, "yaw": own[one["method"]]}
+        # In a picture of 64 x 64 px, as the requests say.
+        points = turned_landmarks(asked, 5, 0) / 300 + 0.5
+        one["control_keypoints"] = points.reshape(-1).tolist()
+    names = [*METRICS, "yaw", "reference_yaw"]
+    write_table(tmp_path, "scores", samples, schemas.scores_schema(names))
+    rest = {"negative_prompt": "", "num_inference_steps": 30, "guidance_scale": 5.0}
+    rows = [one | rest | {"height": 64, "width": 64} for one in samples]
+    write_table(tmp_path, "requests", rows, schemas.REQUESTS)
+    assert head_pose(np.reshape(points, (5, 2)) * 64) == pytest.approx([asked, 5, 0], abs=1e-6)
+
+    found = {one.method: one for one in pose_slopes(read_run(tmp_path))}
+    expected = {"infinite_id": (0, 1), "ip_adapter": (1, 0), "text_only": (0.02, 0)}
+    for method, (copied, followed) in expected.items():
+        assert found[method].copied["yaw"].mean == pytest.approx(copied, abs=1e-6)
+        assert found[method].followed["yaw"].mean == pytest.approx(followed, abs=1e-6)
+        # Keypoints were asked for in each axis; the run has the yaw alone.
+        assert set(found[method].copied) == set(found[method].followed) == {"yaw"}
+
+    paths = write_report(tmp_path)
+    text = Path(paths.markdown).read_text()
+    assert "| method | yaw copied | yaw followed |" in text
+    assert "| ip_adapter | 1.000 | 0.000 |" in text
+    page = Path(paths.html).read_text()
+    assert '<h2 id="pose">Pose</h2>' in page
+    poses = json.loads(Path(paths.json).read_text())["poses"]
+    assert poses[1]["copied"]["yaw"]["mean"] == pytest.approx(1)
+
+
+def test_a_run_without_poses_has_no_such_table(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    page = Path(write_report(tmp_path).html).read_text()
+    assert 'id="pose"' not in page
+    assert 'href="#pose"' not in page
