@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infinite_id.base import BaseModel
-from infinite_id.details_config import DetailsConfig
+from infinite_id.details_config import DetailsConfig, detailed_revision
 from infinite_id.faces.detection import Detection, FaceBackend, FaceError, find_faces
 from infinite_id.faces.loading import embedded_faces
 from infinite_id.generator import LatentGenerator, settled
@@ -56,7 +56,7 @@ class DetailedGenerator:
 
     def __init__(self, inner: LatentGenerator, config: DetailsConfig) -> None:
         self.inner, self.config = inner, config
-        self.revision = f"{inner.revision}+details-{config!r}"
+        self.revision = detailed_revision(inner.revision, config)
 
     def generate(
         self,
@@ -104,7 +104,8 @@ def with_details(
 
     Of a picture of one person or a mix that is the largest face, if it is small: others are
     bystanders. Of a group it is the largest in each person's region. What a mask keeps is kept, and
-    so are all other faces and what lies outside a person's region.
+    so are all other faces and what lies outside a person's region. Requests with `details` False
+    are left alone.
 
     Args:
         generator: made them.
@@ -122,6 +123,7 @@ def with_details(
     cuts = [
         cut
         for number, (request, picture) in enumerate(zip(requests, made, strict=True))
+        if request.details
         for cut in _cuts(
             number,
             settled(request, generator.sampler),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DetailsConfig", "details_of"]
+__all__ = ["DetailsConfig", "detailed_revision", "details_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class DetailsConfig:
             raise ValueError(f"details margin is {self.margin}, allowed: 0 to 4")
         if not 0 <= self.feather <= 0.5:
             raise ValueError(f"details feather is {self.feather}, allowed: 0 to 0.5")
+
+
+def detailed_revision(revision: str, config: DetailsConfig) -> str:
+    """The revision of a generator whose small faces are made again, of that without."""
+    return f"{revision}+details-{config!r}"
 
 
 def details_of(given: bool | DetailsConfig) -> DetailsConfig | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from infinite_id.baselines.config import DreamBoothConfig, EditorConfig, PhotoMakerConfig
-from infinite_id.config import FusionConfig, Preset, SamplerConfig
+from infinite_id.config import FusionConfig, FusionKind, Preset, SamplerConfig
 from infinite_id.timed_config import TimedConfig
 from infinite_id.types import Generator
 
@@ -61,10 +61,16 @@ class MethodSpec:
         """Whether it runs a network."""
         return self.needs_base or self.whole
 
-    @property
-    def has_text_stream(self) -> bool:
-        """Whether a text stream of its own runs beside the identity's, or alone."""
-        return getattr(self.config, "fusion", None) != "none"
+    def has_text_stream(self, fusion: FusionKind) -> bool:
+        """Whether a text stream of its own runs beside the identity's, or alone.
+
+        Args:
+            fusion: of the preset, which counts where the method sets none itself.
+        """
+        own = getattr(self.config, "fusion", None)
+        if self.factory == _STREAMS and own == FusionConfig().fusion:
+            own = fusion
+        return own != "none"
 
 
 _STREAMS = "infinite_id.factories:infinite_id"
@@ -165,7 +171,12 @@ METHODS: dict[str, MethodSpec] = {
 
 
 def check_takes(
-    method: str, *, image: bool = False, streams: str | None = None, details: bool = False
+    method: str,
+    *,
+    image: bool = False,
+    streams: str | None = None,
+    details: bool = False,
+    fusion: FusionKind = "mixed",
 ) -> None:
     """Whether a method takes what its pictures are to begin with and to be held to.
 
@@ -174,6 +185,7 @@ def check_takes(
         image: they begin with pictures.
         streams: "both" or "text", that a ControlNet holds; None: it holds none.
         details: small faces are made again.
+        fusion: of the preset.
 
     Raises:
         ValueError: it does not.
@@ -191,9 +203,11 @@ def check_takes(
             f"control_image is given to method {method!r}, allowed with it: none; Infinite-ID, its "
             "ablations, the IP-Adapters and text_only take them"
         )
-    if streams == "text" and not spec.has_text_stream:
+    if streams == "text" and not spec.has_text_stream(fusion):
+        why = " with fusion none" if spec.has_text_stream("mixed") else ""
         raise ValueError(
-            f"control_streams is 'text' and method {method!r} has no text stream, allowed: both"
+            f"control_streams is 'text' and method {method!r} has no text stream{why}, allowed: "
+            "both"
         )
 
 

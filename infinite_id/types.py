@@ -212,6 +212,7 @@ class GenerationRequest:
         group: set where `identity_id` names a group.
         init_image: that it begins with, of its own size; None: with noise.
         control_image: that a ControlNet holds it to, of its own size; None for none.
+        details: False: its small faces stay, where the generator makes such again.
     """
 
     sample_id: str
@@ -230,6 +231,7 @@ class GenerationRequest:
     group: IdentityGroup | None = None
     init_image: InitImage | None = None
     control_image: ControlImage | None = None
+    details: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class GenerateOptions(TypedDict, total=False):
     control_guidance_start: float
     control_guidance_end: float
     control_streams: Literal["both", "text"]
+    details: bool
 
 
 def access(server: str | None, api_key: str | None, timeout: float) -> tuple[str, dict[str, Any]]:

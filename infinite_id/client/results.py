@@ -77,6 +77,7 @@ class Picture(_Result):
         format: of `data`.
         data: the file, marked as AI-generated.
         scores: by metric, None where the picture cannot be scored; empty unless asked for.
+        details: small faces that were made again; None: none are looked for.
     """
 
     # It becomes a file name: a server cannot choose the folder.
@@ -87,6 +88,7 @@ class Picture(_Result):
     format: Literal["png", "webp", "jpeg"]
     data: Base64Bytes = Field(repr=False)
     scores: dict[str, float | None]
+    details: int | None = None
 
 
 class Generation(_Result):
@@ -250,6 +252,8 @@ class Settings(_Result):
         max_side: most pixels of either.
         steps, max_steps: of denoising, by default and at most.
         guidance_scale, max_guidance: likewise.
+        controlnet: whether control pictures are taken.
+        details: whether small faces are made again.
         max_images: most pictures of one request.
         max_previews: most unfinished pictures of each; 0 where the service sends none.
         max_photos: most photos of one person.
@@ -267,6 +271,8 @@ class Settings(_Result):
     max_steps: int
     guidance_scale: float
     max_guidance: float
+    controlnet: bool = False
+    details: bool = False
     max_images: int
     max_previews: int = 0
     max_photos: int

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from infinite_id.config import FusionConfig, SamplerConfig
 from infinite_id.details import with_details
-from infinite_id.details_config import DetailsConfig
+from infinite_id.details_config import DetailsConfig, detailed_revision
 from infinite_id.generator import LatentGenerator, StepHooks, StreamGenerator, boxes_of
 from infinite_id.init_image import first_step
 from infinite_id.interface.call import Call
 from infinite_id.interface.picture import GeneratedPicture
 from infinite_id.interface.values import as_number
 from infinite_id.provenance import Provenance
-from infinite_id.types import GeneratedImage, Generator
+from infinite_id.types import CancelledError, GeneratedImage, Generator
 
 __all__ = ["OUTPUTS", "OutputType", "pictures_of", "within"]
 
@@ -79,7 +79,7 @@ def pictures_of(
         device: of a tensor of pictures.
         bar: options of tqdm.
         callback: called as callback(step, timestep, {"latents": ...}) after each step.
-        is_enough: asked after each step, and before small faces are made again.
+        is_enough: asked after each step; once it is, no small face is made again.
         details: of small faces that are made again; None: they are not.
 
     Raises:
@@ -91,13 +91,17 @@ def pictures_of(
             f"details is set with output_type {kind!r} and method {call.requests[0].method!r}, "
             "allowed: pil, np or pt, and a method that takes a picture to begin with"
         )
+    revision = made_by.revision
     if isinstance(made_by, LatentGenerator):
         latents = _latents_of(made_by, call, bar, callback, is_enough)
         if kind == "latent":
             return latents, None
         pixels: Sequence[NDArray[np.uint8]] = made_by.base.decode(latents)
+        again = None
         if details is not None and not is_enough():
-            pixels = _detailed(made_by, call, pixels, details)
+            again = _detailed(made_by, call, pixels, details, is_enough)
+        if details is not None and again is not None:
+            pixels, revision = again, detailed_revision(revision, details)
     elif kind == "latent" or callback is not None:
         raise ValueError(
             f"method is {call.requests[0].method!r}, which has no latents, allowed with it: "
@@ -105,7 +109,7 @@ def pictures_of(
         )
     else:
         pixels = [one.image for one in made_by.generate(call.requests, call.known)]
-    return _shown(pixels, call.provenance(made_by.revision), kind, device), pixels
+    return _shown(pixels, call.provenance(revision), kind, device), pixels
 
 
 def _detailed(
@@ -113,12 +117,19 @@ def _detailed(
     call: Call,
     pixels: Sequence[NDArray[np.uint8]],
     details: DetailsConfig,
-) -> list[NDArray[np.uint8]]:
+    is_enough: Callable[[], bool],
+) -> list[NDArray[np.uint8]] | None:
+    """The pictures with their small faces made again; None: the caller has ended it."""
     made = [
         GeneratedImage(request.sample_id, picture, 0.0, boxes_of(request))
         for request, picture in zip(call.requests, pixels, strict=True)
     ]
-    again = with_details(made_by, call.requests, made, call.known, details)
+    try:
+        again = with_details(
+            made_by, call.requests, made, call.known, details, should_stop=is_enough
+        )
+    except CancelledError:
+        return None
     return [one.image for one in again]
 
 

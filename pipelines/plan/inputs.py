@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from infinite_id.config import Preset
+from infinite_id.config import FusionKind, Preset
 from infinite_id.methods import check_takes
 from pipelines.plan.job import job_folder
 from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
@@ -68,7 +68,7 @@ def load_manifests(config: RunConfig) -> Manifests:
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
     if config.controlnet is None:
         _check_no_control(tables["prompts"])
-    _check_takes(tables["prompts"], config.method_names)
+    _check_takes(tables["prompts"], config.method_names, config.family().fusion.fusion)
     folder = job_folder()
     if folder is not None:
         tables["identities"] = _inside(tables["identities"], folder)
@@ -128,13 +128,14 @@ def _check_no_control(prompts: pa.Table) -> None:
                 )
 
 
-def _check_takes(prompts: pa.Table, methods: Sequence[str]) -> None:
+def _check_takes(prompts: pa.Table, methods: Sequence[str], fusion: FusionKind) -> None:
     for row in prompts.to_pylist():
         is_held = row["control_image"] is not None or row["control_keypoints"] is not None
         streams = (row["control_streams"] or "both") if is_held else None
         for method in methods:
             try:
-                check_takes(method, image=row["image"] is not None, streams=streams)
+                begins = row["image"] is not None
+                check_takes(method, image=begins, streams=streams, fusion=fusion)
             except ValueError as error:
                 raise ValueError(f"prompt {row['prompt_id']!r}: {error}") from None
 

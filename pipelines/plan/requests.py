@@ -161,7 +161,7 @@ def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
     if row["mix_parts"]:
         parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
         mix = IdentityMix(parts, row["mix_mode"])
-    own = {"mix", "identity_scale", "group", "init_image", "control_image"}
+    own = {"mix", "identity_scale", "group", "init_image", "control_image", "details"}
     names = set(GenerationRequest.__dataclass_fields__) - own
     return GenerationRequest(**{name: row[name] for name in names}, mix=mix)
 

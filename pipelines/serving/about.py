@@ -88,6 +88,8 @@ class Settings(_Told):
     max_guidance: float
     identity_scale: float
     max_identity_scale: float
+    controlnet: bool = Field(description="whether control_image and the like are taken")
+    details: bool = Field(description="whether small faces are made again, unless details is false")
     max_images: int = Field(description="of one request")
     max_previews: int = Field(description="of one picture; 0: none are sent")
     max_photos: int = Field(description="of one person")
@@ -140,6 +142,8 @@ def settings_of(
         "max_guidance": config.max_guidance,
         "identity_scale": preset.fusion.identity_scale,
         "max_identity_scale": config.max_identity_scale,
+        "controlnet": preset.controlnet is not None,
+        "details": preset.details is not None,
         "max_images": config.max_images,
         "max_previews": config.max_previews,
         "max_photos": config.max_photos,

@@ -87,6 +87,9 @@ class GenerateBody(BaseModel):
     control_guidance_start: Share = Field(0.0, description="likewise: fraction of the steps")
     control_guidance_end: Share = Field(1.0, description="likewise")
     control_streams: ControlStreams = Field("both", description="likewise")
+    details: bool | None = Field(
+        None, description="small faces are made again; by default where the service does that"
+    )
     method: str | None = None
     style: str | None = None
     negative_prompt: Annotated[str, Clean] | None = Field(

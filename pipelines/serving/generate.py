@@ -160,6 +160,7 @@ def _answer(job: Job, made: Made) -> dict[str, Any]:
                 "data": base64.b64encode(file).decode(),
                 "scores": scores,
                 "blurred": blurred,
+                "details": picture.details if wanted.details else None,
             }
             for wanted, picture, file, scores, blurred in rows
         ],

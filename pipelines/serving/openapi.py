@@ -143,6 +143,7 @@ class Picture(BaseModel):
     data: str = Field(description="base64")
     scores: dict[str, float | None]
     blurred: bool
+    details: int | None = Field(description="small faces made again; null: none are looked for")
 
 
 class Pictures(BaseModel):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from infinite_id.config import FusionKind
 from infinite_id.control_image import ControlImage, control_image
 from infinite_id.faces.keypoints import draw_kps
 from infinite_id.faces.photos import PhotoError, PhotoLimits, decode_photo
@@ -43,10 +44,14 @@ class Pictures:
         worker: decodes.
         limits: of what is decoded.
         has_controlnet: whether the service has a ControlNet.
+        fusion: of the preset.
     """
 
-    def __init__(self, worker: Worker, limits: PhotoLimits, has_controlnet: bool) -> None:
-        self._worker, self._limits, self._has_controlnet = worker, limits, has_controlnet
+    def __init__(
+        self, worker: Worker, limits: PhotoLimits, has_controlnet: bool, fusion: FusionKind
+    ) -> None:
+        self._worker, self._limits = worker, limits
+        self._has_controlnet, self._fusion = has_controlnet, fusion
 
     async def of(
         self,
@@ -75,7 +80,8 @@ class Pictures:
             return None, None
         try:
             streams = body.control_streams if body.is_held else None
-            check_takes(method, image=body.image is not None, streams=streams)
+            begins = body.image is not None
+            check_takes(method, image=begins, streams=streams, fusion=self._fusion)
         except ValueError as error:
             raise ServiceError(422, "not_taken", f"{error}.", param="method") from None
 

@@ -80,7 +80,9 @@ class Service:
         self._suite = load_suite(config.metrics or usual, config.preset, scorer=scorer)
         self.worker = Worker(config.max_face_queue)
         has_controlnet = self.preset.controlnet is not None
-        self._pictures = Pictures(self.worker, self.limits, has_controlnet)
+        self._pictures = Pictures(
+            self.worker, self.limits, has_controlnet, self.preset.fusion.fusion
+        )
 
     def close(self) -> None:
         """Finishes what waits and lets everything go."""
@@ -173,6 +175,12 @@ class Service:
         what += "" if body.identity_scale is None else f"*{body.identity_scale:g}"
         what += "" if begun is None else f"|{begun.digest}"
         what += "" if held is None else f"|control:{held.digest}"
+        details = self.preset.details is not None
+        if body.details and not details:
+            message = "This service makes no small face again, allowed: no details."
+            raise ServiceError(422, "no_details", message, param="details")
+        if details and body.details is False:
+            details, what = False, f"{what}|no-details"
         requests = []
         for seed in range(body.seed, body.seed + body.n):
             if seed > MAX_SEED:
@@ -180,7 +188,7 @@ class Service:
             row["seed"] = seed
             name = sample_id(row, self.revisions[method], what)
             own = {**values, "seed": seed, "mix": mix}
-            own |= {"init_image": begun, "control_image": held}
+            own |= {"init_image": begun, "control_image": held, "details": details}
             requests.append(GenerationRequest(sample_id=name, **own))
         return Order(tuple(requests), people, words)
 

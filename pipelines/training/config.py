@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.settings import ModelConfig, load_settings
 
@@ -51,6 +51,15 @@ class TrainingConfig(ModelConfig):
     tracking_uri: str | None = None
     experiment: str | None = None  # MLFLOW_EXPERIMENT_NAME, else infinite-id-training
     address: str | None = None
+
+    @field_validator("controlnet", "details")
+    @classmethod
+    def _nothing_of_a_picture(cls, value: Any) -> Any:
+        if value not in (None, False):
+            raise ValueError(
+                "allowed in a training: none, for it draws without; what it trains goes with any"
+            )
+        return value
 
     def samples_due(self, before: int, now: int) -> bool:
         """Whether a multiple of `sample_steps`, or the last step, lies in (before, now]."""

@@ -234,6 +234,26 @@ def test_the_call_and_the_key(pipe: InfiniteIDPipeline, people: Any) -> None:
     broken = [pipe("a woman", people["ada"], details=on, **few).images for on in (False, config)]
     assert np.array_equal(*broken)
     del few["callback_on_step_end"]
+    # During the pass: nothing of it is taken over, and no step follows.
+    rows: list[int] = []
+
+    def count(module: Any, args: Any, made: Any) -> None:
+        rows.append(len(args[0]))
+        pipe._interrupt = len(rows) == 5
+
+    handle = pipe.base.unet.register_forward_hook(count)
+    slow = replace(config, strength=1.0)
+    ended = pipe("a woman", people["ada"], details=slow, **few).images
+    handle.remove()
+    assert len(rows) == 5
+    plain = pipe("a woman", people["ada"], **few).images
+    assert np.array_equal(ended, plain)
+    few["output_type"] = "pil"
+    told = [
+        pipe("a woman", people["ada"], details=on, **few).images[0].provenance.model_revision
+        for on in (False, config)
+    ]
+    assert told[1] == f"{told[0]}+details-{config!r}"
     for values, message in (
         ({"details": 0.4}, "details is a float, allowed: True, False, or a DetailsConfig"),
         ({"details": True, "output_type": "latent"}, "details is set with output_type 'latent'"),

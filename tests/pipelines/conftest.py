@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infinite_id.base import load_base
 from infinite_id.config import preset
 from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.tables.pictures import encode_image
 from pipelines.tables.schemas import EMBEDDINGS
 from pipelines.tables.storage import Store
+from tests.infinite_id.test_control import controlnet_of
 
 
 def embeddings_table(people: int, seed: int = 0) -> pa.Table:
@@ -59,3 +61,13 @@ def small_plan(method: str, prompts: list[str], unit_size: int = 6, steps: int =
         settings=PlanSettings(64, 64, steps, 5.0),
         unit_size=unit_size,
     )
+
+
+@pytest.fixture(scope="session")
+def controlnet_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A ControlNet of random weights that fits the pocket base."""
+    base = load_base(preset("pocket"))
+    halved = int(np.log2(base.vae_factor))
+    folder = tmp_path_factory.mktemp("pose")
+    controlnet_of(base.unet, (8, 16, 16, 16)[: halved + 1]).save_pretrained(folder)
+    return str(folder)

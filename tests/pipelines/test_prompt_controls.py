@@ -26,7 +26,6 @@ from pipelines.tables.pictures import decode_image
 from pipelines.tables.prompt_pictures import PictureError, PictureReader
 from pipelines.tables.schemas import IMAGES, REJECTS
 from pipelines.training.pairs import PairActor
-from tests.infinite_id.test_control import controlnet_of
 from tests.pipelines.conftest import small_plan
 
 POINTS = [[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]]
@@ -36,13 +35,9 @@ HEADER += "control_guidance_start,control_guidance_end,control_streams\n"
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Preset:
+def held(controlnet_folder: str) -> Preset:
     """The pocket preset with a ControlNet of random weights."""
-    base = load_base(preset("pocket"))
-    halved = int(np.log2(base.vae_factor))
-    folder = tmp_path_factory.mktemp("pose")
-    controlnet_of(base.unet, (8, 16, 16, 16)[: halved + 1]).save_pretrained(folder)
-    return replace(preset("pocket"), controlnet=str(folder))
+    return replace(preset("pocket"), controlnet=controlnet_folder)
 
 
 @pytest.fixture
@@ -160,6 +155,18 @@ def test_methods_that_take_no_control_are_refused_before_a_run(
                 prompts=str(prompts), controlnet=held.controlnet, methods=["infinite_id", method]
             )
         )
+
+
+def test_a_preset_without_a_text_stream_is_told_before_a_run(prompts: Path, held: Preset) -> None:
+    values = {"prompts": str(prompts), "controlnet": held.controlnet}
+    config = load_config(**values, methods=["infinite_id"], fusion={"fusion": "none"})
+    with pytest.raises(
+        ValueError, match="'infinite_id' has no text stream with fusion none, allowed: both"
+    ):
+        load_manifests(config)
+    # One that has a fusion of its own keeps it, and the base alone is its text stream.
+    own = ["infinite_id_mutual", "text_only"]
+    load_manifests(load_config(**values, methods=own, fusion={"fusion": "none"}))
 
 
 def test_weights_are_named_by_content_and_refused_where_they_do_not_fit(held, tmp_path) -> None:

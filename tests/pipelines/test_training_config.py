@@ -52,6 +52,8 @@ def test_more_steps_do_not_make_a_checkpoint_foreign():
         ({"rate": 1}, "unknown key 'rate', allowed: preset, base"),
         ({"preset": "large"}, "^the command line: preset is 'large': allowed: pocket, sdxl"),
         ({"precision": "float16"}, "precision is 'float16'"),
+        ({"controlnet": "poses"}, "controlnet is 'poses': allowed in a training: none, for it dra"),
+        ({"details": True}, "details is True: allowed in a training: none"),
     ],
 )
 def test_wrong_values_are_named(values: dict, message: str):

@@ -160,7 +160,7 @@ def test_what_openais_form_is_refused(client, data, files, message):
 def test_control_pictures_are_made_of_a_body(client, method, values, message):
     service = client.app.state.service
     body = GenerateBody(**{**BODY, "control_keypoints": FACE, **values})
-    pictures = Pictures(service.worker, service.limits, has_controlnet=True)
+    pictures = Pictures(service.worker, service.limits, True, "mixed")
     work = pictures.of(Deadline(10.0), body, method, (64, 96), 4)
     if message is None:
         begun, held = asyncio.run(work)
