@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 from eval.pose import head_pose
 from eval.run_data import RunData
 from eval.spread import interval, one_way
-from eval.stats import Summary
+from eval.stats import Summary, summarise
 
-__all__ = ["AXES", "PoseSlopes", "pose_slopes", "slope"]
+__all__ = ["AXES", "PoseSlopes", "along_yaw", "pose_slopes", "slope"]
 
 AXES = ("yaw", "pitch", "roll")
 _LEAST_PEOPLE = 4
@@ -108,6 +109,42 @@ def pose_slopes(data: RunData) -> list[PoseSlopes]:
         }
         found.append(PoseSlopes(method, copied, followed))
     return found
+
+
+def along_yaw(data: RunData, metric: str) -> list[dict[str, Any]]:
+    """Mean of a metric of each method along the yaw that was asked for, of level heads alone.
+
+    Returns:
+        Points of `eval.reports.figures.curve`; empty where fewer than two yaws were asked for.
+    """
+    asked = _asked(data).round(1)
+    level = (np.abs(asked[:, 1:]) < 1).all(axis=1) & data.samples["has_scores"]
+    yaws = sorted(set(asked[level, 0].tolist()))
+    if len(yaws) < 2 or metric not in data.scores:
+        return []
+    points = []
+    for method in data.names("method"):
+        for yaw in yaws:
+            own = level & (asked[:, 0] == yaw) & (data.samples["method"] == method)
+            values, people = data.scores[metric][own], data.samples["person"][own].astype(str)
+            found = summarise(values, people)
+            known = np.isfinite(values)
+            points.append(
+                {
+                    "method": method,
+                    "role": "the person",
+                    "x": yaw,
+                    "mean": found.mean if found.n else None,
+                    "low": None if math.isnan(found.low) else found.low,
+                    "high": None if math.isnan(found.high) else found.high,
+                    "identities": found.identities,
+                    "by_person": {
+                        name: float(values[known & (people == name)].mean())
+                        for name in np.unique(people[known])
+                    },
+                }
+            )
+    return points
 
 
 def _asked(data: RunData) -> Floats:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from eval.pictures import open_picture
+from eval.pose_slopes import along_yaw
 from eval.reports.figures import (
     LEAST_PEOPLE,
     Level,
@@ -63,6 +65,7 @@ def make_plots(
             "title": scenario.get("title") or "Similarity along x",
             "note": f"Cosine of the pictures' faces; {bands}.",
         } | _drawn(lambda theme: curve(points, x_title, y_title, theme, levels=levels, log2=log2))
+    found |= _along_yaw(data)
     x, y = data.metrics.get(X_METRIC), data.metrics.get(Y_METRIC)
     if x and y and any(row.cells[x.name].n and row.cells[y.name].n for row in tables.methods):
         found["scatter"] = {
@@ -75,6 +78,23 @@ def make_plots(
             "title": "By style",
             "note": f"One mark a style and method{_bars(tables.styles)}.",
         } | _drawn(lambda theme: style_profile(tables.styles, metrics, theme))
+    return found
+
+
+def _along_yaw(data: RunData) -> dict[str, dict[str, Any]]:
+    """Likeness and yaw of the pictures along the yaw of the keypoints that they were held to."""
+    found = {}
+    for name, title in ((Y_METRIC, "Likeness"), ("yaw", "The head's yaw")):
+        points = along_yaw(data, name)
+        if any(point["mean"] is not None for point in points):
+            info = data.metrics[name]
+            network = info.network.partition(",")[0]
+            y_title = axis_title(info.title, network, info.unit, info.bounds)
+            found[f"yaw_{name}"] = {
+                "title": f"{title} along the yaw asked for",
+                "note": "Of pictures that were held to keypoints of a level head; bands are 95 % "
+                "intervals over people.",
+            } | _drawn(partial(curve, points, "yaw asked for, degrees", y_title))
     return found
 
 

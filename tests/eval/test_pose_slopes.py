@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from eval.pose import head_pose, turned_landmarks
-from eval.pose_slopes import pose_slopes, slope
+from eval.pose_slopes import along_yaw, pose_slopes, slope
 from eval.reports.report import write_report
 from eval.run_data import read_run
 from pipelines.tables import schemas
@@ -60,14 +60,14 @@ def test_a_report_says_of_each_method_whether_it_copies_and_follows(tmp_path: Pa
         own = {"infinite_id": asked, "ip_adapter": reference, "text_only": 0.1 * person}
         one |= {"reference_yaw": reference, "yaw": own[one["method"]]}
         # In a picture of 64 x 64 px, as the requests say.
-        points = turned_landmarks(asked, 5, 0) / 300 + 0.5
+        points = turned_landmarks(asked, 0, 0) / 300 + 0.5
         one["control_keypoints"] = points.reshape(-1).tolist()
     names = [*METRICS, "yaw", "reference_yaw"]
     write_table(tmp_path, "scores", samples, schemas.scores_schema(names))
     rest = {"negative_prompt": "", "num_inference_steps": 30, "guidance_scale": 5.0}
     rows = [one | rest | {"height": 64, "width": 64} for one in samples]
     write_table(tmp_path, "requests", rows, schemas.REQUESTS)
-    assert head_pose(np.reshape(points, (5, 2)) * 64) == pytest.approx([asked, 5, 0], abs=1e-6)
+    assert head_pose(np.reshape(points, (5, 2)) * 64) == pytest.approx([asked, 0, 0], abs=1e-6)
 
     found = {one.method: one for one in pose_slopes(read_run(tmp_path))}
     expected = {"infinite_id": (0, 1), "ip_adapter": (1, 0), "text_only": (0.02, 0)}
@@ -77,12 +77,20 @@ def test_a_report_says_of_each_method_whether_it_copies_and_follows(tmp_path: Pa
         # Keypoints were asked for in each axis; the run has the yaw alone.
         assert set(found[method].copied) == set(found[method].followed) == {"yaw"}
 
+    points = along_yaw(read_run(tmp_path), "yaw")
+    assert [point["x"] for point in points] == [-20, 20] * 3
+    assert [point["mean"] for point in points[:2]] == pytest.approx([-20, 20])
+    assert points[2]["by_person"]["person_7"] == pytest.approx(20)
+    assert points[2]["low"] < points[2]["mean"] == pytest.approx(2.5) < points[2]["high"]
+
     paths = write_report(tmp_path)
     text = Path(paths.markdown).read_text()
     assert "| method | yaw copied | yaw followed |" in text
     assert "| ip_adapter | 1.000 | 0.000 |" in text
     page = Path(paths.html).read_text()
     assert '<h2 id="pose">Pose</h2>' in page
+    for name in ("yaw_identity_facenet", "yaw_yaw"):
+        assert (tmp_path / f"report/figures/{name}.png").is_file()
     poses = json.loads(Path(paths.json).read_text())["poses"]
     assert poses[1]["copied"]["yaw"]["mean"] == pytest.approx(1)
 
