@@ -76,9 +76,10 @@ def slope(values: Floats, on: Floats, people: Sequence[str] | NDArray[np.str_]) 
     if count < _LEAST_PEOPLE or not np.isfinite(left_out).all():
         return Summary(found, len(y), count, *bare, nan=nan)
     pseudo = count * found - (count - 1) * np.array(left_out)
-    error, df, skew = one_way(pseudo - pseudo.mean(), np.full(count, 1 / count))
-    low, high = interval(found, error, df, skew)
-    return Summary(found, len(y), count, low, high, error, df, skew, "people", nan=nan)
+    # Pseudo-values of a slope are skewed by whoever lies far out, which is no skew of the slope.
+    error, df, _ = one_way(pseudo - pseudo.mean(), np.full(count, 1 / count))
+    low, high = interval(found, error, df, 0.0)
+    return Summary(found, len(y), count, low, high, error, df, 0.0, "people", nan=nan)
 
 
 def _fitted(y: Floats, x: Floats) -> float:
