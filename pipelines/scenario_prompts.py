@@ -21,7 +21,7 @@ from pipelines.tables.storage import Store
 __all__ = ["posed_prompts", "scene_prompts"]
 
 _EYES_APART = 0.22
-"""Of a picture's width, of a head that looks at the viewer."""
+"""Of a picture's shorter side, of a head that looks at the viewer."""
 _EYES = (0.5, 0.42)
 """Their middle, in fractions of the picture."""
 _EYES_MM = 63.0
@@ -50,7 +50,8 @@ def posed_prompts(
             "folder or a hub id"
         )
     family = config.family()
-    scale = np.array([1.0, family.width / family.height]) * _EYES_APART / _EYES_MM
+    size = np.array([family.width, family.height])
+    scale = _EYES_APART / _EYES_MM * size.min() / size
     rows = []
     for prompt in prompts:
         for yaw, pitch, roll in poses:
