@@ -129,7 +129,7 @@ def run(arguments: Mapping[str, Any]) -> dict[str, float]:
     before, after = _made(generator, cases, people, config, arguments["batch_size"])
     if arguments["sheet"]:
         begun = [request.init_image.image for _, request in cases if request.init_image]
-        _sheet(begun[:12], before.pictures[:12], after.pictures[:12]).save(arguments["sheet"])
+        _sheet(begun[:8], before.pictures[:8], after.pictures[:8]).save(arguments["sheet"])
     numbers = [number for number, _ in cases]
     return {
         "trained": float(pocket.is_trained()),
