@@ -30,6 +30,16 @@ export function fileBlob(base64, type) {
 /** Base64 of a file -> an address for `img`; let go with URL.revokeObjectURL. */
 export const fileUrl = (base64, type) => URL.createObjectURL(fileBlob(base64, type));
 
+/** A File as a data: address, which the service takes in the place of its base64. */
+export function dataUrl(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
 /** Copies a text; false where the browser does not let a page do so. */
 export async function copy(text) {
   try {

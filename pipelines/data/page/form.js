@@ -4,10 +4,12 @@ import { countTokens } from "./api.js";
 import { byId } from "./dom.js";
 
 // Fields that may be empty: field of the order -> id.
-const OPTIONAL = { guidance: "guidance", scale: "scale", width: "width", height: "height" };
+const OPTIONAL = { guidance: "guidance", scale: "scale", width: "width", height: "height", strength: "strength" };
+// Pictures: field of the API -> id.
+const GIVEN = { image: "image", mask_image: "mask", control_image: "control" };
 const TYPING_MS = 300;
 
-const nameOf = (id) => document.querySelector(`label[for=${id}]`).firstChild.textContent.trim();
+const nameOf = (id) => document.querySelector(`label[for=${id}]`).firstChild.textContent.split(":")[0].trim();
 const optional = (id) => (byId(id).value.trim() === "" ? null : Number(byId(id).value));
 
 /**
@@ -25,6 +27,11 @@ export function readOrder(form, service) {
     const field = byId(id);
     if (!field.checkValidity()) return { problem: `${nameOf(id)}: ${field.validationMessage}`, at: field };
   }
+  for (const id of ["mask", "strength"]) {
+    if (byId(id).value && !byId("image").files.length) {
+      return { problem: `${nameOf(id)}: choose a picture to begin with, too.`, at: byId("image") };
+    }
+  }
   if (!form.chosenMethods().length) return { problem: "Choose at least one method.", at: document.querySelector("[name=method]") };
   const count = Number(byId("count").value);
   const order = {
@@ -41,10 +48,31 @@ export function readOrder(form, service) {
     weights: Array.from({ length: count }, (_, n) => Number((n / (count - 1)).toFixed(4))),
   };
   for (const [name, id] of Object.entries(OPTIONAL)) order[name] = optional(id);
+  order.pictures = Object.fromEntries(Object.entries(GIVEN)
+    .filter(([, id]) => byId(id).files.length)
+    .map(([field, id]) => [field, { name: byId(id).files[0].name, file: byId(id).files[0] }]));
+  order.details = byId("details").checked;
   return { order };
 }
 
-/** Puts settings into the form; `modeChosen` lays the form out for the mode. Unknown values are left. */
+/** Puts the pictures of an order into the form, as far as this page still has them; the names of the others. */
+function showPictures(pictures) {
+  const lost = [];
+  for (const [field, id] of Object.entries(GIVEN)) {
+    const given = pictures[field];
+    const files = new DataTransfer();
+    if (given?.file) files.items.add(given.file);
+    else if (given) lost.push(given.name);
+    byId(id).files = files.files;
+  }
+  if (Object.keys(pictures).length) byId("given").open = true;
+  return lost;
+}
+
+/**
+ * Puts settings into the form; `modeChosen` lays the form out for the mode. Unknown values are left.
+ * The names of pictures that have to be chosen again.
+ */
 export function show(settings, modeChosen) {
   const mode = document.querySelector(`[name=mode][value="${CSS.escape(settings.mode ?? "pictures")}"]`);
   if (mode) mode.checked = true;
@@ -56,9 +84,11 @@ export function show(settings, modeChosen) {
   if (boxes.some((box) => settings.methods.includes(box.value))) {
     boxes.forEach((box) => { box.checked = settings.methods.includes(box.value); });
   }
+  byId("details").checked = settings.details ?? true;
   if (settings.negative || Object.keys(OPTIONAL).some((name) => settings[name])) {
     document.querySelector(".advanced").open = true;
   }
+  return showPictures(settings.pictures ?? {});
 }
 
 /** Shows how long the prompt is, against the most that the model reads. */

@@ -1,7 +1,7 @@
 // The form: what to make, of whom, how; starts runs and stops them.
 
 import { ServiceError, generate, get, setKey } from "./api.js";
-import { byId, el, tell, title } from "./dom.js";
+import { byId, dataUrl, el, tell, title } from "./dom.js";
 import { readOrder, show as showSettings, watchTokens } from "./form.js";
 import * as history from "./history.js";
 import { PersonPicker } from "./people.js";
@@ -51,6 +51,8 @@ async function load() {
   for (const side of ["width", "height"]) {
     Object.assign(byId(side), { min: settings.min_side, max: settings.max_side, step: settings.side_step, placeholder: settings[side] });
   }
+  byId("control-field").hidden = !settings.controlnet;
+  byId("details-field").hidden = !settings.details;
   byId("style").append(...styles.map(({ style }) => el("option", { value: style }, title(style))));
   byId("methods").append(...methods.map((method, n) => el("label", { className: "check" },
     el("input", { type: "checkbox", name: "method", value: method.name, checked: n === 0 }), method.title)));
@@ -89,9 +91,10 @@ function refresh() {
 
 /** Puts an order's settings, or those of a shared link, into the form. */
 function use(settings) {
-  showSettings(settings, refresh);
+  const lost = showSettings(settings, refresh);
   refresh();
   byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
+  if (lost.length) tell(byId("order-error"), `Choose again, for this page keeps no picture of yours: ${lost.join(", ")}.`);
 }
 
 // One run at a time: its pictures stand in the order in which the service makes them.
@@ -173,6 +176,11 @@ async function one(run, entry, signal) {
     cell.fail("Choose the same person again to make it.");
     return false;
   }
+  const pictures = Object.entries(order.pictures ?? {});
+  if (pictures.some(([, { file }]) => !file)) {
+    cell.fail("Choose the same pictures again to make it.");
+    return false;
+  }
   const who = () => (order.mode === "blend"
     ? { mix: people.map(({ identity }, n) => ({ identity_id: identity.identity_id, weight: n ? variant.weight : 1 - variant.weight })) }
     : { identity_id: people[0].identity?.identity_id });
@@ -189,11 +197,17 @@ async function one(run, entry, signal) {
     ...(order.scale !== null && { identity_scale: order.scale }),
     ...(order.width !== null && { width: order.width }),
     ...(order.height !== null && { height: order.height }),
+    ...((order.strength ?? null) !== null && { strength: order.strength }),
+    ...(service.settings.details && order.details === false && { details: false }),
+    ...given,
     scores: true,
     previews: Math.min(PREVIEWS, service.settings.max_previews),
   });
   const on = (name, data) => cell.on(name, data);
+  let given = {};
   try {
+    given = Object.fromEntries(await Promise.all(
+      pictures.map(async ([field, { file }]) => [field, await dataUrl(file)])));
     const answer = await generate(body(), on, signal).catch(async (error) => {
       if (error.code !== "unknown_identity" || !(await renew(order))) throw error;
       return generate(body(), on, signal);

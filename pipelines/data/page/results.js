@@ -223,7 +223,7 @@ export class Run {
   async save() {
     const made = this.cells.filter(({ cell }) => cell.picture);
     const files = made.map(({ cell }) => ({ name: cell.name, blob: cell.blob }));
-    const { sources, ...settings } = this.order;
+    const { sources, pictures: given, ...settings } = this.order;
     const pictures = made.map(({ cell, method, variant }) => {
       const { data, ...picture } = cell.picture;
       return { file: cell.name, ...picture, method, ...variant };
@@ -243,7 +243,8 @@ export class Run {
       const { data, ...picture } = cell.picture;
       return { picture, blob: cell.blob };
     });
-    return { id: this.id, order: { ...this.order, sources }, crops: this.crops, cells };
+    const pictures = Object.fromEntries(Object.entries(this.order.pictures ?? {}).map(([field, { name }]) => [field, { name }]));
+    return { id: this.id, order: { ...this.order, sources, pictures }, crops: this.crops, cells };
   }
 
   /** Shows what `record` kept. */

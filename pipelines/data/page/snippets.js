@@ -16,7 +16,11 @@ const extras = (order) => Object.entries({
   identity_scale: order.scale ?? null,
   width: order.width ?? null,
   height: order.height ?? null,
+  strength: order.strength ?? null,
 }).filter(([, value]) => value !== null);
+
+// Field of the API -> name of its file.
+const given = (order) => Object.entries(order.pictures ?? {}).map(([field, { name }]) => [field, name]);
 
 /** `order` as of page.js -> text. */
 export function curl(order) {
@@ -56,13 +60,21 @@ export function curl(order) {
     fields.identity_id = `"'$A'"`;
   }
   for (const [name, value] of extras(order)) fields[name] = json(value);
+  if (order.details === false) fields.details = false;
+  for (const [field, name] of given(order)) fields[field] = `"'"$(base64 < ${shell(name)} | tr -d '\\n')"'"`;
   Object.assign(fields, { prompt: json(order.prompt), steps: order.steps, response: '"image"' });
   lines.push(
     ...loops,
-    `curl -fsS "$SERVER/v1/generate"${auth} -H 'Content-Type: application/json' \\`,
-    `  -o "picture${file}.png" -d '{`,
+    // A picture is too long for an argument of curl's; printf is the shell's own.
+    ...(given(order).length ? ["printf %s '{"] : [
+      `curl -fsS "$SERVER/v1/generate"${auth} -H 'Content-Type: application/json' \\`,
+      `  -o "picture${file}.png" -d '{`,
+    ]),
     Object.entries(fields).map(([name, value]) => `  "${name}": ${value}`).join(",\n"),
-    "}'",
+    ...(given(order).length ? [
+      `}' | curl -fsS "$SERVER/v1/generate"${auth} -H 'Content-Type: application/json' \\`,
+      `  -o "picture${file}.png" -d @-`,
+    ] : ["}'"]),
   );
   if (loops.length) lines.push(loops.map(() => "done").join("; "));
   return lines.join("\n");
@@ -101,6 +113,8 @@ export function pythonCode(order) {
     order.mode === "pictures" && order.count > 1 && `n=${order.count}`,
     `steps=${order.steps}`,
     ...extras(order).map(([name, value]) => `${name}=${python(value)}`),
+    order.details === false && "details=False",
+    ...given(order).map(([field, name]) => `${field}=${python(name)}`),
     "scores=True",
   ].filter(Boolean);
   lines.push(

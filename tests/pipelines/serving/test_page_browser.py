@@ -353,6 +353,50 @@ def test_the_code_of_a_run_makes_the_same_picture(opened, tmp_path, language, co
     assert min(np.abs(pixels(path.read_bytes()) - pixels(made)).max() for path in again) <= 1
 
 
+def test_a_person_is_put_into_a_picture_and_the_code_does_the_same(opened, tmp_path):
+    page = opened()
+    choose(page, "person-1")
+    page.get_by_text("Begin with a picture").click()
+    # Of a service without a ControlNet and without details.
+    assert not page.locator("#control").is_visible()
+    assert not page.locator("#details").is_visible()
+    scene = {**photo(3), "name": "the scene.png"}
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, (0, 0, 128, 256))
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    page.locator("#mask").set_input_files(
+        {"name": "mask.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+    )
+    page.locator("#make").click()
+    sentence = "Mask: choose a picture to begin with, too."
+    expect(page.locator("#order-error")).to_have_text(sentence)
+    page.locator("#image").set_input_files(scene)
+    page.locator("#strength").fill("1")
+    make(page, 1, steps=3)
+    with page.expect_download() as saved:
+        page.locator(".run .below").first.get_by_text("Save").click()
+    made = pixels(Path(saved.value.path()).read_bytes())
+    given = pixels(scene["buffer"]).reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
+    apart = np.abs(made - given).mean(axis=(0, 2))
+    assert apart[40:].mean() < 0.5 * apart[:24].mean()
+    page.get_by_text("Repeat from code").click()
+    page.get_by_role("button", name="Copy curl").click()
+    code = page.evaluate("navigator.clipboard.readText()")
+    (tmp_path / scene["name"]).write_bytes(scene["buffer"])
+    (tmp_path / "mask.png").write_bytes(buffer.getvalue())
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": python}
+    subprocess.run(["bash", "-euc", code], cwd=tmp_path, env=environment, check=True, timeout=120)
+    (again,) = tmp_path.glob("picture*.png")
+    assert np.abs(pixels(again.read_bytes()) - made).max() <= 1
+    # A run of an earlier visit has the names alone.
+    page.reload()
+    page.locator(".run").get_by_text("Use these settings").click()
+    told = "Choose again, for this page keeps no picture of yours: the scene.png, mask.png."
+    expect(page.locator("#order-error")).to_have_text(told)
+
+
 def test_a_service_with_keys_asks_for_one(opened, client, monkeypatch):
     page = opened()
     sesame = new_key()
