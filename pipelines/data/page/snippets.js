@@ -20,7 +20,7 @@ const extras = (order) => Object.entries({
 }).filter(([, value]) => value !== null);
 
 // Field of the API -> name of its file.
-const given = (order) => Object.entries(order.pictures ?? {}).map(([field, { name }]) => [field, name]);
+const files = (order) => Object.entries(order.pictures ?? {}).map(([field, { name }]) => [field, name]);
 
 /** `order` as of page.js -> text. */
 export function curl(order) {
@@ -61,17 +61,17 @@ export function curl(order) {
   }
   for (const [name, value] of extras(order)) fields[name] = json(value);
   if (order.details === false) fields.details = false;
-  for (const [field, name] of given(order)) fields[field] = `"'"$(base64 < ${shell(name)} | tr -d '\\n')"'"`;
+  for (const [field, name] of files(order)) fields[field] = `"'"$(base64 < ${shell(name)} | tr -d '\\n')"'"`;
   Object.assign(fields, { prompt: json(order.prompt), steps: order.steps, response: '"image"' });
   lines.push(
     ...loops,
     // A picture is too long for an argument of curl's; printf is the shell's own.
-    ...(given(order).length ? ["printf %s '{"] : [
+    ...(files(order).length ? ["printf %s '{"] : [
       `curl -fsS "$SERVER/v1/generate"${auth} -H 'Content-Type: application/json' \\`,
       `  -o "picture${file}.png" -d '{`,
     ]),
     Object.entries(fields).map(([name, value]) => `  "${name}": ${value}`).join(",\n"),
-    ...(given(order).length ? [
+    ...(files(order).length ? [
       `}' | curl -fsS "$SERVER/v1/generate"${auth} -H 'Content-Type: application/json' \\`,
       `  -o "picture${file}.png" -d @-`,
     ] : ["}'"]),
@@ -114,7 +114,7 @@ export function pythonCode(order) {
     `steps=${order.steps}`,
     ...extras(order).map(([name, value]) => `${name}=${python(value)}`),
     order.details === false && "details=False",
-    ...given(order).map(([field, name]) => `${field}=${python(name)}`),
+    ...files(order).map(([field, name]) => `${field}=${python(name)}`),
     "scores=True",
   ].filter(Boolean);
   lines.push(
