@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox, offset_copy
 
+from eval.reports.print_style import lay_out
+
 __all__ = ["KEY", "label_ends", "label_points"]
 
 KEY = "key"
@@ -45,7 +47,7 @@ def label_points(
         avoid: x0, x1, y0, y1 of what should stay to be seen, in data coordinates.
     """
     figure = _figure(axes)
-    figure.draw_without_rendering()
+    lay_out(figure)
     scale = figure.dpi / 72
     frame = axes.get_window_extent()
     marks = [tuple(map(float, axes.transData.transform(point))) for point in points]

@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 __all__ = [
-    "COLUMN", "DARK", "LIGHT", "PAGE", "POINTS", "RC", "SMALL", "Theme", "render", "themed",
-    "wrapped",
+    "COLUMN", "DARK", "LIGHT", "PAGE", "POINTS", "RC", "SMALL", "Theme", "lay_out", "render",
+    "themed", "wrapped",
 ]  # fmt: skip
 
 COLUMN, PAGE = 3.3, 6.9  # inches: a column, and the text of both
@@ -45,6 +45,15 @@ LIGHT = Theme(text="#1d2733", background="#ffffff", grid="#d9dfe6")
 DARK = Theme(text="#e6eaf0", background="#171c23", grid="#39424e")
 
 
+def lay_out(figure: Figure) -> None:
+    """Gives everything in a figure its place, once: what is drawn later moves nothing, and its
+    files are alike."""
+    if figure.get_layout_engine() is not None:
+        figure.dpi = _DPI
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+
+
 def render(figure: Figure, kind: str = "png") -> bytes:
     """The figure as a file; the same bytes for the same numbers.
 
@@ -55,6 +64,7 @@ def render(figure: Figure, kind: str = "png") -> bytes:
     stream = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context(RC):
+        lay_out(figure)
         figure.savefig(
             stream,
             format=kind,
