@@ -11,56 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    ControlNetModel,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-    StableDiffusionXLPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import ControlNetModel, StableDiffusionXLPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
 from infinite_id.attention.installed import check_attention
 from infinite_id.attention.processors import StreamAttnProcessor, install, stream_processors
-from infinite_id.config import AttentionKind, Preset, SchedulerKind, check_choice
+from infinite_id.config import AttentionKind, Preset, SchedulerKind
 from infinite_id.cpu import ready_for_cpu
 from infinite_id.latents import encode_pictures, raw_latents
 from infinite_id.model_files.bases import base_files
 from infinite_id.model_files.files import BASE_PARTS, model_digest
+from infinite_id.schedulers import scheduler_like
 from infinite_id.weights.base_lora import fuse_lora
 from infinite_id.weights.controlnet import load_controlnet
 from infinite_id.weights.single_file import is_single_file, load_single_file
 
 __all__ = ["BaseModel", "TextEmbeddings", "load_base"]
-
-# The few-step LoRAs were distilled on time steps counted from the last one.
-_TRAILING = {"timestep_spacing": "trailing"}
-_SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}),
-    "ddim_trailing": (DDIMScheduler, _TRAILING),
-    "dpmsolver++": (DPMSolverMultistepScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_trailing": (EulerDiscreteScheduler, _TRAILING),
-    "lcm": (LCMScheduler, {}),
-    "unipc": (UniPCMultistepScheduler, {}),
-}
-# SDXL's own noise, where a base's configuration is silent: the classes' defaults are other models'.
-_SDXL_NOISE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-}
-# Both cut off what lies outside [-1, 1], as pixels do and latents do not. Bases converted by
-# diffusers' from_single_file do not name the first, and DDIM's default is to cut.
-_LATENTS = {"clip_sample": False, "thresholding": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +178,7 @@ class BaseModel:
 
     def scheduler(self, kind: SchedulerKind, steps: int) -> Any:
         """A fresh scheduler with its timesteps set; schedulers keep state between steps."""
-        check_choice("scheduler", kind, SchedulerKind)
-        own = self.pipeline.scheduler
-        cls, overrides = _SCHEDULERS.get(kind, (type(own), {}))
-        silent = {"_use_default_values", *own.config.get("_use_default_values", ())}
-        stated = {name: value for name, value in own.config.items() if name not in silent}
-        config = own.config if kind == "own" else {**_SDXL_NOISE, **stated}
-        made = cls.from_config({**config, **_LATENTS, **overrides})
-        # On the CPU whatever the device: numbers read from it in a step would make it wait.
-        made.set_timesteps(steps)
-        return made
+        return scheduler_like(self.pipeline.scheduler, kind, steps)
 
     def encode(self, texts: Sequence[str]) -> TextEmbeddings:
         """Encodes texts.
