@@ -21,7 +21,7 @@ define install
 @$(UV) $(BACKEND) $(1) || { [ -n "$(BACKEND)" ] && echo "torch's own index does not answer: torch comes from the default registry, which may be a CUDA build" && $(UV) $(1); }
 endef
 
-.PHONY: help benchmark test lint format docs fresh clean
+.PHONY: help benchmark test short lint format docs fresh clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -61,6 +61,14 @@ WORKERS = $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$((cor
 
 test: $(VENV)/installed-dev  ## set up, run the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+# Every dependency that has parts of its own for each Python: torch, onnxruntime, OpenCV, Arrow, Ray,
+# MLflow, pydantic. Another Python: make short VENV=.venv-3.11 PYTHON=python3.11
+SHORT := tests/jobs/test_odd_paths.py tests/jobs/test_bad_input.py tests/infinite_id/test_generator.py \
+	tests/pipelines/test_manifest.py tests/pipelines/serving/test_app.py tests/test_packaging.py
+
+short: $(VENV)/installed-dev  ## set up, the short form of the tests; VENV= and PYTHON= for another Python
+	@$(BIN)/python -m pytest $(SHORT) $(ARGS)
 
 lint: $(VENV)/installed-dev  ## lint, format check, types, import rules
 	@$(BIN)/ruff check .

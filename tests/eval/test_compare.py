@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +16,6 @@ from eval.reports.report import write_report
 from eval.run_data import read_run
 from eval.stats import paired_difference
 from tests.eval.runs import write_run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def shift(folder: Path, metric: str, change) -> None:
@@ -141,8 +136,8 @@ def test_reports_compare_by_their_means(folders):
         (["--fail", "nothing=0.1"], 2, "metric is 'nothing', allowed: face_count"),
     ],
 )
-def test_the_command_is_a_gate(folders, options, code, words):
-    done = _command(*folders, *options)
+def test_the_command_is_a_gate(infinite_id, folders, options, code, words):
+    done = infinite_id("compare", *folders, *options)
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
     # ip_adapter loses the same everywhere: what loss would be seen is not known.
@@ -150,14 +145,6 @@ def test_the_command_is_a_gate(folders, options, code, words):
     assert ("no two pairs differ in their change" in done.stdout) is (
         "--fail" in options and code < 2
     )
-
-
-def _command(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "compare.py"), *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )  # fmt: skip
 
 
 def _requests(folder: Path, change) -> None:
@@ -245,12 +232,13 @@ def _described(folder: Path):
     return [describe(read_run(folder / name)) for name in ("a", "b")]
 
 
-def test_a_gate_without_anything_to_compare_fails(tmp_path):
+def test_a_gate_without_anything_to_compare_fails(infinite_id, tmp_path):
     write_run(tmp_path / "a", methods=("infinite_id",))
     write_run(tmp_path / "b", methods=("ip_adapter", "text_only"))
-    done = _command(
-        tmp_path / "a", tmp_path / "b", "--fail", "text_score=0.1", "--json", tmp_path / "c.json"
-    )
+    done = infinite_id(
+        "compare", tmp_path / "a", tmp_path / "b", "--fail", "text_score=0.1",
+        "--json", tmp_path / "c.json",
+    )  # fmt: skip
     assert done.returncode == 1
     assert "FELL  nothing to compare" in done.stdout
     (entry,) = json.loads((tmp_path / "c.json").read_text())
@@ -265,8 +253,9 @@ def test_one_person_cannot_be_tested(tmp_path):
     assert "cannot be tested: 8 pictures of 1 people" in line
 
 
-def test_the_json_holds_tests_and_verdict(folders, tmp_path):
-    done = _command(*folders, "--fail", "identity_facenet=0.02", "--json", tmp_path / "c.json")
+def test_the_json_holds_tests_and_verdict(infinite_id, folders, tmp_path):
+    options = ["--fail", "identity_facenet=0.02", "--json", tmp_path / "c.json"]
+    done = infinite_id("compare", *folders, *options)
     assert done.returncode == 1
     (entry,) = json.loads((tmp_path / "c.json").read_text())
     assert set(entry) == {"run", "against", "rows", "tests", "failures"}

@@ -202,7 +202,9 @@ def test_the_help_names_every_preset(capsys, monkeypatch, command):
 
 
 @pytest.mark.ray
-def test_more_gpus_than_the_cluster_has_are_refused_at_once(capsys, monkeypatch, places):
+def test_more_gpus_than_the_cluster_has_are_refused_at_once(
+    shared_ray, capsys, monkeypatch, places
+):
     code, said = invoke(
         capsys, monkeypatch, "benchmark", "--config", f"{places['tmp']}/gpus.yaml",
         "--address", "local", "--output", f"{places['tmp']}/run", "--tracking-uri", "none",

@@ -96,51 +96,51 @@ def test_mlflow_has_one_run_a_method_under_the_benchmark(finished):
         assert logged["face_found"] == entry["cells"]["face_found"]["mean"]
 
 
-def test_a_finished_run_is_not_overwritten_and_resumes_to_nothing(finished):
+def test_a_finished_run_is_not_overwritten_and_resumes_to_nothing(
+    finished, shared_ray, infinite_id
+):
     folder, options, _ = finished
-    refused = run(*options, "--output", str(folder))
+    refused = infinite_id("benchmark", *options, "--output", folder)
     assert refused.returncode == 2
     assert "already holds the run of" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    other = run(*options, "--output", str(folder), "--resume", "--seeds", "5")
+    other = infinite_id("benchmark", *options, "--output", folder, "--resume", "--seeds", "5")
     assert other.returncode == 2
     assert "belongs to a run with seeds '0', this run has '5'; allowed: the same" in other.stderr
     before = {path: path.stat().st_mtime_ns for path in folder.glob("images/*")}
     logged = (folder / "mlflow.json").read_bytes()
-    again = run(*options, "--seeds", "0:1", "--output", str(folder), "--resume")
+    again = infinite_id("benchmark", *options, "--seeds", "0:1", "--output", folder, "--resume")
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.glob("images/*")} == before
     # Nor is it logged twice.
     assert (folder / "mlflow.json").read_bytes() == logged
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setenv("INFINITE_ID_TIMED_SECONDS", "0.5")
     # This process read the environment when it imported METHODS.
     monkeypatch.setitem(METHODS, "timed", replace(METHODS["timed"], config=TimedConfig()))
     options = [
-        "--methods",
-        "timed",
-        "--limit",
-        "40",
-        "--batch-size",
-        "2",
-        "--metrics",
-        "face_found",
+        *("--methods", "timed", "--limit", "40", "--batch-size", "2", "--metrics", "face_found"),
+        *("--tracking-uri", "none"),
     ]
-    options += ["--tracking-uri", "none"]
     first = subprocess.Popen(
         command(*options, "--output", str(tmp_path / "killed")),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     images = tmp_path / "killed" / "images"
-    while len(list(images.glob("part-*.parquet"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    try:
+        while len(list(images.glob("part-*.parquet"))) < 3:
+            assert first.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline, "the run did not come to its third unit"
+            time.sleep(0.1)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
     committed = {path.name: path.read_bytes() for path in images.glob("part-*.parquet")}
     assert 3 <= len(committed) < 20
     resumed = run(*options, "--output", str(tmp_path / "killed"), "--resume")

@@ -36,6 +36,8 @@ OPTIONS = [
     "7",
     "--metrics",
     "face_found",
+    "--set",
+    "set_pictures=0",
     "--tracking-uri",
     "none",
 ]

@@ -30,15 +30,13 @@ def run(program: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.ray
 @pytest.mark.timeout(280)
-def test_pictures_are_those_of_the_main_job(tmp_path: Path) -> None:
+def test_pictures_are_those_of_the_main_job(shared_ray, infinite_id, tmp_path: Path) -> None:
     from infinite_id import InfiniteIDPipeline
 
-    done = run(
-        [
-            str(ROOT / "jobs" / "benchmark.py"), "--address", "local", "--identities", str(SAMPLES),
-            "--methods", "infinite_id", "--steps", "3", "--limit", "6", "--output", "run",
-        ],
-        tmp_path,
+    done = infinite_id(
+        "benchmark", "--identities", SAMPLES, "--methods", "infinite_id", "--steps", "3",
+        "--limit", "6", "--metrics", "face_found", "--set", "set_pictures=0",
+        "--tracking-uri", "none", "--output", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = pq.read_table(tmp_path / "run" / "images").to_pylist()

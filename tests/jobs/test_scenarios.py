@@ -17,19 +17,16 @@ from jobs import scenarios
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(job: str, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / job), *options],
+def test_scenarios_are_listed_with_a_line_each():
+    # As `ray job submit` runs it: the file, not the installed command.
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "--list-scenarios"],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         env={**os.environ, "COLUMNS": "200"},
     )
-
-
-def test_scenarios_are_listed_with_a_line_each():
-    done = run("benchmark.py", "--list-scenarios")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 12
@@ -37,40 +34,40 @@ def test_scenarios_are_listed_with_a_line_each():
 
 
 @pytest.mark.parametrize(
-    ("job", "options", "words"),
+    ("name", "options", "words"),
     [
-        ("benchmark.py", ["--scenario", "x"], "scenario is 'x', allowed: main_table, "),
-        ("benchmark.py", ["--scenario", "scatter", "--config", "c.yaml"], "beside a scenario"),
-        ("benchmark.py", ["--weights", "photomaker"], "allowed: NAME=ADDRESS, comma-separated"),
-        ("benchmark.py", ["--scenario", "scatter", "--tracking-uri", "x"], "tracking URI is 'x'"),
+        ("benchmark", ["--scenario", "x"], "scenario is 'x', allowed: main_table, "),
+        ("benchmark", ["--scenario", "scatter", "--config", "c.yaml"], "beside a scenario"),
+        ("benchmark", ["--weights", "photomaker"], "allowed: NAME=ADDRESS, comma-separated"),
+        ("benchmark", ["--scenario", "scatter", "--tracking-uri", "x"], "tracking URI is 'x'"),
         (
-            "benchmark.py",
+            "benchmark",
             ["--from", "coco:x"],
             "--from is 'coco:x', allowed: multiid:FOLDER or ref",
         ),
-        ("benchmark.py", ["--from", "multiid:no"], "MultiID-Bench folder 'no' does not exist"),
-        ("benchmark.py", ["--from", "multiid:no", "--prompts", "p.csv"], "given beside --from"),
-        ("benchmark.py", ["--judges", "magface=f"], "unknown judge 'magface', allowed: arcface, "),
+        ("benchmark", ["--from", "multiid:no"], "MultiID-Bench folder 'no' does not exist"),
+        ("benchmark", ["--from", "multiid:no", "--prompts", "p.csv"], "given beside --from"),
+        ("benchmark", ["--judges", "magface=f"], "unknown judge 'magface', allowed: arcface, "),
         (
-            "benchmark.py",
+            "benchmark",
             ["--metrics", "identity_adaface"],
             "needs the judge adaface, which is not",
         ),
         (
-            "benchmark.py",
+            "benchmark",
             ["--methods", "flux2_klein"],
             "allowed: weights with flux2_klein: a folder",
         ),
-        ("dreambooth.py", ["--output", "o", "--prior-weight", "-1"], "prior_weight is -1.0"),
-        ("dreambooth.py", ["--output", "o", "--identities", "no.csv"], "no.csv does not exist"),
-        ("compare.py", ["one"], "got 1 runs, allowed: 2 or more, or --log RUN_DIR"),
-        ("compare.py", ["one", "two"], "/one does not exist"),
-        ("compare.py", ["runs:/1", "two"], "allowed with it: --tracking-uri"),
-        ("compare.py", ["--log", "nowhere"], "nowhere is no run folder"),
+        ("dreambooth", ["--output", "o", "--prior-weight", "-1"], "prior_weight is -1.0"),
+        ("dreambooth", ["--output", "o", "--identities", "no.csv"], "no.csv does not exist"),
+        ("compare", ["one"], "got 1 runs, allowed: 2 or more, or --log RUN_DIR"),
+        ("compare", ["one", "two"], "/one does not exist"),
+        ("compare", ["runs:/1", "two"], "allowed with it: --tracking-uri"),
+        ("compare", ["--log", "nowhere"], "nowhere is no run folder"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(job, options, words):
-    done = run(job, *options)
+def test_wrong_input_is_one_sentence_and_exit_code_2(infinite_id, name, options, words):
+    done = infinite_id(name, *options)
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -100,7 +97,7 @@ def write_scenarios(folder: Path, **runs: dict) -> Path:
 
 @pytest.mark.ray
 def test_all_goes_on_after_one_that_fails_and_says_so_in_its_exit_code(
-    capsys, monkeypatch, tmp_path
+    shared_ray, capsys, monkeypatch, tmp_path
 ):
     folder = write_scenarios(
         tmp_path / "configs",
@@ -132,7 +129,7 @@ def test_all_goes_on_after_one_that_fails_and_says_so_in_its_exit_code(
 
 
 @pytest.mark.ray
-def test_all_that_fail_are_one_sentence_with_exit_code_1(capsys, monkeypatch, tmp_path):
+def test_all_that_fail_are_one_sentence_with_exit_code_1(shared_ray, capsys, monkeypatch, tmp_path):
     folder = write_scenarios(tmp_path / "configs", one={}, two={})
     options = ["--identities", str(tmp_path / "none"), "--output", str(tmp_path / "all")]
     code, _, said = benchmark(capsys, monkeypatch, folder, "--scenario", "all", *options)

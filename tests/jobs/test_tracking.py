@@ -12,14 +12,12 @@ import pytest
 
 from jobs.tracked_run import log_run
 from jobs.tracking import tracked_where, tracking_address
-from tests.jobs.tracked import database, parents, template, write_finished
-
-__all__ = ["database", "template"]
+from tests.jobs.tracked import parents, write_finished
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_finished(tmp_path / "run")
+def folder(tmp_path: Path, finished_run: Path) -> Path:
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 def test_results_are_logged_once(folder, database):
@@ -101,11 +99,11 @@ def test_the_dataset_is_told_by_its_content(folder, database, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["p%20q", "p?q", "b[1] #", "a::b", "ü ' \""])
-def test_the_database_lies_where_the_path_says(tmp_path, template, name):
+def test_the_database_lies_where_the_path_says(tmp_path, template, finished_run, name):
     place = tmp_path / name
     place.mkdir()
     shutil.copy(template, place / "mlflow.db")
-    folder = write_finished(place / "run")
+    folder = shutil.copytree(finished_run, place / "run")
     uri = tracking_address(None, str(folder))
     run_id = log_run(str(folder), uri, "test")
     # MLflow also makes the folder that the escapes of the address would name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,7 @@ from jobs.compare import compare
 from jobs.tracking import check_tracking, experiment_name
 from pipelines.benchmark import RunSummary
 from pipelines.settings import load_config
-from tests.jobs.tracked import database, parents, template, write_finished
-
-__all__ = ["database", "template"]
+from tests.jobs.tracked import parents
 
 
 @contextlib.contextmanager
@@ -106,9 +105,9 @@ def summary(url: str) -> RunSummary:
 
 
 def test_a_tracker_that_fails_afterwards_is_a_warning_that_says_how_to_send_it(
-    tmp_path, database, capsys, monkeypatch
+    tmp_path, database, finished_run, capsys
 ):
-    folder = write_finished(tmp_path / "run")
+    folder = shutil.copytree(finished_run, tmp_path / "run")
     uri = f"sqlite:///{database}"
     settings = load_config(
         None, output=str(folder), tracking_uri=uri, set_pictures=0, experiment="test"

@@ -75,12 +75,14 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     )
     metrics = output / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
-        assert first.poll() is None, "the training ended by itself"
-        assert time.monotonic() < deadline, "the training did not come to its third report"
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    try:
+        while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 3):
+            assert first.poll() is None, "the training ended by itself"
+            assert time.monotonic() < deadline, "the training did not come to its third report"
+            time.sleep(0.2)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
     assert not stale.exists()
     # Workers of the dead driver may still finish the step they are in.
     time.sleep(5)
@@ -129,20 +131,21 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(photos: Path, tmp_pa
     ],
 )
 def test_data_that_cannot_be_trained_on_are_refused_before_ray_starts(
-    tmp_path: Path, name: str, message: str
+    infinite_id, tmp_path: Path, name: str, message: str
 ):
     pq.write_table(pa.table({"identity_id": ["a"], "picture": [b""]}), tmp_path / "bad.parquet")
     (tmp_path / "text.parquet").write_text("no table")
     # Nothing answers there, which is what would be said if it were asked.
     options = ["--address", "127.0.0.1:9", "--tracking-uri", "none"]
-    done = run("--data", str(tmp_path / name), "--output", str(tmp_path / "run"), *options)
+    done = infinite_id("train", "--data", tmp_path / name, "--output", tmp_path / "run", *options)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_the_sdxl_recipe_is_checked_without_a_weight():
-    done = run("--config", str(ROOT / "jobs" / "configs" / "train_sdxl.yaml"), "--dry-run")
+def test_the_sdxl_recipe_is_checked_without_a_weight(infinite_id):
+    recipe = ROOT / "jobs" / "configs" / "train_sdxl.yaml"
+    done = infinite_id("train", "--config", recipe, "--dry-run")
     assert done.returncode == 0, done.stderr
     # The published UNet of SDXL has just as many parameters.
     assert "2567463684" in done.stdout
@@ -160,8 +163,8 @@ def test_the_sdxl_recipe_is_checked_without_a_weight():
         ([], "data"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(options: list[str], message: str):
-    done = run(*options)
+def test_wrong_input_is_one_sentence_and_exit_code_2(infinite_id, options: list[str], message: str):
+    done = infinite_id("train", *options)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

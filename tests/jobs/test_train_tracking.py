@@ -28,8 +28,8 @@ def settings(tmp_path: Path) -> TrainingConfig:
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def uri(database: Path) -> str:
+    return f"sqlite:///{database}"
 
 
 def only_run(uri: str) -> mlflow.entities.Run:
@@ -59,9 +59,12 @@ def test_a_training_that_fails_is_marked(settings, uri):
 
 
 @pytest.mark.parametrize("when", ["begin", "log", "end"])
-def test_a_tracking_store_that_fails_is_said_once_and_ends_nothing(settings, uri, capfd, when):
+def test_a_tracking_store_that_fails_is_said_once_and_ends_nothing(
+    settings, database, uri, capfd, when
+):
     with contextlib.ExitStack() as disk:
         if when == "begin":
+            database.unlink()
             disk.enter_context(files_of_at_most(1024))
         with _tracked(settings, uri) as log:
             if when == "log":

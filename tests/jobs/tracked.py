@@ -1,13 +1,11 @@
-"""A finished run folder and an MLflow database, for the tests of tracking."""
+"""A finished run folder, and what MLflow has of it, for the tests of tracking."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import mlflow
-import pytest
 
 from eval.reports.report import write_report
 from pipelines.tables.demo_people import demo_identities
@@ -18,7 +16,7 @@ from pipelines.tables.manifest import (
 )
 from tests.eval.runs import write_run
 
-__all__ = ["database", "parents", "template", "write_finished"]
+__all__ = ["parents", "write_finished"]
 
 
 def write_finished(place: Path) -> Path:
@@ -48,20 +46,6 @@ def write_finished(place: Path) -> Path:
     (place / "sets.json").write_text(json.dumps({"identity": identity}))
     write_report(place)
     return place
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database: MLflow takes seconds for the tables of a new one."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def database(template: Path, tmp_path: Path) -> Path:
-    """A database of this test alone."""
-    return Path(shutil.copy(template, tmp_path / "mlflow.db"))
 
 
 def parents(uri: str, experiment: str = "test") -> list[mlflow.entities.Run]:

@@ -25,23 +25,17 @@ from pipelines.stages.stage import Stage
 from pipelines.tables.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
-_STORE_BYTES = 100_000_000
+_STORE_BYTES = 100_000_000  # of `shared_ray`
 _UNIT_BYTES = 2_000_000
 _UNITS = 110
 _SCHEMA = pa.schema([("unit", pa.int64())])
 
 
-@pytest.fixture(scope="module")
-def session():
-    ray = pytest.importorskip("ray")
-    from pipelines.run.environment import quiet
-    from pipelines.run.session import ray_session
+@pytest.fixture
+def session(shared_ray):
+    import ray
 
-    quiet()
-    with pytest.MonkeyPatch.context() as own:
-        own.setenv("OMP_NUM_THREADS", "7")
-        with ray_session("local", num_cpus=2, object_store_bytes=_STORE_BYTES):
-            yield ray
+    return ray
 
 
 def test_a_cluster_without_an_autoscaler_is_known_by_its_monitor(session):
@@ -55,16 +49,15 @@ def test_a_cluster_without_an_autoscaler_is_known_by_its_monitor(session):
         time.sleep(0.2)
     # As another driver of the same cluster sees it, which knows it by its address alone.
     limits = cluster_limits(session.cluster_resources(), Resources(), "10.0.0.1:6379")
-    assert limits == {"CPU": 2.0, "GPU": 0.0}
+    assert limits == {"CPU": 4.0, "GPU": 0.0}
 
 
-def test_workers_have_their_environment_and_the_driver_its_own(session):
+def test_workers_have_their_environment_and_not_the_drivers(session):
     from pipelines.run.environment import WORKER_ENVIRONMENT
 
     names = list(WORKER_ENVIRONMENT)
     found = session.get(session.remote(lambda: {n: os.environ.get(n) for n in names}).remote())
     assert found == WORKER_ENVIRONMENT
-    assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 class TellsOfCollection:
@@ -205,12 +198,13 @@ def _object_store() -> tuple[int, int]:
 
 def test_a_slow_writer_holds_the_maker_back(session, tmp_path):
     store, used, leads = Store(tmp_path), [], []
+    _, spilled_before = _object_store()
     for step in stream_units(_stages(store, Maker, 0.03), store, "written", range(_UNITS)):
         used.append(_object_store())
         leads.append(step.given["maker"] - step.given["writer"])
     assert _UNITS * _UNIT_BYTES > 2 * _STORE_BYTES
     assert len(store.names("written")) == _UNITS
-    assert max(spilled for _, spilled in used) == 0
+    assert max(spilled for _, spilled in used) == spilled_before
     # Ray Data's own budget is half of the store; units in actors' hands come on top.
     assert max(held for held, _ in used) < 0.75 * _STORE_BYTES
     # Each stage has a figure of its own, and the maker's is ahead.

@@ -65,12 +65,24 @@ def batch(rank: int, text_active: bool) -> AdapterBatch:
     )
 
 
-def work(rank: int, strategy: Strategy, text_active: bool, folder: str) -> None:
+CASES: list[tuple[Strategy, bool]] = [("ddp", False), ("fsdp", False), ("fsdp", True)]
+
+
+def work(rank: int, folder: str) -> None:
+    """What one worker finds in each case; the workers take seconds to start."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORKERS
     )
+    for strategy, text_active in CASES:
+        found = gradients(rank, strategy, text_active)
+        torch.save(found, Path(folder, f"{strategy}-{text_active}-{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def gradients(rank: int, strategy: Strategy, text_active: bool) -> dict[str, Any]:
     model, base = training(text_active)
     whole = sum(p.numel() for p in model.unet.parameters())
     wrapped = distribute(model, strategy, WORKERS)
@@ -78,17 +90,12 @@ def work(rank: int, strategy: Strategy, text_active: bool, folder: str) -> None:
     held = [_held(model) / whole]
     loss.backward()
     held.append(_held(model) / whole)
-    torch.save(
-        {
-            "gradients": {n: p.grad for n, p in model.adapter.named_parameters()},
-            "frozen": all(p.grad is None for p in model.unet.parameters()),
-            "held": held,
-            "picture": torch.from_numpy(drawn(base, model.adapter)),
-        },
-        Path(folder, f"{rank}.pt"),
-    )
-    dist.barrier()
-    dist.destroy_process_group()
+    return {
+        "gradients": {n: p.grad for n, p in model.adapter.named_parameters()},
+        "frozen": all(p.grad is None for p in model.unet.parameters()),
+        "held": held,
+        "picture": torch.from_numpy(drawn(base, model.adapter)),
+    }
 
 
 def drawn(base: BaseModel, adapter: IdentityAdapter) -> NDArray[np.uint8]:
@@ -104,20 +111,26 @@ def _held(model: AdapterTraining) -> int:
     return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in parameters)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "text_active"),
-    [("ddp", False), ("fsdp", False), ("fsdp", True)],
-)
-@pytest.mark.timeout(120)
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(work, (str(folder),), nprocs=WORKERS)
+    return folder
+
+
+@pytest.mark.parametrize(("strategy", "text_active"), CASES)
+@pytest.mark.timeout(240)
 def test_two_workers_average_the_gradients_of_their_batches(
-    strategy: Strategy, text_active: bool, tmp_path: Path
+    strategy: Strategy, text_active: bool, worked: Path
 ):
-    mp.spawn(work, (strategy, text_active, str(tmp_path)), nprocs=WORKERS)
     alone, base = training(text_active)
     for rank in range(WORKERS):
         (alone(batch(rank, text_active)) / WORKERS).backward()
     picture = torch.from_numpy(drawn(base, alone.adapter))
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORKERS)]
+    found = [
+        torch.load(worked / f"{strategy}-{text_active}-{rank}.pt", weights_only=True)
+        for rank in range(WORKERS)
+    ]
     for one in found:
         assert one["frozen"]
         # After the forward pass as well: the backward pass begins with the base split again.
