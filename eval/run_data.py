@@ -8,7 +8,7 @@ disk: only those that a report shows are read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from eval.distinct_pictures import distinct_pictures
+from eval.group_data import GroupData, groups_of, read_groups
 from eval.metric_info import MetricInfo
 from eval.run_folder import RunFiles
 
@@ -44,6 +45,7 @@ class RunData:
         face_count: rows of the faces table.
         model_revisions: method -> revisions named in the images table.
         missing: one sentence for each thing that is not there.
+        groups: pictures of several people, which all of the above leaves out, but for `missing`.
     """
 
     folder: RunFiles
@@ -55,6 +57,7 @@ class RunData:
     face_count: int
     model_revisions: dict[str, list[str]]
     missing: list[str] = field(default_factory=list)
+    groups: GroupData = field(default_factory=GroupData)
 
     def __len__(self) -> int:
         return len(self.samples["sample_id"])
@@ -177,7 +180,22 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     samples["picture"] = distinct_pictures(data)
     missing += folder.unreadable
     _note_incomplete(data)
-    return data
+    return _without_groups(data)
+
+
+def _without_groups(data: RunData) -> RunData:
+    """What is said of one person is not said of a group; it has a table of its own."""
+    people = groups_of(data.folder)
+    if not people:
+        return data
+    theirs = np.isin(data.samples["identity_id"].astype(str), list(people))
+    samples = {name: values[theirs] for name, values in data.samples.items()}
+    return replace(
+        data,
+        samples={name: values[~theirs] for name, values in data.samples.items()},
+        scores={name: values[~theirs] for name, values in data.scores.items()},
+        groups=read_groups(data.folder, people, samples),
+    )
 
 
 def _mixes(folder: RunFiles) -> dict[str, list[str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.groups import group_rows
 from eval.judges.given import GivenJudges
 from eval.judges.image_text import ImageTextModel
 from eval.judges.networks import Networks
@@ -15,6 +17,7 @@ from eval.metric_info import MetricInfo
 from eval.metrics import DEFAULT_METRICS, METRICS, needs_of
 from eval.picture_batch import PictureBatch, style_words
 from infinite_id.faces.detection import check_image
+from infinite_id.regions import Region
 
 __all__ = ["ScoringSuite", "load_suite"]
 
@@ -98,6 +101,28 @@ class ScoringSuite:
             self._networks, images, prompts, references, words, weights, self._styles
         )
 
+    def score_groups(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        people: Sequence[Sequence[Sequence[NDArray[np.uint8]]]],
+        regions: Sequence[Sequence[Region] | None],
+    ) -> list[list[dict[str, Any]]]:
+        """What each picture of several people shows of each of them, see `eval.groups.group_rows`.
+
+        Args:
+            images: N pictures uint8 (H, W, 3) RGB.
+            people: of each picture its people, and of each of those the aligned faces, uint8
+                (112, 112, 3).
+            regions: of each picture its people's; None: not known.
+        """
+        blank = [""] * len(images)
+        faces = [[face for one in group for face in one] for group in people]
+        batch = self.batch(images, blank, faces)
+        return [
+            group_rows(batch, number, group, where)
+            for number, (group, where) in enumerate(zip(people, regions, strict=True))
+        ]
+
     def measure(self, batch: PictureBatch) -> dict[str, NDArray[np.float32]]:
         """The metrics of a batch, as `score` gives them."""
         if not len(batch):
@@ -115,6 +140,7 @@ def load_suite(
     scorer: str | None = None,
     styles: Sequence[str] = (),
     judges: GivenJudges | None = None,
+    groups: bool = False,
 ) -> ScoringSuite:
     """Loads the networks that the named metrics need.
 
@@ -127,6 +153,7 @@ def load_suite(
         scorer: folder of an OpenCLIP model in place of the preset's.
         styles: words of a run's styles; a picture's is told apart from these and the shipped ones.
         judges: networks that the caller gives by address.
+        groups: pictures of several people are scored too, whatever the metrics need.
 
     Raises:
         ValueError: unknown metric or preset, a name twice, or none.
@@ -137,6 +164,7 @@ def load_suite(
     given.required(needed)
     chosen = list(needed)
     needs = {need for one in needed.values() for need in one}
+    needs |= {"faces", "facenet"} if groups else set()
     networks = Networks(
         needs, preset_name, threads, image_text, device=device, scorer=scorer, judges=given
     )

@@ -37,6 +37,7 @@ def benchmark(
     prompts: options.Prompts = None,
     styles: options.Styles = None,
     mixes: options.Mixes = None,
+    groups: options.Groups = None,
     methods: options.Methods = None,
     metrics: Annotated[
         Optional, typer.Option(help="Metrics, comma-separated; default: see infinite-id metrics.")
@@ -105,6 +106,7 @@ def benchmark(
         "prompts": prompts,
         "styles": styles,
         "mixes": mixes,
+        "groups": groups,
         "methods": options.names_of(methods),
         "metrics": options.names_of(metrics),
         "seeds": seeds,

@@ -97,7 +97,8 @@ def _check_run(
     manifests = found.attempt(lambda: load_manifests(settings))
     if manifests is not None:
         texts = styled_texts(manifests, settings.storage_options)
-        people = manifests.identities.num_rows + manifests.mixes.num_rows
+        people = manifests.shown
+        found.faults += manifests.group_faults
         found.say("people, texts", f"{people:,}, {len(texts):,}")
         words = {row["class_word"] or "person" for row in manifests.identities.to_pylist()}
         found.attempt(lambda: _check_tokens(found, settings, texts, words or {"person"}))

@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[str], Benchmark]] = {
 """Name -> reader of a folder."""
 
 Finish = Callable[[RunSummary, BenchmarkConfig], None]
-_TAKEN = ("identities", "prompts", "styles", "mixes")
+_TAKEN = ("identities", "prompts", "styles", "mixes", "groups")
 
 
 def run_field_benchmark(

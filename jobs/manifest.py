@@ -20,6 +20,7 @@ from pipelines.tables.manifest import (
     read_manifest,
     write_manifests,
 )
+from pipelines.tables.mixes_and_groups import check_groups
 from pipelines.tables.photo_folder import FolderAccount
 from pipelines.tables.schemas import MANIFESTS
 from pipelines.tables.storage import Store
@@ -40,6 +41,7 @@ def manifest_build(
     prompts: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: the shipped ones.")] = None,
     styles: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: the shipped ones.")] = None,
     mixes: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: no mixes.")] = None,
+    groups: Annotated[Optional, typer.Option(help=f"{_FORMS}; default: no groups.")] = None,
     layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:
@@ -47,12 +49,16 @@ def manifest_build(
     given = options.storage_options(storage_options)
     people = read_manifest("identities", photos, given, layout=layout)
     texts = default_prompts() if prompts is None else read_manifest("prompts", prompts, given)
+    together = None if groups is None else read_manifest("groups", groups, given)
+    if together is not None:
+        check_groups(together, groups or "", set(people["identity_id"].to_pylist()))
     names = write_manifests(
         output,
         identities=people,
         prompts=texts,
         styles=default_styles() if styles is None else read_manifest("styles", styles, given),
         mixes=None if mixes is None else read_manifest("mixes", mixes, given),
+        groups=together,
         options=given,
     )
     account = FolderAccount.of(people.schema)
@@ -86,6 +92,8 @@ def manifest_check(
             found, table = kind_of(name, given, layout=layout)
         else:
             found, table = kind, read_manifest(kind, name, given, layout=layout)
+        if found == "groups":
+            check_groups(table, shown(name))
         _tell(found, table)
         console.print(f"{shown(name)}: {table.num_rows} {found}, valid", markup=False)
 

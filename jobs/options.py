@@ -20,6 +20,7 @@ __all__ = [
     "BatchSize",
     "CheckPeople",
     "Config",
+    "Groups",
     "Identities",
     "LargestFace",
     "Layout",
@@ -59,6 +60,10 @@ RunLayout = Annotated[str | None, _LAYOUT]
 Prompts = Annotated[str | None, typer.Option(help="Prompts manifest; default: the shipped one.")]
 Styles = Annotated[str | None, typer.Option(help="Styles manifest; default: the shipped one.")]
 Mixes = Annotated[str | None, typer.Option(help="Mixes manifest; default: no mixes.")]
+Groups = Annotated[
+    str | None,
+    typer.Option(help="Groups manifest: people in one picture; default: no groups."),
+]
 Methods = Annotated[
     str | None, typer.Option(help="Methods, comma-separated; see infinite-id methods.")
 ]

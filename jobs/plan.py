@@ -36,6 +36,7 @@ def plan(
     prompts: options.Prompts = None,
     styles: options.Styles = None,
     mixes: options.Mixes = None,
+    groups: options.Groups = None,
     methods: options.Methods = None,
     seeds: options.Seeds = None,
     preset: options.Preset = None,
@@ -78,6 +79,7 @@ def plan(
         "prompts": prompts,
         "styles": styles,
         "mixes": mixes,
+        "groups": groups,
         "methods": options.names_of(methods),
         "seeds": seeds,
         "preset": preset,
@@ -86,7 +88,7 @@ def plan(
     settings = load_config(config, **{**given, **options.set_values(override)})
     rates = _rates(images_per_second, image_kb, from_run, settings.storage_options)
     manifests, family = load_manifests(settings), settings.family()
-    people = manifests.identities.num_rows + manifests.mixes.num_rows
+    people = manifests.shown
     texts = manifests.prompts.num_rows * manifests.styles.num_rows
     if per_person is not None and per_person < 1:
         raise ValueError(f"per_person is {per_person}, allowed: 1 or more")
@@ -111,7 +113,7 @@ def plan(
         print(json.dumps({"gpus": gpus, **asdict(rates), **asdict(found)}, indent=1))
         return
     rows = [
-        ("people (mixes included)", f"{found.people:,}"),
+        ("people (mixes, groups included)", f"{found.people:,}"),
         ("prompts x styles", f"{found.texts:,}"),
         ("pictures wanted", f"{found.wanted:,}"),
         ("pictures generated", f"{found.draws:,}"),

@@ -217,7 +217,7 @@ class _Sender:
         for name in self._store.names("embeddings", ".parquet"):
             people = self._store.read_table(f"embeddings/{name}", ["identity_id", "digest"])
             digest.update(repr(sorted(map(str, people.to_pylist()))).encode())
-        for kind in ("prompts", "styles", "mixes"):
+        for kind in ("prompts", "styles", "mixes", "groups"):
             if self._store.exists(f"manifests/{kind}.parquet"):
                 rows = self._store.read_table(f"manifests/{kind}.parquet").to_pylist()
                 digest.update(repr(rows).encode())
@@ -227,7 +227,7 @@ class _Sender:
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
 
-        for kind in ("identities", "prompts", "styles", "mixes"):
+        for kind in ("identities", "prompts", "styles", "mixes", "groups"):
             name = f"manifests/{kind}.parquet"
             if not self._store.exists(name):
                 continue

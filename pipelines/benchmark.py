@@ -181,8 +181,11 @@ def run_benchmark(
 
 
 def _people(subjects: Iterable[Subject], judged_by: Mapping[str, str]) -> int:
-    """Neither a mix nor a person's coarser photo is one more person."""
-    return sum(not one.mix_parts and one.identity_id not in judged_by for one in subjects)
+    """Neither a mix nor a group nor a person's coarser photo is one more person."""
+    return sum(
+        not one.mix_parts and not one.group_people and one.identity_id not in judged_by
+        for one in subjects
+    )
 
 
 def write_requests(store: Store, plan: RequestPlan) -> None:

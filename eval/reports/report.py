@@ -22,6 +22,7 @@ from eval.json_values import json_value
 from eval.pose_slopes import AXES, PoseSlopes, pose_slopes
 from eval.reports.exports import csv_table, latex_identity, latex_table, networks_of
 from eval.reports.formatting import bounds, carries, cell, interval, label, record, value
+from eval.reports.groups import group_section
 from eval.reports.report_figures import THEMES, make_plots, make_sheets
 from eval.reports.tables import FACE_FOUND, Tables, extremes, make_tables
 from eval.reports.thumbnails import choose_pictures, data_uri, thumbnail
@@ -96,6 +97,7 @@ def write_report(
     context = _context(data, tables, extreme, pictures, figures) | _pose_rows(poses)
     context |= {"sets": sets, "scenario": scenario, "set_rows": _set_rows(sets)}
     context["identity_judges"] = _judges(sets)
+    context["groups"] = groups = group_section(data)
     context["identity_networks"] = networks_of(sets.get("identity"))
     environment = _environment()
     page = environment.get_template("report.html.j2").render(context)
@@ -106,6 +108,7 @@ def write_report(
             "sets": sets,
             "figures": list(figures),
             "poses": [json_value(asdict(one)) for one in poses],
+            "groups": json_value(groups and groups["methods"]),
         },
         indent=1,
         ensure_ascii=False,

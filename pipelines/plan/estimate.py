@@ -42,7 +42,7 @@ class Estimate:
     """A run's size.
 
     Attributes:
-        people: of the manifest, mixes included.
+        people: of the manifest, mixes and groups included.
         texts: prompts in their styles.
         wanted: pictures that the user wants.
         draws: pictures that are generated; more than wanted where gates refuse some.

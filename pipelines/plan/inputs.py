@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from infinite_id.config import FusionKind, Preset
 from infinite_id.methods import check_takes
+from infinite_id.prompts import group_word
 from pipelines.plan.job import job_folder
 from pipelines.plan.requests import PlanSettings, RequestPlan, Subject, Text
 from pipelines.plan.weights import RunWeights
@@ -24,9 +25,11 @@ from pipelines.tables.manifest import (
     default_styles,
     read_manifest,
 )
+from pipelines.tables.mixes_and_groups import group_fault, group_regions
 from pipelines.tables.people import people_notes, write_index
 from pipelines.tables.prompt_pictures import COLUMNS, prompt_pictures
-from pipelines.tables.schemas import EMBEDDINGS, MIXES, REJECTS
+from pipelines.tables.rejects import reject_row, write_rejects
+from pipelines.tables.schemas import EMBEDDINGS, GROUPS, MIXES, REJECTS
 from pipelines.tables.storage import Store
 
 __all__ = [
@@ -62,10 +65,12 @@ def load_manifests(config: RunConfig) -> Manifests:
         "mixes": MIXES.empty_table()
         if config.mixes is None
         else read_manifest("mixes", config.mixes, options),
+        "groups": _groups(config),
     }
     tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
     tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
+    _check_group_keys(tables)
     if config.controlnet is None:
         _check_no_control(tables["prompts"])
     _check_takes(tables["prompts"], config.method_names, config.family().fusion.fusion)
@@ -77,6 +82,13 @@ def load_manifests(config: RunConfig) -> Manifests:
     for note in manifests.notes:
         logger.warning("%s", note)
     return manifests
+
+
+def _groups(config: RunConfig) -> pa.Table:
+    """Of the benchmark alone: what a synthesis asks of its pictures is about one person."""
+    if not isinstance(config, BenchmarkConfig) or config.groups is None:
+        return GROUPS.empty_table()
+    return read_manifest("groups", config.groups, config.storage_options)
 
 
 def _inside(table: pa.Table, folder: Path) -> pa.Table:
@@ -118,6 +130,15 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
                 )
 
 
+def _check_group_keys(tables: Mapping[str, pa.Table]) -> None:
+    """What is wrong with a group is its reject; a key that names two things is the run's end."""
+    for kind, key in (("identities", "identity_id"), ("mixes", "mix_id")):
+        others = set(tables[kind][key].to_pylist())
+        for row, name in enumerate(tables["groups"]["group_id"].to_pylist()):
+            if name in others:
+                raise ValueError(f"groups, row {row}: group_id {name!r} is also one of the {kind}")
+
+
 def _check_no_control(prompts: pa.Table) -> None:
     for row in prompts.to_pylist():
         for name in ("control_image", "control_keypoints"):
@@ -141,8 +162,9 @@ def _check_takes(prompts: pa.Table, methods: Sequence[str], fusion: FusionKind) 
 
 
 def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
-    """The people that were embedded, and the mixes all of whose parts were; writes the index of
-    people (`pipelines.tables.people.write_index`).
+    """The people that were embedded, and the mixes and groups all of whose people were; writes the
+    index of people (`pipelines.tables.people.write_index`), and why other mixes and groups are
+    rejected.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
@@ -160,7 +182,12 @@ def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
         reasons = store.read_folder("rejects", REJECTS).to_pylist()
         detail = f"; the first: {reasons[0]['message']}" if reasons else ""
         raise ValueError(f"no photo of {manifests.identities.num_rows} people is usable{detail}")
-    return [*subjects, *_mix_subjects(manifests.mixes, subjects)]
+    known = {one.identity_id: one for one in subjects}
+    mixes, no_mixes = _mix_subjects(manifests.mixes, known)
+    groups, no_groups = _group_subjects(manifests, known)
+    write_rejects(store, "mixes", 0, no_mixes)
+    write_rejects(store, "groups", 0, no_groups)
+    return [*subjects, *mixes, *groups]
 
 
 def styled_texts(
@@ -222,23 +249,61 @@ def request_plan(
     )
 
 
-def _mix_subjects(mixes: pa.Table, people: Sequence[Subject]) -> list[Subject]:
-    """Mixes all of whose parts were embedded; the class word only where all parts share it."""
-    known = {person.identity_id: person for person in people}
-    subjects = []
+def _mix_subjects(
+    mixes: pa.Table, known: Mapping[str, Subject]
+) -> tuple[list[Subject], list[dict[str, Any]]]:
+    """Mixes, and rejects of those with a person who was not embedded; the class word only where all
+    parts share it."""
+    subjects, rejects = [], []
     for mix in mixes.to_pylist():
-        parts = [known.get(part["identity_id"]) for part in mix["parts"]]
-        if any(part is None for part in parts):
+        parts = [part["identity_id"] for part in mix["parts"]]
+        if (missing := _missing("mixes", mix["mix_id"], parts, known)) is not None:
+            rejects.append(missing)
             continue
-        present = [part for part in parts if part is not None]
-        words = {part.class_word for part in present}
+        words = {known[part].class_word for part in parts}
         subjects.append(
             Subject(
                 mix["mix_id"],
                 words.pop() if len(words) == 1 else "person",
-                "+".join(part.digest for part in present),
+                "+".join(known[part].digest for part in parts),
                 tuple(mix["parts"]),
                 mix["mode"],
             )
         )
-    return subjects
+    return subjects, rejects
+
+
+def _group_subjects(
+    manifests: Manifests, known: Mapping[str, Subject]
+) -> tuple[list[Subject], list[dict[str, Any]]]:
+    """Groups, and rejects of those that cannot be made."""
+    people = set(manifests.identities["identity_id"].to_pylist())
+    subjects, rejects = [], []
+    for group in manifests.groups.to_pylist():
+        name, members = group["group_id"], group["people"]
+        if (fault := group_fault(group, people)) is not None:
+            rejects.append(reject_row("groups", name, *fault))
+            continue
+        if (missing := _missing("groups", name, members, known)) is not None:
+            rejects.append(missing)
+            continue
+        subjects.append(
+            Subject(
+                name,
+                group_word([known[one].class_word for one in members]),
+                "+".join(known[one].digest for one in members),
+                group_people=tuple(members),
+                group_regions=group_regions(group["regions"]),
+            )
+        )
+    return subjects, rejects
+
+
+def _missing(
+    stage: str, name: str, people: Sequence[str], known: Mapping[str, Subject]
+) -> dict[str, Any] | None:
+    missing = next((one for one in people if one not in known), None)
+    if missing is None:
+        return None
+    told = f"{stage}: {name!r} has the person {missing!r}, whose photos were rejected"
+    return reject_row(stage, name, "person_rejected", told)

@@ -28,7 +28,7 @@ __all__ = ["MadeFrom", "deciding_settings"]
 
 logger = logging.getLogger(__name__)
 
-_KINDS = ("prompts", "styles", "mixes", "identities")
+_KINDS = ("prompts", "styles", "mixes", "groups", "identities")
 _PHOTOS = "manifests/photos.parquet"
 _ADDRESSES = ("photos", "image", "mask_image", "control_image")
 

@@ -18,7 +18,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from infinite_id.prompts import fill_prompt
-from infinite_id.types import GenerationRequest, IdentityMix
+from infinite_id.regions import Box
+from infinite_id.types import GenerationRequest, IdentityGroup, IdentityMix
+from pipelines.tables.mixes_and_groups import group_regions
 from pipelines.tables.prompt_controls import CONTROL_COLUMNS, PromptControl
 from pipelines.tables.prompt_pictures import PromptPicture
 from pipelines.tables.schemas import REQUESTS
@@ -35,18 +37,22 @@ __all__ = [
     "sample_id",
 ]
 
+_GROUP = ("group_people", "group_regions")
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who is in the picture: a person, or a mix of people.
+    """Who is in the picture: a person, a mix of people, or a group of them.
 
     Attributes:
-        identity_id: key of the person or of the mix.
+        identity_id: key of the person, of the mix or of the group.
         class_word: what {subject} in a prompt becomes.
-        digest: of the embedding (of all parts' for a mix).
+        digest: of the embedding (of all people's for a mix or a group).
         mix_parts: [{"identity_id", "weight"}], None for a person.
         mix_mode: "interpolate" or "stack", None for a person.
         prompt: of this person alone, in place of the plan's; it may hold {subject}.
+        group_people: identity_ids, None unless it is a group.
+        group_regions: boxes, one a person; None: found by the generator.
     """
 
     identity_id: str
@@ -55,6 +61,17 @@ class Subject:
     mix_parts: tuple[Mapping[str, Any], ...] | None = None
     mix_mode: str | None = None
     prompt: str | None = None
+    group_people: tuple[str, ...] | None = None
+    group_regions: tuple[Box, ...] | None = None
+
+    @property
+    def group_columns(self) -> dict[str, Any]:
+        """As `requests` have them, null unless it is a group."""
+        people, regions = self.group_people, self.group_regions
+        return {
+            "group_people": None if people is None else list(people),
+            "group_regions": None if regions is None else [list(box) for box in regions],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,8 @@ def sample_id(row: Mapping[str, Any], model_revision: str, identity_digest: str)
                 "mix_mode",
             )
         ),
+        # Others keep the names that they had before there were groups.
+        *(row[name] for name in _GROUP if row.get(_GROUP[0])),
     ]
     text = json.dumps(what, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -147,6 +166,7 @@ def request_row(
         "guidance_scale": settings.guidance_scale,
         "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
         "mix_mode": subject.mix_mode,
+        **subject.group_columns,
         **dict.fromkeys(("image", "mask_image", "strength", *CONTROL_COLUMNS)),
     }
     for pictures in (text.picture, text.control):
@@ -161,13 +181,18 @@ def request_from_row(row: Mapping[str, Any]) -> GenerationRequest:
     if row["mix_parts"]:
         parts = tuple((part["identity_id"], part["weight"]) for part in row["mix_parts"])
         mix = IdentityMix(parts, row["mix_mode"])
+    group = None
+    if row["group_people"]:
+        group = IdentityGroup(tuple(row["group_people"]), group_regions(row["group_regions"]))
     own = {"mix", "identity_scale", "group", "init_image", "control_image", "details"}
     names = set(GenerationRequest.__dataclass_fields__) - own
-    return GenerationRequest(**{name: row[name] for name in names}, mix=mix)
+    return GenerationRequest(**{name: row[name] for name in names}, mix=mix, group=group)
 
 
 def people_of(row: Mapping[str, Any]) -> list[str]:
-    """Keys of the people that a `requests` row shows: one, or a mix's parts."""
+    """Keys of the people that a `requests` row shows: one, a mix's parts, or a group's people."""
+    if row["group_people"]:
+        return list(row["group_people"])
     if row["mix_parts"]:
         return [part["identity_id"] for part in row["mix_parts"]]
     return [row["identity_id"]]
@@ -195,7 +220,7 @@ class RequestPlan:
     Args:
         methods: (name, model revision), in the order in which they run.
         texts: prompts in their styles.
-        subjects: people and mixes.
+        subjects: people, mixes and groups.
         seeds: of the initial noise.
         settings: size, steps, guidance.
         unit_size: most requests of a unit, the generation batch.
@@ -290,6 +315,7 @@ class RequestPlan:
             [
                 [s.identity_id, s.class_word, s.digest, list(s.mix_parts or ()), s.mix_mode]
                 + ([] if s.prompt is None else [s.prompt])
+                + ([] if s.group_people is None else [s.group_columns])
                 for s in self.subjects
             ],
             self.seeds,

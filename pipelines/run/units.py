@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.run.counters import count_rejects
-from pipelines.tables.schemas import REJECTS
+from pipelines.tables.rejects import write_rejects
 from pipelines.tables.storage import Store
 from pipelines.tables.table_checks import check_keys
 
@@ -25,7 +25,6 @@ __all__ = [
     "commit_unit",
     "committed_units",
     "read_unit",
-    "reject_row",
     "unit_block",
     "unit_flags",
     "unit_of",
@@ -65,19 +64,6 @@ def unit_block(table: pa.Table, unit: int) -> pa.Table:
     return table.append_column("unit", pa.array([unit] * table.num_rows, type=pa.int64()))
 
 
-def reject_row(
-    stage: str, key: str, reason: str, message: str, image_id: str | None = None
-) -> dict[str, Any]:
-    """One row of `rejects`."""
-    return {
-        "stage": stage,
-        "key": key,
-        "image_id": image_id,
-        "reason": reason,
-        "message": " ".join(message.split()),
-    }
-
-
 def commit_unit(
     store: Store,
     folder: str,
@@ -97,9 +83,7 @@ def commit_unit(
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
     table = table.cast(schema)
     check_keys(table, f"{folder}, unit {unit}")
-    if rejects:
-        refused = pa.Table.from_pylist(list(rejects), schema=REJECTS)
-        store.write_table(f"rejects/{folder}-{unit:09d}.parquet", refused)
+    write_rejects(store, folder, unit, rejects)
     store.write_table(_name(folder, unit), table, row_group_size=row_group_size)
     count_rejects(folder, (row["reason"] for row in rejects))
     return table

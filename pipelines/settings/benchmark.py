@@ -39,6 +39,7 @@ class BenchmarkConfig(RunConfig):
     Attributes:
         requirements: on the means of scores; exit code 1 where the finished run misses one.
         max_rejects: of a finished run, 0 or more; exit code 1 where it has more. None: any number.
+        groups: manifest of people who stand in one picture; None: no groups.
         methods: of `infinite_id.methods.METHODS`, one or more, each once.
         seeds: of every person, prompt and style: "0:4" (0 to 3), "7" or "0,3,9"; 0 or more.
         limit: most pictures per method, 1 or more; None: all.
@@ -63,6 +64,7 @@ class BenchmarkConfig(RunConfig):
 
     requirements: list[Requirement] = Field(default_factory=list)
     max_rejects: int | None = Field(None, ge=0)  # a finished run with more ends with exit code 1
+    groups: str | None = None
     methods: list[str] = Field(["infinite_id"], min_length=1)
     seeds: str = "0"
     limit: int | None = Field(None, ge=1)

@@ -21,18 +21,25 @@ from numpy.typing import NDArray
 from infinite_id.config import Preset
 from infinite_id.faces.photos import PhotoLimits
 from infinite_id.provenance import Provenance
-from infinite_id.types import CancelledError, GenerationRequest, Generator, Identity
+from infinite_id.types import (
+    CancelledError,
+    GeneratedImage,
+    GenerationRequest,
+    Generator,
+    Identity,
+)
 from pipelines.plan.requests import UnitPlan, people_of, request_from_row
 from pipelines.plan.weights import local_preset
 from pipelines.run.attempts import KILLED, Attempt, Attempts
 from pipelines.run.counters import count, observe
 from pipelines.run.failures import is_fatal
-from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.run.units import commit_unit, read_unit, unit_block, unit_of
 from pipelines.stages.device import check_device
 from pipelines.stages.watermark import Watermark
 from pipelines.tables.people import IdentityStore, provenance_of
 from pipelines.tables.pictures import encode_image
 from pipelines.tables.prompt_pictures import PictureError, PictureReader
+from pipelines.tables.rejects import reject_row
 from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
 
@@ -56,24 +63,21 @@ class _Batch:
 
     Attributes:
         numbers: of the rows that have a picture, within the unit.
-        images: theirs, uint8 (H, W, 3) RGB.
+        made: theirs.
         seconds: theirs, wall seconds of the batch divided by its size.
-        details: of each, small faces made again.
         rejects: rows of `rejects` for the others.
     """
 
     numbers: list[int] = field(default_factory=list)
-    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    made: list[GeneratedImage] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    details: list[int] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
     def __add__(self, other: _Batch) -> _Batch:
         return _Batch(
             self.numbers + other.numbers,
-            self.images + other.images,
+            self.made + other.made,
             self.seconds + other.seconds,
-            self.details + other.details,
             self.rejects + other.rejects,
         )
 
@@ -179,7 +183,7 @@ class GenerationActor:
         try:
             requests = [self._request(row) for row in asked]
             begin = time.perf_counter()
-            images = generator.generate(requests, people)
+            made = generator.generate(requests, people)
             seconds = time.perf_counter() - begin
         except CancelledError:
             raise
@@ -188,12 +192,7 @@ class GenerationActor:
                 return _Batch(rejects=[_refusal(asked[0], error)])
         else:
             observe("infinite_id_batch_seconds", seconds, method=asked[0]["method"])
-            return _Batch(
-                list(numbers),
-                [made.image for made in images],
-                [seconds / len(asked)] * len(asked),
-                [made.details for made in images],
-            )
+            return _Batch(list(numbers), made, [seconds / len(asked)] * len(asked))
         # One bad request must not cost its batch mates their pictures: halve until it is alone.
         middle = len(asked) // 2
         first, second = numbers[:middle], numbers[middle:]
@@ -213,12 +212,12 @@ class GenerationActor:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         asked = [rows[number] for number in batch.numbers]
         encoded = [
-            self._encoders.submit(self._encode_picture, row, image)
-            for row, image in zip(asked, batch.images, strict=True)
+            self._encoders.submit(self._encode_picture, row, made.image)
+            for row, made in zip(asked, batch.made, strict=True)
         ]
         pictures, rejects = [], list(batch.rejects)
-        for row, image, seconds, details, future in zip(
-            asked, batch.images, batch.seconds, batch.details, encoded, strict=True
+        for row, made, seconds, future in zip(
+            asked, batch.made, batch.seconds, encoded, strict=True
         ):
             try:
                 data = future.result()
@@ -231,11 +230,12 @@ class GenerationActor:
                     **{name: row[name] for name in (*_KEYS, "prompt")},
                     "image": data,
                     "format": self._format,
-                    "height": image.shape[0],
-                    "width": image.shape[1],
+                    "height": made.image.shape[0],
+                    "width": made.image.shape[1],
                     "seconds": seconds,
                     "model_revision": self._revisions[row["method"]],
-                    "details": details if self._detailed else None,
+                    "details": made.details if self._detailed else None,
+                    "regions": _regions(made),
                     **travels,
                 }
             )
@@ -249,6 +249,10 @@ class GenerationActor:
             model_revision=self._revisions[row["method"]], **{name: row[name] for name in names}
         )
         return encode_image(image, self._format, provenance=provenance)
+
+
+def _regions(made: GeneratedImage) -> list[list[float]] | None:
+    return None if made.regions is None else [[float(side) for side in box] for box in made.regions]
 
 
 def _refusal(row: _Row, error: Exception) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from eval.places import StorageError
 from infinite_id.config import Preset
 from pipelines.plan.weights import local_encoders, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
-from pipelines.run.units import commit_unit, read_unit, reject_row, unit_block, unit_of
+from pipelines.run.units import commit_unit, read_unit, unit_block, unit_of
 from pipelines.stages.agreement import agreement
 from pipelines.stages.device import check_device
 from pipelines.tables.addresses import read_uri
 from pipelines.tables.people import embedding_digest
 from pipelines.tables.photo_column import name_of
 from pipelines.tables.pictures import decode_image, encode_image
+from pipelines.tables.rejects import reject_row
 from pipelines.tables.schemas import EMBEDDINGS, FACES, PROVENANCE
 from pipelines.tables.storage import Store
 

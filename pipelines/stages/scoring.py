@@ -1,4 +1,5 @@
-"""The actor that scores pictures: it holds the judges and maps one unit's pictures to scores."""
+"""The actor that scores pictures: it holds the judges and maps one unit's pictures to scores, and
+those of several people to scores of each as well."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ import pyarrow as pa
 from pipelines.plan.requests import UnitPlan
 from pipelines.plan.weights import local_judges, local_weights
 from pipelines.run.attempts import KILLED, Attempt, Attempts
-from pipelines.run.units import commit_unit, reject_row, unit_of
+from pipelines.run.units import commit_unit, unit_of
 from pipelines.stages.device import check_device
+from pipelines.tables.mixes_and_groups import group_regions
 from pipelines.tables.people import IdentityStore
 from pipelines.tables.pictures import decode_image
-from pipelines.tables.schemas import SAMPLE_KEYS, scores_schema
+from pipelines.tables.rejects import reject_row
+from pipelines.tables.schemas import GROUP_SCORES, SAMPLE_KEYS, scores_schema
 from pipelines.tables.storage import Store
 
 if TYPE_CHECKING:
@@ -33,14 +36,16 @@ _KEYS = [field.name for field in SAMPLE_KEYS]
 
 
 class ScoringActor:
-    """Pictures of a unit -> scores; commits `scores`.
+    """Pictures of a unit -> scores; commits `group_scores` where it has groups, then `scores`.
+
+    A picture of a group has no reference person: its metrics of one person are NaN.
 
     Its networks are loaded when the first pictures come: until then a machine of few cores has
     generation actors to load, and there is nothing to score.
 
     Args:
         store: the run folder.
-        plan: the request plan, which knows the parts of a mix.
+        plan: the request plan, which knows the people of mixes and groups.
         metrics: names, see `eval.suite`; None for the default ones.
         preset_name: decides which text and image scorer is used.
         threads: that find and embed faces.
@@ -75,6 +80,9 @@ class ScoringActor:
             for subject in plan.subjects
             if subject.mix_parts
         }
+        self._groups = {
+            subject.identity_id: subject for subject in plan.subjects if subject.group_people
+        }
         self._judged_by = judged_by or {}
         self._judges = judges
         # The words that a style adds, which a style score reads; the prompt holds them too. A style
@@ -98,6 +106,7 @@ class ScoringActor:
             scorer=folder,
             styles=sorted(set(self._style_words.values())),
             judges=None if self._judges is None else local_judges(self._judges, options),
+            groups=bool(self._groups),
         )
         self._schema = scores_schema(list(self._suite.metrics))
         described = {name: info.as_dict() for name, info in self._suite.metrics.items()}
@@ -111,7 +120,9 @@ class ScoringActor:
             self.load()
         begin = time.perf_counter()
         with self._attempts.unit(unit) as attempt:
-            table, rejects = self._measure(rows, attempt)
+            table, people, rejects = self._measure(rows, attempt)
+            if people:
+                commit_unit(self._store, "group_scores", unit, people, GROUP_SCORES)
             commit_unit(self._store, "scores", unit, table, self._schema, rejects)
         return pa.table(
             {
@@ -123,23 +134,29 @@ class ScoringActor:
         )
 
     def _people_in(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """The people in a picture, each with a weight: a mix is what its weights make it."""
+        """The people in a picture, each with a weight: a mix is what its weights make it, and a
+        group is nobody in particular."""
         person = row["identity_id"]
+        if person in self._groups:
+            return {}
         return self._parts.get(person) or {self._judged_by.get(person, person): 1.0}
 
     def _measure(
         self, rows: list[dict[str, Any]], attempt: Attempt
-    ) -> tuple[pa.Table, list[dict[str, Any]]]:
-        tables, rejects = [self._schema.empty_table()], []
+    ) -> tuple[pa.Table, list[dict[str, Any]], list[dict[str, Any]]]:
+        """Scores, those of each person of the groups, and rejects."""
+        tables, people, rejects = [self._schema.empty_table()], [], []
         if rows and not attempt.alone:
-            return self._score(rows), []
+            return *self._score(rows), []
         for row, allowed in attempt.rows(rows):
             if allowed:
-                tables.append(self._score([row]))
+                table, seen = self._score([row])
+                tables.append(table)
+                people += seen
             else:
                 tables.append(self._unscorable(row))
                 rejects.append(reject_row("scores", row["sample_id"], *KILLED))
-        return pa.concat_tables(tables), rejects
+        return pa.concat_tables(tables), people, rejects
 
     def _unscorable(self, row: Mapping[str, Any]) -> pa.Table:
         values = {
@@ -164,7 +181,29 @@ class ScoringActor:
             weights,
         )
 
-    def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
-        columns = self._suite.measure(self._batch(rows))
+    def _score(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
+        batch = self._batch(rows)
+        columns = self._suite.measure(batch)
         own = {name: [row[name] for row in rows] for name in _KEYS}
-        return pa.table({**own, **columns}, schema=self._schema)
+        return pa.table({**own, **columns}, schema=self._schema), self._seen(rows, batch)
+
+    def _seen(self, rows: list[dict[str, Any]], batch: PictureBatch) -> list[dict[str, Any]]:
+        """Rows of `group_scores`: what each group's picture shows of each of its people."""
+        from eval.groups import group_rows
+
+        found = []
+        for number, row in enumerate(rows):
+            group = self._groups.get(row["identity_id"])
+            if group is None or group.group_people is None:
+                continue
+            keys = {name: row[name] for name in _KEYS}
+            known = self._people.get(group.group_people)
+            faces = [known[person].images for person in group.group_people]
+            # Of an image table before there were groups there is no column.
+            regions = group_regions(row.get("regions")) or group.group_regions
+            seen = group_rows(batch, number, faces, regions)
+            found += [
+                {**keys, "person": person, **one}
+                for person, one in zip(group.group_people, seen, strict=True)
+            ]
+        return found

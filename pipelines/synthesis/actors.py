@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval.judges.known_people import KnownPeople
-from pipelines.run.units import commit_unit, read_unit, reject_row, unit_of
+from pipelines.run.units import commit_unit, read_unit, unit_of
 from pipelines.stages.scoring import ScoringActor
 from pipelines.synthesis.config import Gates
 from pipelines.synthesis.gates import Accepted, refusal
 from pipelines.synthesis.slots import RoundPlan
 from pipelines.tables.pictures import decode_image
+from pipelines.tables.rejects import reject_row
 from pipelines.tables.schemas import REFERENCES, SAMPLE_KEYS, VERDICTS, measures_schema
 from pipelines.tables.storage import Store
 
@@ -119,7 +120,7 @@ class MeasuringActor(ScoringActor):
         super().load()
         self._schema = measures_schema(list(self._suite.metrics))
 
-    def _score(self, rows: list[dict[str, Any]]) -> pa.Table:
+    def _score(self, rows: list[dict[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
         batch = self._batch(rows)
         nearest: list[tuple[float, str | None]] = [(float("nan"), None)] * len(rows)
         if self._known is not None:
@@ -134,7 +135,7 @@ class MeasuringActor(ScoringActor):
             "other_identity": [cosine for cosine, _ in nearest],
             "other_person": [person for _, person in nearest],
         }
-        return pa.table(columns, schema=self._schema)
+        return pa.table(columns, schema=self._schema), []
 
 
 def _judge(gates: Gates) -> list[str]:

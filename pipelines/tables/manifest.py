@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as record_field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ from typing import Any
 import pyarrow as pa
 
 from infinite_id.names import NAME_RULE, name_fault
+from pipelines.tables.mixes_and_groups import (
+    check_mixes,
+    group_fault,
+    with_parts,
+    with_people,
+)
 from pipelines.tables.photo_column import check_photos, photos_of, with_photos
 from pipelines.tables.photo_folder import PHOTO_SUFFIXES, FolderAccount, people_of_folder
 from pipelines.tables.prompt_controls import check_controls, keypoints_of
 from pipelines.tables.prompt_pictures import check_pictures, with_addresses
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
-from pipelines.tables.schemas import MANIFESTS, MIXES
+from pipelines.tables.schemas import GROUPS, MANIFESTS, MIXES
 from pipelines.tables.storage import Store
 from pipelines.tables.table_checks import check_names, check_table
 
@@ -37,23 +44,46 @@ __all__ = [
     "write_manifests",
 ]
 
-_KEYS = {"identities": "identity_id", "prompts": "prompt_id", "styles": "style", "mixes": "mix_id"}
+_KEYS = {
+    "identities": "identity_id",
+    "prompts": "prompt_id",
+    "styles": "style",
+    "mixes": "mix_id",
+    "groups": "group_id",
+}
+_MAY_BE_EMPTY = ("mixes", "groups")
 _ALL_COLUMNS = frozenset(name for schema in MANIFESTS.values() for name in schema.names)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """The four tables that a run crosses: see `pipelines.tables.schemas` for their columns."""
+    """The tables that a run crosses: see `pipelines.tables.schemas` for their columns."""
 
     identities: pa.Table
     prompts: pa.Table
     styles: pa.Table
     mixes: pa.Table
+    groups: pa.Table = record_field(default_factory=GROUPS.empty_table)
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of valid manifests, see `notes_of`."""
-        return notes_of("identities", self.identities) + notes_of("prompts", self.prompts)
+        """What a user should know of valid manifests, see `notes_of`, and which groups have no
+        pictures."""
+        kinds = ("identities", "prompts")
+        notes = [note for kind in kinds for note in notes_of(kind, getattr(self, kind))]
+        return [*notes, *self.group_faults]
+
+    @property
+    def group_faults(self) -> list[str]:
+        """A sentence for each group that a run rejects."""
+        people = set(self.identities["identity_id"].to_pylist())
+        faults = [group_fault(row, people) for row in self.groups.to_pylist()]
+        return [fault[1] for fault in faults if fault is not None]
+
+    @property
+    def shown(self) -> int:
+        """Who and what a prompt is crossed with: people, mixes and groups."""
+        return self.identities.num_rows + self.mixes.num_rows + self.groups.num_rows
 
 
 def default_prompts() -> pa.Table:
@@ -84,7 +114,7 @@ def read_manifest(
     Addresses of photos and pictures that are relative are taken from the folder of the manifest.
 
     Args:
-        kind: identities, prompts, styles or mixes.
+        kind: of `MANIFESTS`.
         address: a file (Parquet, CSV, YAML, JSONL, JSON, Excel) or a folder of Parquet files; for
             identities also a folder of photos or one photo.
         options: of file systems by scheme.
@@ -242,21 +272,8 @@ def _nested(kind: str, row: dict[str, Any], where: str) -> dict[str, Any]:
         place = f"{where}, column 'control_keypoints'"
         row["control_keypoints"] = keypoints_of(row["control_keypoints"], place)
     if kind == "mixes" and "parts" in row:
-        parts = row["parts"]
-        if isinstance(parts, str):
-            pairs = [part.partition(":") for part in parts.split(";") if part.strip()]
-            parts = {name.strip(): weight or "1" for name, _, weight in pairs}
-        if isinstance(parts, Mapping):
-            parts = [{"identity_id": name, "weight": weight} for name, weight in parts.items()]
-        try:
-            row["parts"] = [
-                {"identity_id": str(p["identity_id"]), "weight": float(p["weight"])} for p in parts
-            ]
-        except (TypeError, KeyError, ValueError):
-            raise ValueError(
-                f"{where}, column 'parts': value is {parts!r}, allowed: identity_id: weight pairs"
-            ) from None
-    return row
+        return with_parts(row, where)
+    return with_people(row, where) if kind == "groups" else row
 
 
 def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
@@ -266,7 +283,7 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
         ValueError: names the manifest, the row and the column.
     """
     table = check_table(table, MANIFESTS[kind], where)
-    if table.num_rows == 0 and kind != "mixes":
+    if table.num_rows == 0 and kind not in _MAY_BE_EMPTY:
         raise ValueError(f"{where} has 0 rows, allowed: 1 or more {kind}")
     key = _KEYS[kind]
     for row, name in enumerate(table[key].to_pylist()):
@@ -287,7 +304,7 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
         check_photos(table, where)
         _check_face_numbers(table, where)
     if kind == "mixes":
-        _check_mixes(table, where)
+        check_mixes(table, where)
     if kind == "prompts":
         check_pictures(table, where)
         check_controls(table, where)
@@ -299,22 +316,6 @@ def _check_face_numbers(table: pa.Table, where: str) -> None:
         if number is not None and number < 0:
             raise ValueError(
                 f"{where}, row {row}, column 'face_index': value is {number}, allowed: 0 or more"
-            )
-
-
-def _check_mixes(table: pa.Table, where: str) -> None:
-    for row, mix in enumerate(table.to_pylist()):
-        if mix["mode"] not in ("interpolate", "stack"):
-            raise ValueError(
-                f"{where}, row {row}, column 'mode': value is {mix['mode']!r}, "
-                "allowed: interpolate, stack"
-            )
-        if len(mix["parts"]) < 2:
-            raise ValueError(f"{where}, row {row}, column 'parts': allowed: 2 or more people")
-        total = sum(part["weight"] for part in mix["parts"])
-        if mix["mode"] == "interpolate" and not abs(total - 1.0) <= 1e-6:
-            raise ValueError(
-                f"{where}, row {row}, column 'parts': weights sum to {total:g}, allowed: 1"
             )
 
 
@@ -342,6 +343,7 @@ def write_manifests(
     prompts: pa.Table,
     styles: pa.Table,
     mixes: pa.Table | None = None,
+    groups: pa.Table | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Writes the manifests as Parquet; returns the names written."""
@@ -351,6 +353,7 @@ def write_manifests(
         ("prompts", prompts),
         ("styles", styles),
         ("mixes", mixes if mixes is not None else MIXES.empty_table()),
+        ("groups", groups if groups is not None else GROUPS.empty_table()),
     )
     names = []
     for kind, table in tables:

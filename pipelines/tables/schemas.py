@@ -1,7 +1,8 @@
 """Arrow schemas of every table, with versions. Light: importing this loads neither torch nor ray.
 
-Two kinds of tables. Manifests are what a user writes: identities, prompts, styles, mixes. Results
-are what a run writes, one folder each: faces, embeddings, requests, images, scores, rejects.
+Two kinds of tables. Manifests are what a user writes: identities, prompts, styles, mixes, groups.
+Results are what a run writes, one folder each: faces, embeddings, requests, images, scores,
+group_scores, rejects.
 Only plain types are used (string, numbers, binary, list, fixed_size_list), so that any Parquet
 reader opens them. A schema carries its name and version in its metadata.
 """
@@ -15,6 +16,8 @@ import pyarrow as pa
 __all__ = [
     "EMBEDDINGS",
     "FACES",
+    "GROUPS",
+    "GROUP_SCORES",
     "IDENTITIES",
     "IMAGES",
     "MANIFESTS",
@@ -58,6 +61,9 @@ PROVENANCE = tuple(field.name for field in _PROVENANCE)
 _MIX_PARTS = pa.list_(
     pa.struct([_required("identity_id", pa.string()), _required("weight", pa.float64())])
 )
+
+_BOX = pa.list_(pa.float64())  # x0 y0 x1 y1 in fractions of the picture
+_PEOPLE = pa.list_(pa.string())
 
 # What a ControlNet holds a picture to; null: nothing.
 _CONTROL = [
@@ -120,7 +126,23 @@ MIXES = _schema(
     ],
 )
 
-MANIFESTS = {"identities": IDENTITIES, "prompts": PROMPTS, "styles": STYLES, "mixes": MIXES}
+GROUPS = _schema(
+    "groups",
+    1,
+    [
+        _required("group_id", pa.string()),
+        _required("people", _PEOPLE),  # identity_ids, in the order of the regions
+        pa.field("regions", pa.list_(_BOX)),  # one a person; null: "auto", the generator finds them
+    ],
+)
+
+MANIFESTS = {
+    "identities": IDENTITIES,
+    "prompts": PROMPTS,
+    "styles": STYLES,
+    "mixes": MIXES,
+    "groups": GROUPS,
+}
 
 FACES = _schema(
     "faces",
@@ -182,6 +204,8 @@ REQUESTS = _schema(
         _required("guidance_scale", pa.float64()),
         pa.field("mix_parts", _MIX_PARTS),  # null unless identity_id names a mix
         pa.field("mix_mode", pa.string()),
+        pa.field("group_people", _PEOPLE),  # null unless identity_id names a group
+        pa.field("group_regions", pa.list_(_BOX)),  # null too where the generator finds them
         pa.field("image", pa.string()),  # the address of what it begins with; null: noise
         pa.field("mask_image", pa.string()),
         pa.field("strength", pa.float64()),
@@ -202,6 +226,7 @@ IMAGES = _schema(
         _required("seconds", pa.float64()),  # of the batch, divided by its size
         _required("model_revision", pa.string()),
         pa.field("details", pa.int32()),  # small faces made again; null: that was not asked for
+        pa.field("regions", pa.list_(_BOX)),  # of a group's people, given or found; null: no group
         *_PROVENANCE,
     ],
 )
@@ -210,11 +235,30 @@ REJECTS = _schema(
     "rejects",
     1,
     [
-        _required("stage", pa.string()),  # faces, embeddings, images or scores
-        _required("key", pa.string()),  # identity_id or sample_id
+        _required("stage", pa.string()),  # faces, embeddings, groups, images or scores
+        _required("key", pa.string()),  # identity_id, the key of a mix or a group, or sample_id
         pa.field("image_id", pa.string()),
         _required("reason", pa.string()),  # a short code, e.g. no_face
         _required("message", pa.string()),  # one sentence
+    ],
+)
+
+GROUP_SCORES = _schema(
+    "group_scores",
+    1,
+    [
+        *SAMPLE_KEYS,
+        _required("person", pa.string()),  # one row for each of the group
+        _required("number", pa.int32()),  # in the order of the regions, from 0
+        _required("faces", pa.int32()),  # of the picture
+        pa.field("region", _BOX),  # null: not known
+        pa.field("face_in_region", _BOX),  # null: no face there
+        pa.field("matched_face", _BOX),  # the person's by identity; null: fewer faces than people
+        # see eval.groups.PersonSeen; NaN or null without a face
+        pa.field("identity", pa.float32()),
+        pa.field("group_margin", pa.float32()),
+        pa.field("identity_in_region", pa.float32()),
+        pa.field("mixed_up", pa.bool_()),
     ],
 )
 

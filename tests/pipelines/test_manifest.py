@@ -163,7 +163,8 @@ def test_build_writes_what_read_reads(tmp_path):
     table = read_manifest("identities", str(output / "identities.parquet"))
     assert table["identity_id"].to_pylist() == ["ada"]
     assert pq.read_schema(output / "identities.parquet").equals(IDENTITIES)
-    assert names == [f"{kind}.parquet" for kind in ("identities", "prompts", "styles", "mixes")]
+    kinds = ("identities", "prompts", "styles", "mixes", "groups")
+    assert names == [f"{kind}.parquet" for kind in kinds]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
 
 

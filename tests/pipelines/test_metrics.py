@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines.run.counters import BusyShare, count, metered, observe, set_gauge
-from pipelines.run.units import commit_unit, reject_row, unit_of, unit_table
+from pipelines.run.units import commit_unit, unit_of, unit_table
 from pipelines.stages.ray_data import apply_stage
 from pipelines.stages.stage import Stage
+from pipelines.tables.rejects import reject_row
 from pipelines.tables.schemas import FACES
 from pipelines.tables.storage import Store
 

@@ -7,7 +7,8 @@ import pytest
 from pipelines.run.folder import RunFolder, Timings
 from pipelines.run.lease import Lease
 from pipelines.run.status import run_status
-from pipelines.run.units import commit_unit, reject_row
+from pipelines.run.units import commit_unit
+from pipelines.tables.rejects import reject_row
 from pipelines.tables.storage import Store
 from tests.pipelines.conftest import embeddings_table
 
