@@ -123,21 +123,24 @@ class AsyncClient:
         *,
         identity: Who | None = None,
         mix: Mapping[Who, float] | Sequence[Who] | None = None,
+        group: Sequence[Who] | None = None,
         photos: Sequence[Photo] | None = None,
         on_event: Callable[[Event], None] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
-        """Makes pictures of one person, or of a mix of people.
+        """Makes pictures of one person, of a mix of people, or of a group.
 
         Args:
             prompt: may hold {subject}.
-            identity: a person; exactly one of identity, mix and photos says who.
+            identity: a person; exactly one of identity, mix, group and photos says who.
             mix: people and their weights, which sum to 1; with `mix_mode="stack"` the people alone.
+            group: people in one picture, left to right; option `regions`: their boxes x0, y0, x1,
+                y1 in fractions of the picture; without it they get the faces of the prompt.
             photos: of a person that is not to be kept.
             on_event: called with each event of `stream`.
             options: see `GenerateOptions`.
         """
-        body = generate_body(prompt, identity, mix, photos, options)
+        body = generate_body(prompt, identity, mix, group, photos, options)
         if on_event is None:
             return Generation.of(
                 await self._json("POST", "/v1/generate", json=body), body, self.server
@@ -155,6 +158,7 @@ class AsyncClient:
         *,
         identity: Who | None = None,
         mix: Mapping[Who, float] | Sequence[Who] | None = None,
+        group: Sequence[Who] | None = None,
         photos: Sequence[Photo] | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncIterator[Event]:
@@ -163,7 +167,7 @@ class AsyncClient:
         An attempt that is made again starts with another `Queued`. Closing the iterator early
         cancels the work.
         """
-        return self._events(generate_body(prompt, identity, mix, photos, options))
+        return self._events(generate_body(prompt, identity, mix, group, photos, options))
 
     async def score(
         self, image: Photo, *, prompt: str = "", identity: Who | None = None

@@ -51,6 +51,7 @@ class GenerateOptions(TypedDict, total=False):
     previews: int
     mix_mode: Literal["interpolate", "stack"]
     face: int | Literal["single", "largest"]
+    regions: Sequence[Sequence[float]]
     image: Photo
     mask_image: Photo
     strength: float
@@ -119,11 +120,24 @@ def generate_body(
     prompt: str,
     identity: Who | None,
     mix: Mapping[Who, float] | Sequence[Who] | None,
+    group: Sequence[Who] | None,
     photos: Sequence[Photo] | None,
     options: GenerateOptions,
 ) -> dict[str, Any]:
-    """The JSON of /v1/generate; the service checks it."""
+    """The JSON of /v1/generate; the service checks it.
+
+    Raises:
+        ValueError: regions without a group, or not one for each of its people.
+    """
     body: dict[str, Any] = {"prompt": prompt, **options}
+    regions = body.pop("regions", None)
+    people = len(group or ())
+    if regions is not None and len(regions) != people:
+        raise ValueError(f"regions are {len(regions)}, allowed: {people}, one a person of group")
+    if group is not None:
+        body["group"] = [{"identity_id": who_id(who)} for who in group]
+        for member, region in zip(body["group"], regions or (), strict=False):
+            member["region"] = list(region)
     if identity is not None:
         body["identity_id"] = who_id(identity)
     if isinstance(mix, Mapping):

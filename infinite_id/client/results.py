@@ -18,6 +18,7 @@ __all__ = [
     "Generation",
     "Identity",
     "Method",
+    "PersonSeen",
     "Picture",
     "Preview",
     "Queued",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # What may say who is in a picture: photos are personal, an id works like a password while it lives.
-_WHO = ("identity_id", "mix", "photos", "image", "mask_image", "control_image")
+_WHO = ("identity_id", "mix", "group", "photos", "image", "mask_image", "control_image")
 
 
 class _Result(BaseModel):
@@ -66,6 +67,35 @@ class Identity(_Result):
     photos_kept: int = 0
 
 
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in fractions of the picture."""
+
+
+class PersonSeen(_Result):
+    """What a picture shows of one person of its group.
+
+    Attributes:
+        number: of the person, in the order of the request.
+        faces: of the picture.
+        region: as given or found.
+        face_in_region, matched_face: the face there, and the person's by identity; None: none.
+        identity: cosine of the matched face to the person.
+        group_margin: that, less the highest cosine of the face to another person of the group.
+        identity_in_region: cosine of the face in the region to the person.
+        mixed_up: the face in the region is another person's of the group.
+    """
+
+    number: int
+    faces: int
+    region: Box | None
+    face_in_region: Box | None
+    matched_face: Box | None
+    identity: float | None
+    group_margin: float | None
+    identity_in_region: float | None
+    mixed_up: bool | None
+
+
 class Picture(_Result):
     """A picture as it was delivered.
 
@@ -78,6 +108,8 @@ class Picture(_Result):
         data: the file, marked as AI-generated.
         scores: by metric, None where the picture cannot be scored; empty unless asked for.
         details: small faces that were made again; None: none are looked for.
+        regions: of a group's people, as given or found; None: no group.
+        people: of a group, scores of each; empty unless asked for.
     """
 
     # It becomes a file name: a server cannot choose the folder.
@@ -89,6 +121,8 @@ class Picture(_Result):
     data: Base64Bytes = Field(repr=False)
     scores: dict[str, float | None]
     details: int | None = None
+    regions: tuple[Box, ...] | None = None
+    people: tuple[PersonSeen, ...] = ()
 
 
 class Generation(_Result):
@@ -115,6 +149,8 @@ class Generation(_Result):
         if body.get("mix") is not None:
             # Those of a stack have none.
             request["mix_weights"] = [part.get("weight") for part in body["mix"]]
+        if body.get("group") is not None:
+            request["group_regions"] = [one.get("region") for one in body["group"]]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         return cls.model_validate(
             {**answer, "request": request, "server": server, "created": created}

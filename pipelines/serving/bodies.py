@@ -9,7 +9,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from infinite_id.control_image import ControlStreams
 
-__all__ = ["Clean", "Finite", "GenerateBody", "Part", "Prompt", "Readable", "TokensBody"]
+__all__ = [
+    "Clean",
+    "Finite",
+    "GenerateBody",
+    "Member",
+    "Part",
+    "Prompt",
+    "Readable",
+    "TokensBody",
+]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -52,15 +61,45 @@ class Part(BaseModel):
     )
 
 
-class GenerateBody(BaseModel):
-    """Who, what and how; exactly one of `identity_id`, `mix` and `photos` says who."""
+class Member(BaseModel):
+    """One person of a group."""
 
     model_config = ConfigDict(extra="forbid")
+
+    identity_id: str
+    region: Annotated[list[Share], Field(min_length=4, max_length=4)] | None = Field(
+        None,
+        description="x0, y0, x1, y1 in fractions of the picture; of each person or of none: then "
+        "the prompt's own faces are given out left to right",
+    )
+
+
+_GROUP = {
+    "prompt": "two people, a {subject} on the beach",
+    "group": [
+        {"identity_id": "ID of /v1/identities", "region": [0, 0, 0.5, 1]},
+        {"identity_id": "another one", "region": [0.5, 0, 1, 1]},
+    ],
+}
+
+
+class GenerateBody(BaseModel):
+    """Who, what and how; exactly one of `identity_id`, `mix`, `group` and `photos` says who."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"prompt": "a {subject}", "identity_id": "ID of /v1/identities"}, _GROUP]
+        },
+    )
 
     prompt: Prompt = Field(description="may hold {subject}; up to max_prompt_tokens with its style")
     identity_id: str | None = None
     mix: list[Part] | None = Field(None, min_length=2, max_length=8)
     mix_mode: Literal["interpolate", "stack"] = Field("interpolate", description="with mix")
+    group: list[Member] | None = Field(
+        None, min_length=2, max_length=8, description="people in one picture, left to right"
+    )
     photos: list[str] | None = Field(
         None, min_length=1, description="base64 of image files, up to max_photos"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infinite_id.client.errors import ServiceError
 
-__all__ = ["ServiceError", "let_go", "overloaded"]
+__all__ = ["ServiceError", "let_go", "out_of_range", "overloaded"]
 
 
 def let_go(error: BaseException | None) -> None:
@@ -21,3 +21,8 @@ def let_go(error: BaseException | None) -> None:
 def overloaded(what: str) -> ServiceError:
     """503 with Retry-After: too much of `what` waits already."""
     return ServiceError(503, "overloaded", f"Too many {what} wait already: try again.", 2)
+
+
+def out_of_range(name: str, value: str, allowed: str) -> ServiceError:
+    """422: a field has a value that is not allowed."""
+    return ServiceError(422, "out_of_range", f"{name} is {value}, allowed: {allowed}.", param=name)

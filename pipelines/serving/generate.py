@@ -22,7 +22,7 @@ from pipelines.serving.errors import ServiceError
 from pipelines.serving.guard import unexpected
 from pipelines.serving.openapi import ERRORS, PICTURES
 from pipelines.serving.pictures import from_base64
-from pipelines.serving.service import Order, Service
+from pipelines.serving.service import Order, People, Service
 from pipelines.serving.worker import Deadline
 
 __all__ = ["Job", "Made", "router", "unless_gone"]
@@ -34,13 +34,14 @@ router = APIRouter(responses=ERRORS, route_class=Route)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Finished pictures: what was asked for, what came out, the files, their scores, and which of
-    them were blurred."""
+    """Finished pictures: what was asked for, what came out, the files, their scores, those of each
+    person of a group, and which of them were blurred."""
 
     order: Order
     pictures: Sequence[GeneratedImage]
     files: Sequence[bytes]
     scores: Sequence[dict[str, float | None]]
+    people: Sequence[People]
     blurred: Sequence[bool]
 
 
@@ -113,18 +114,18 @@ class Job:
         raise AssertionError("progress ends with pictures or raises")
 
     async def _finish(self, pictures: Sequence[GeneratedImage]) -> Made:
-        files, scores, blurred = await self.service.worker.run(
+        files, scores, people, blurred = await self.service.worker.run(
             self.deadline, self.service.finish, self.order, pictures, self.body, self.owner
         )
         self.service.measures.record("pictures_total", len(files))
-        return Made(self.order, pictures, files, scores, blurred)
+        return Made(self.order, pictures, files, scores, people, blurred)
 
 
 @router.post("/v1/generate", response_model=None, responses=PICTURES)
 async def generate(
     request: Request, service: Served, owner: Owner, deadline: Until, body: GenerateBody
 ) -> Response | dict[str, Any]:
-    """Pictures of a person or a mix, as JSON, as one image file, or as server-sent events."""
+    """Pictures of a person, a mix or a group: JSON, one image file, or server-sent events."""
     photos = None if body.photos is None else from_base64(body.photos)
     job = await unless_gone(request, Job.begin(service, body, owner, deadline, photos))
     if body.stream:
@@ -145,9 +146,8 @@ async def generate(
 
 
 def _answer(job: Job, made: Made) -> dict[str, Any]:
-    rows = zip(
-        made.order.requests, made.pictures, made.files, made.scores, made.blurred, strict=True
-    )
+    columns = (made.pictures, made.files, made.scores, made.people, made.blurred)
+    rows = zip(made.order.requests, *columns, strict=True)
     return {
         "untrained": job.service.untrained,
         "images": [
@@ -159,10 +159,12 @@ def _answer(job: Job, made: Made) -> dict[str, Any]:
                 "format": job.body.format,
                 "data": base64.b64encode(file).decode(),
                 "scores": scores,
+                "regions": picture.regions,
+                "people": people,
                 "blurred": blurred,
                 "details": picture.details if wanted.details else None,
             }
-            for wanted, picture, file, scores, blurred in rows
+            for wanted, picture, file, scores, people, blurred in rows
         ],
     }
 

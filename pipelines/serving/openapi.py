@@ -132,6 +132,25 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _ERROR = {"$ref": "#/components/schemas/ErrorBody"}
 
 
+Box = list[float]
+
+
+class PersonSeen(BaseModel):
+    """What a picture shows of one person of its group."""
+
+    number: int = Field(description="of the person, in the order of the request")
+    faces: int = Field(description="of the picture")
+    region: Box | None = Field(description="x0, y0, x1, y1 in fractions of the picture")
+    face_in_region: Box | None = Field(description="null: none")
+    matched_face: Box | None = Field(description="the person's by identity; null: none")
+    identity: float | None = Field(description="cosine of that face to the person")
+    group_margin: float | None = Field(
+        description="that, less the highest cosine of the face to another person of the group"
+    )
+    identity_in_region: float | None
+    mixed_up: bool | None = Field(description="the face in the region is another person's")
+
+
 class Picture(BaseModel):
     """A picture as it is delivered."""
 
@@ -142,6 +161,8 @@ class Picture(BaseModel):
     format: Literal["png", "webp", "jpeg"]
     data: str = Field(description="base64")
     scores: dict[str, float | None]
+    regions: list[Box] | None = Field(description="of a group's people, given or found")
+    people: list[PersonSeen] = Field(description="with a group and scores")
     blurred: bool
     details: int | None = Field(description="small faces made again; null: none are looked for")
 

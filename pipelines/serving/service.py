@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.json_values import json_value
 from eval.metrics import DEFAULT_METRICS
 from eval.suite import load_suite
 from infinite_id.faces.photos import PhotoLimits
 from infinite_id.prompts import shipped_styles
-from infinite_id.types import GeneratedImage, GenerationRequest, Identity, IdentityMix
-from pipelines.plan.requests import Subject, Text, sample_id
+from infinite_id.types import GeneratedImage, GenerationRequest, Identity
+from pipelines.plan.requests import Text, request_from_row, sample_id
 from pipelines.plan.weights import local_preset, local_weights, run_weights
 from pipelines.serving.about import MAX_SEED, SIDE_STEP, settings_of
 from pipelines.serving.audit import AuditLog
 from pipelines.serving.backends import Backend
-from pipelines.serving.bodies import GenerateBody, Part, TokensBody
+from pipelines.serving.bodies import GenerateBody, TokensBody
 from pipelines.serving.config import ServiceConfig
-from pipelines.serving.errors import ServiceError
+from pipelines.serving.errors import ServiceError, out_of_range
 from pipelines.serving.faces import FaceStage
 from pipelines.serving.measures import Measures
 from pipelines.serving.people import Person
 from pipelines.serving.pictures import Pictures
 from pipelines.serving.safety import blurred, load_safety_check
 from pipelines.serving.state import State
+from pipelines.serving.subjects import shares_of, subject_of
 from pipelines.serving.tokens import Tokens
 from pipelines.serving.words import Blocklist
 from pipelines.serving.worker import Deadline, Worker
 from pipelines.tables.pictures import decode_image, encode_image
 
-__all__ = ["Order", "Service"]
+__all__ = ["Order", "People", "Service"]
+
+People = list[dict[str, Any]]
+"""Of a picture of a group, what each person's scores are, see `eval.groups.group_rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Service:
             scorer = local_weights(scorer, config.storage_options)
         # The safety check has seen a picture before it is scored.
         usual = [name for name in DEFAULT_METRICS if name != "nsfw"]
-        self._suite = load_suite(config.metrics or usual, config.preset, scorer=scorer)
+        self._suite = load_suite(config.metrics or usual, config.preset, scorer=scorer, groups=True)
         self.worker = Worker(config.max_face_queue)
         has_controlnet = self.preset.controlnet is not None
         self._pictures = Pictures(
@@ -101,7 +104,7 @@ class Service:
     ) -> Person:
         """Someone embedded, not yet kept. Raises ServiceError."""
         if not 1 <= len(photos) <= self.config.max_photos:
-            raise _wrong("photos", f"{len(photos)} photos", f"1 to {self.config.max_photos}")
+            raise out_of_range("photos", f"{len(photos)} photos", f"1 to {self.config.max_photos}")
         self.worker.check()
         return await self.worker.run(
             deadline, self._faces.embed, photos, face, class_word, owner, keep_photos
@@ -122,13 +125,13 @@ class Service:
             ServiceError: 4xx, a value is out of range or unknown; 503 or 504, people cannot be
                 asked for.
         """
-        ways = [body.identity_id is not None, body.mix is not None, body.photos is not None]
-        if sum(ways) != 1:
+        ways = (body.identity_id, body.mix, body.group, body.photos)
+        if sum(way is not None for way in ways) != 1:
             raise ServiceError(
-                422, "who", "Exactly one of identity_id, mix and photos must be given."
+                422, "who", "Exactly one of identity_id, mix, group and photos must be given."
             )
         text, words = self._text(body)
-        subject, people = await self._subject(deadline, body, owner, inline)
+        subject, people = await subject_of(self.state, deadline, body, owner, inline)
         # With the class word in place: that comes from the caller too.
         prompt = text.prompt(subject.class_word)
         style = body.style or ""
@@ -160,16 +163,10 @@ class Service:
             "width": width,
             "num_inference_steps": steps,
             "guidance_scale": guidance,
-            "identity_scale": body.identity_scale,
             "mix_parts": list(subject.mix_parts) if subject.mix_parts else None,
             "mix_mode": subject.mix_mode,
+            **subject.group_columns,
         }
-        parts = subject.mix_parts
-        mix = None
-        if parts:
-            pairs = tuple((part["identity_id"], part["weight"]) for part in parts)
-            mix = IdentityMix(pairs, body.mix_mode)
-        values = {k: v for k, v in row.items() if not k.startswith("mix")}
         # A row of a plan has no scale: it is part of what the picture is of.
         what = subject.digest
         what += "" if body.identity_scale is None else f"*{body.identity_scale:g}"
@@ -184,12 +181,12 @@ class Service:
         requests = []
         for seed in range(body.seed, body.seed + body.n):
             if seed > MAX_SEED:
-                raise _wrong("seed", str(seed), "0 to 2**63 - 1")
+                raise out_of_range("seed", str(seed), "0 to 2**63 - 1")
             row["seed"] = seed
-            name = sample_id(row, self.revisions[method], what)
-            own = {**values, "seed": seed, "mix": mix}
-            own |= {"init_image": begun, "control_image": held, "details": details}
-            requests.append(GenerationRequest(sample_id=name, **own))
+            row["sample_id"] = sample_id(row, self.revisions[method], what)
+            own: dict[str, Any] = {"init_image": begun, "control_image": held}
+            own |= {"identity_scale": body.identity_scale, "details": details}
+            requests.append(replace(request_from_row(row), **own))
         return Order(tuple(requests), people, words)
 
     def count_tokens(self, body: TokensBody) -> dict[str, int | None]:
@@ -206,13 +203,13 @@ class Service:
         if count is not None and most is not None and count > most:
             allowed = f"at most {most} with begin and end"
             what = f"{count} tokens long{' with its style' if style else ''}"
-            raise _wrong(name, what, allowed)
+            raise out_of_range(name, what, allowed)
 
     def _text(self, body: GenerateBody) -> tuple[Text, str]:
         for name, value in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt)):
             if value is not None and len(value) > self.config.max_prompt_chars:
                 allowed = f"at most {self.config.max_prompt_chars} characters"
-                raise _wrong(name, f"{len(value)} characters long", allowed)
+                raise out_of_range(name, f"{len(value)} characters long", allowed)
         suffix, negative, name = "", "", body.style or ""
         if body.style is not None:
             style = self.styles[self._known("style", body.style, list(self.styles))]
@@ -220,27 +217,6 @@ class Service:
         if body.negative_prompt is not None:
             negative = body.negative_prompt
         return Text("api", name, body.prompt, suffix, negative), suffix
-
-    async def _subject(
-        self, deadline: Deadline, body: GenerateBody, owner: str, inline: Person | None
-    ) -> tuple[Subject, dict[str, Identity]]:
-        if body.mix is None:
-            person = inline or await self.state.get(deadline, str(body.identity_id), owner)
-            one = person.identity
-            return Subject(one.identity_id, one.class_word, person.digest), {one.identity_id: one}
-        if len({part.identity_id for part in body.mix}) < len(body.mix):
-            raise _wrong("mix", "of one person several times", "each person once")
-        weights = _weights(body.mix, body.mix_mode)
-        persons = await asyncio.gather(
-            *(self.state.get(deadline, part.identity_id, owner) for part in body.mix)
-        )
-        pairs = [(part.identity_id, w) for part, w in zip(body.mix, weights, strict=True)]
-        parts = tuple({"identity_id": name, "weight": weight} for name, weight in pairs)
-        people = {person.identity.identity_id: person.identity for person in persons}
-        digest = "+".join(person.digest for person in persons)
-        name = "+".join(f"{who}:{weight:g}" for who, weight in pairs)
-        word = persons[0].identity.class_word
-        return Subject(name, word, digest, parts, body.mix_mode), people
 
     def may_show(self, jpeg: bytes) -> bool:
         """Whether the safety check lets a preview pass; runs on `worker`."""
@@ -257,14 +233,14 @@ class Service:
         side = default if value is None else value
         if not 4 * SIDE_STEP <= side <= most or side % SIDE_STEP:
             allowed = f"{4 * SIDE_STEP} to {most}, divisible by {SIDE_STEP}"
-            raise _wrong(name, str(side), allowed)
+            raise out_of_range(name, str(side), allowed)
         return side
 
     def finish(
         self, order: Order, made: Sequence[GeneratedImage], body: GenerateBody, owner: str
-    ) -> tuple[list[bytes], list[dict[str, float | None]], list[bool]]:
-        """(encoded, marked files; their scores, empty unless asked for; which were blurred for the
-        safety check); runs on `worker`.
+    ) -> tuple[list[bytes], list[dict[str, float | None]], list[People], list[bool]]:
+        """(encoded, marked files; their scores, and those of each person of a group, empty unless
+        asked for; which were blurred for the safety check); runs on `worker`.
 
         Raises:
             ServiceError: 422, the safety check refuses a picture.
@@ -278,13 +254,23 @@ class Service:
                 raise ServiceError(422, "unsafe_picture", message)
         scores: list[dict[str, float | None]] = [{} for _ in images]
         if body.scores:
-            references, weights = _shares(order)
+            references, weights = shares_of(order.requests[0], order.people)
             prompts = [request.prompt for request in order.requests]
             scores = self.score(images, prompts, references, order.style_words, weights)
+        people: list[People] = [[] for _ in images]
+        if body.scores and body.group is not None:
+            people = self._score_groups(order, made)
         shown = [blurred(i) if bad else i for i, bad in zip(images, unsafe, strict=True)]
         files = [encode_image(image, body.format) for image in shown]
         self.audit.add(owner, order.requests, files)
-        return files, scores, unsafe
+        return files, scores, people, unsafe
+
+    def _score_groups(self, order: Order, made: Sequence[GeneratedImage]) -> list[People]:
+        images = [picture.image for picture in made]
+        groups = [request.group for request in order.requests]
+        faces = [[order.people[one].images for one in group.people] for group in groups if group]
+        regions = [picture.regions for picture in made]
+        return json_value(self._suite.score_groups(images, faces, regions))
 
     def score(
         self,
@@ -327,38 +313,6 @@ class Service:
         )
 
 
-def _shares(order: Order) -> tuple[list[NDArray[np.uint8]], list[float]]:
-    """The faces of whom the pictures show, and each one's share: a mix is judged by its weights, as
-    in a report (`pipelines.stages.scoring`)."""
-    mix = order.requests[0].mix
-    parts = [(name, 1.0) for name in order.people] if mix is None else mix.parts
-    faces: list[NDArray[np.uint8]] = []
-    shares: list[float] = []
-    for name, weight in parts:
-        images = order.people[name].images
-        faces += images
-        shares += [weight / len(images)] * len(images)
-    return faces, shares
-
-
-def _weights(mix: Sequence[Part], mode: str) -> list[float]:
-    given = [part.weight for part in mix]
-    if mode == "stack":
-        if any(weight is not None for weight in given):
-            raise _wrong("mix", "a stack with weights", "no weight with mix_mode stack")
-        return [1.0 for _ in mix]
-    found = [weight for weight in given if weight is not None]
-    if len(found) < len(given):
-        raise _wrong("mix", "without a weight for each person", "weights that sum to 1")
-    if not math.isclose(sum(found), 1.0, abs_tol=1e-6):
-        raise _wrong("mix", f"weights that sum to {sum(found):g}", "weights that sum to 1")
-    return found
-
-
 def _at_most(name: str, value: float, most: float) -> None:
     if value > most:
-        raise _wrong(name, f"{value:g}", f"at most {most:g}")
-
-
-def _wrong(name: str, value: str, allowed: str) -> ServiceError:
-    return ServiceError(422, "out_of_range", f"{name} is {value}, allowed: {allowed}.", param=name)
+        raise out_of_range(name, f"{value:g}", f"at most {most:g}")
