@@ -79,8 +79,9 @@ def benchmark(
         Optional,
         typer.Option(
             "--from",
-            help="A benchmark of the field: multiid:FOLDER (MultiID-Bench, one person), or "
-            "references:FOLDER (photos and prompts.txt); default: none.",
+            help="A benchmark of the field: multiid:FOLDER (MultiID-Bench, one person), "
+            "multiid-groups:FOLDER (two to four), or references:FOLDER (photos and prompts.txt); "
+            "default: none.",
         ),
     ] = None,
     judges: Annotated[

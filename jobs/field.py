@@ -9,20 +9,21 @@ import pyarrow as pa
 import yaml
 
 from eval.benchmarks.cases import Benchmark
-from eval.benchmarks.multiid import read_multiid
+from eval.benchmarks.multiid import read_multiid, read_multiid_groups
 from eval.benchmarks.references import read_references
 from eval.judges.networks import FACE_FILES
 from jobs.console import console
 from pipelines.benchmark import RunSummary, run_benchmark
 from pipelines.plan.weights import local_judges, local_weights
 from pipelines.settings import BenchmarkConfig, load_config
-from pipelines.tables.schemas import IDENTITIES
+from pipelines.tables.schemas import GROUPS, IDENTITIES
 from pipelines.tables.storage import Store
 
 __all__ = ["KINDS", "run_field_benchmark"]
 
 KINDS: dict[str, Callable[[str], Benchmark]] = {
     "multiid": read_multiid,
+    "multiid-groups": read_multiid_groups,
     "references": read_references,
 }
 """Name -> reader of a folder."""
@@ -43,7 +44,7 @@ def run_field_benchmark(
     """Reads the benchmark, generates for its cases, measures, and writes its table.
 
     Args:
-        source: "multiid:FOLDER" or "references:FOLDER".
+        source: "multiid:FOLDER", "multiid-groups:FOLDER" or "references:FOLDER".
         overrides: configuration values of the command line.
         finish: called with the finished run: report and tracking.
         check: called with the configuration before anything is made.
@@ -71,7 +72,12 @@ def run_field_benchmark(
     judges = config.given_judges()
     judges.check({"benchmark": [name for name in (*FACE_FILES, "aesthetic") if name in judges]})
     own = {case.case_id: case.prompt for case in benchmark.cases if case.prompt is not None}
+    own |= {group.case_id: group.prompt for group in benchmark.groups}
     summary = run_benchmark(config, command=command, progress=progress, prompts_of=own)
+    if benchmark.groups:
+        # Their table is the report's section of groups; no picture is of one person.
+        finish(summary, config.model_copy(update={"set_pictures": 0}))
+        return
 
     from eval.benchmarks.measure import measure_benchmark, table_markdown
 
@@ -111,4 +117,11 @@ def _inputs(benchmark: Benchmark, config: BenchmarkConfig) -> dict[str, str]:
     for name, values in rows.items():
         store.write_bytes(f"{name}.yaml", yaml.safe_dump(values, allow_unicode=True).encode())
         found[name] = f"{store.address}/{name}.yaml"
+    if benchmark.groups:
+        groups = [
+            {"group_id": one.case_id, "people": list(one.people), "regions": None}
+            for one in benchmark.groups
+        ]
+        store.write_table("groups.parquet", pa.Table.from_pylist(groups, schema=GROUPS))
+        found["groups"] = f"{store.address}/groups.parquet"
     return found

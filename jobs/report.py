@@ -17,6 +17,12 @@ __all__ = [
 ]
 
 _IDENTITY = {"margin": "margin", "rank-1": "rank1"}
+_GROUPS = {
+    "all found": "faces_found",
+    "mixed up": "mixed_up",
+    "identity": "identity",
+    "group margin": "group_margin",
+}
 _SHORT = {
     "face_found": "face",
     "identity_facenet": "FaceNet",
@@ -55,7 +61,15 @@ def show_report(run: str, storage_options: Mapping[str, Any] | None = None) -> N
             row.update({_SHORT[k]: _cell(c) for k, c in entry["cells"].items() if k in _SHORT})
             rows.append(row)
     show_table(title, list(rows[0]) if rows else [], rows)
+    groups = [_group_row(one) for one in record["groups"] or ()]
+    if groups:
+        show_table("Groups, which are in no mean above", list(groups[0]), groups)
     console.print(f"report:   {paths.html}", markup=False)
+
+
+def _group_row(found: Mapping[str, Any]) -> dict[str, str]:
+    row = {"method": found["method"], "n": str(found["pictures"])}
+    return row | {head: _cell(found[key]) for head, key in _GROUPS.items()}
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:

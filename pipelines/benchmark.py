@@ -81,7 +81,7 @@ def run_benchmark(
         command: the command line, for the record.
         progress: told after each unit.
         judged_by: person -> the person of the run whose photos judge instead.
-        prompts_of: person -> a prompt of their own, in place of the manifest's.
+        prompts_of: see `pipelines.plan.inputs.request_plan`.
 
     Raises:
         ValueError: wrong input; one sentence. StorageError (a ValueError): a place that cannot be

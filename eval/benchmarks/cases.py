@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["PICTURE_SUFFIXES", "Benchmark", "Case"]
+__all__ = ["PICTURE_SUFFIXES", "Benchmark", "Case", "GroupCase"]
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -28,6 +28,21 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupCase:
+    """Several people of a benchmark in one picture.
+
+    Attributes:
+        case_id: names the group.
+        people: case_ids of its people, in the order of their references.
+        prompt: of this group alone.
+    """
+
+    case_id: str
+    people: tuple[str, ...]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """A benchmark as it was read.
 
@@ -36,9 +51,11 @@ class Benchmark:
         cases: people, each case_id once.
         prompts: (prompt_id, text) for all of them; empty where each case has its own.
         notes: what was left out, in sentences.
+        groups: of the people of `cases`, of whom there are no pictures alone then.
     """
 
     name: str
     cases: list[Case]
     prompts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: list[GroupCase] = field(default_factory=list)

@@ -1,15 +1,16 @@
-"""MultiID-Bench (Xu et al., "WithAnyone", arXiv 2510.14975), the part with one person a picture.
+"""MultiID-Bench (Xu et al., "WithAnyone", arXiv 2510.14975): one person a picture, or two to four.
 
 Three layouts are read, all as published:
 
-- the data set on the hub: `data/*.parquet` with the columns GT, input_images, prompt, subset (the
-  part is `v200_single`);
-- what the authors' hf2bench.py writes of it: `v200_single.json`, a list of {prompt, image_paths,
-  ori_img_path}, beside the pictures in `v200_single/untar/`;
-- what their evaluation reads: a folder a case with `ori.jpg` (ground truth), `ref_1.jpg` and
-  `meta.json` ({"prompt": ...}); folders with a `ref_2.jpg` show several people.
+- the data set on the hub: `data/*.parquet` with the columns GT, input_images, prompt, subset
+  (`v200_single` has one person a picture);
+- what the authors' scripts write of it: `v200_single.json`, `v202.json` (two people) and
+  `v200_m.json` (three or four), lists of {prompt, image_paths, ori_img_path}, beside the pictures
+  in `v200_single/untar/`, `v202/untar/` and `v200_m/`;
+- what their evaluation reads: a folder a case with `ori.jpg` (ground truth), `ref_1.jpg` to
+  `ref_4.jpg`, one a person, and `meta.json` ({"prompt": ...}).
 
-Cases with several people are left out and counted.
+Cases of the other number of people are left out and counted.
 """
 
 from __future__ import annotations
@@ -17,19 +18,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from eval.benchmarks.cases import Benchmark, Case
+from eval.benchmarks.cases import Benchmark, Case, GroupCase
 
-__all__ = ["read_multiid"]
+__all__ = ["read_multiid", "read_multiid_groups"]
 
 _SINGLE = "v200_single"
 _LAYOUTS = (
-    f"data/*.parquet of the hub, {_SINGLE}.json with {_SINGLE}/untar/, or a folder a case with "
-    "ori.jpg, ref_1.jpg and meta.json"
+    f"data/*.parquet of the hub, {_SINGLE}.json, v202.json or v200_m.json with their pictures, or "
+    "a folder a case with ori.jpg, ref_1.jpg (of each person one) and meta.json"
 )
+
+
+_INDEXES = {_SINGLE: f"{_SINGLE}/untar", "v202": "v202/untar", "v200_m": "v200_m"}
+"""Name of an index -> where its pictures are."""
+
+
+class _Found(NamedTuple):
+    """A case as it lies there: references one a person, target, prompt."""
+
+    case_id: str
+    references: list[bytes]
+    target: bytes | None
+    prompt: str
 
 
 def read_multiid(folder: str | Path) -> Benchmark:
@@ -41,26 +55,54 @@ def read_multiid(folder: str | Path) -> Benchmark:
     Raises:
         ValueError: none of them is there, or a case lacks what it needs.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"MultiID-Bench folder {str(root)!r} does not exist")
-    tables = sorted((root / "data").glob("*.parquet")) or sorted(root.glob("*.parquet"))
-    if tables:
-        cases, others = _of_hub(tables)
-    elif (root / f"{_SINGLE}.json").is_file():
-        cases, others = _of_index(root)
-    else:
-        cases, others = _of_folders(root)
-    if not cases:
-        raise ValueError(
-            f"MultiID-Bench folder {str(root)!r} holds no case of one person, allowed: {_LAYOUTS}"
-        )
+    found, others = _read(Path(folder), groups=False)
+    cases = [Case(one.case_id, one.references[0], one.target, one.prompt) for one in found]
     few = "1 case of several people is" if others == 1 else f"{others} cases of several people are"
     notes = [f"{few} left out"] if others else []
     return Benchmark("MultiID-Bench, one person", cases, notes=notes)
 
 
-def _of_hub(tables: list[Path]) -> tuple[list[Case], int]:
+def read_multiid_groups(folder: str | Path) -> Benchmark:
+    """The cases of two to four people; a person is one reference, `CASE_NUMBER`.
+
+    Args:
+        folder: in one of the three layouts.
+
+    Raises:
+        ValueError: none of them is there, or a case lacks what it needs.
+    """
+    found, others = _read(Path(folder), groups=True)
+    people, groups = [], []
+    for one in found:
+        names = tuple(f"{one.case_id}_{n}" for n in range(1, len(one.references) + 1))
+        pairs = zip(names, one.references, strict=True)
+        people += [Case(name, reference) for name, reference in pairs]
+        groups.append(GroupCase(one.case_id, names, one.prompt))
+    few = "1 case of one person is" if others == 1 else f"{others} cases of one person are"
+    notes = [f"{few} left out"] if others else []
+    return Benchmark("MultiID-Bench, two to four people", people, notes=notes, groups=groups)
+
+
+def _read(root: Path, *, groups: bool) -> tuple[list[_Found], int]:
+    """The cases, and how many of the other kind there are."""
+    if not root.is_dir():
+        raise ValueError(f"MultiID-Bench folder {str(root)!r} does not exist")
+    tables = sorted((root / "data").glob("*.parquet")) or sorted(root.glob("*.parquet"))
+    if tables:
+        found, others = _of_hub(tables, groups)
+    elif any((root / f"{name}.json").is_file() for name in _INDEXES):
+        found, others = _of_indexes(root, groups)
+    else:
+        found, others = _of_folders(root, groups)
+    if not found:
+        kind = "several people" if groups else "one person"
+        raise ValueError(
+            f"MultiID-Bench folder {str(root)!r} holds no case of {kind}, allowed: {_LAYOUTS}"
+        )
+    return found, others
+
+
+def _of_hub(tables: list[Path], groups: bool) -> tuple[list[_Found], int]:
     needed = ["GT", "input_images", "prompt", "subset"]
     cases, number = [], 0
     for path in tables:
@@ -72,16 +114,18 @@ def _of_hub(tables: list[Path]) -> tuple[list[Case], int]:
             )
         for row in pq.read_table(path, columns=needed).to_pylist():
             number += 1
-            if row["subset"] != _SINGLE:
+            if (row["subset"] != _SINGLE) != groups:
                 continue
             where = f"{path}, row {number}"
             if not row["input_images"] or not row["prompt"]:
                 raise ValueError(f"{where} has no reference or no prompt, allowed: one of each")
+            shown = row["input_images"] if groups else row["input_images"][:1]
             cases.append(
-                Case(
+                _Found(
                     f"{number:04d}",
-                    _bytes(row["input_images"][0], where),
-                    _bytes(row["GT"], where),
+                    [_bytes(image, where) for image in shown],
+                    # No column of groups reads it.
+                    None if groups else _bytes(row["GT"], where),
                     row["prompt"],
                 )
             )
@@ -95,42 +139,47 @@ def _bytes(image: Mapping[str, Any] | None, where: str) -> bytes:
     return bytes(data)
 
 
-def _of_index(root: Path) -> tuple[list[Case], int]:
-    pictures = root / _SINGLE / "untar"
-    cases = []
-    for number, row in enumerate(_json(root / f"{_SINGLE}.json")):
-        where = f"{_SINGLE}.json, entry {number}"
-        try:
-            prompt, target, (reference, *_) = row["prompt"], row["ori_img_path"], row["image_paths"]
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{where} lacks prompt, ori_img_path or image_paths, allowed: all three"
-            ) from None
-        reference_data, target_data = (
-            _inside(pictures, name, where) for name in (reference, target)
-        )
-        cases.append(Case(Path(target).stem, reference_data, target_data, prompt))
-    others = sum(
-        len(_json(path)) for name in ("v202", "v200_m") if (path := root / f"{name}.json").is_file()
-    )
+def _of_indexes(root: Path, groups: bool) -> tuple[list[_Found], int]:
+    cases, others = [], 0
+    for index, place in _INDEXES.items():
+        if not (root / f"{index}.json").is_file():
+            continue
+        rows = _json(root / f"{index}.json")
+        if (index != _SINGLE) != groups:
+            others += len(rows)
+            continue
+        for number, row in enumerate(rows):
+            where = f"{index}.json, entry {number}"
+            try:
+                prompt, target, (*shown,) = row["prompt"], row["ori_img_path"], row["image_paths"]
+                if not shown:
+                    raise ValueError
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"{where} lacks prompt, ori_img_path or image_paths, allowed: all three"
+                ) from None
+            references = [_inside(root / place, name, where) for name in shown]
+            truth = None if groups else _inside(root / place, target, where)
+            cases.append(_Found(Path(target).stem, references, truth, prompt))
     return cases, others
 
 
-def _of_folders(root: Path) -> tuple[list[Case], int]:
+def _of_folders(root: Path, groups: bool) -> tuple[list[_Found], int]:
     cases, others = [], 0
     for folder in sorted(one for one in root.iterdir() if one.is_dir()):
         if not (folder / "meta.json").is_file():
             continue
-        if (folder / "ref_2.jpg").is_file():
+        if (folder / "ref_2.jpg").is_file() != groups:
             others += 1
             continue
         meta = _json(folder / "meta.json")
         if not isinstance(meta, dict) or not isinstance(meta.get("prompt"), str):
             raise ValueError(f'{folder / "meta.json"} has no prompt, allowed: {{"prompt": text}}')
-        reference, target = (
-            _inside(folder, name, folder.name) for name in ("ref_1.jpg", "ori.jpg")
-        )
-        cases.append(Case(folder.name, reference, target, meta["prompt"]))
+        names = ["ref_1.jpg"]
+        names += [name for n in (2, 3, 4) if (folder / (name := f"ref_{n}.jpg")).is_file()]
+        references = [_inside(folder, name, folder.name) for name in names]
+        truth = None if groups else _inside(folder, "ori.jpg", folder.name)
+        cases.append(_Found(folder.name, references, truth, meta["prompt"]))
     return cases, others
 
 

@@ -21,18 +21,19 @@ __all__ = ["JUDGES", "judges"]
 
 JUDGES = "infinite_id.judges"
 """Entry points of this group load a suite of judges: load(None, preset name) -> suite, whose
-`score(images, prompts, references, styles, weights)` gives one float32 (N,) a metric."""
+`score(images, prompts, references, styles, weights)` gives one float32 (N,) a metric, and whose
+`score_groups(images, people, regions)` gives a list with a dictionary a person of each picture."""
 
 # What libraries print goes to stderr, so that stdout holds the answer alone.
 _PROGRAM = """
 import importlib, os, pickle, sys
 answers = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
-path, module, attribute, preset, arguments = pickle.load(sys.stdin.buffer)
+path, module, attribute, preset, method, arguments = pickle.load(sys.stdin.buffer)
 sys.path[:] = path
 try:
     suite = getattr(importlib.import_module(module), attribute)(None, preset)
-    answer = suite.score(*arguments)
+    answer = getattr(suite, method)(*arguments)
 except ValueError as error:
     answer = str(error)
 pickle.dump(answer, answers)
@@ -84,7 +85,15 @@ class _Apart:
         self._told = ([str(home), *seen], entry.module, entry.attr, preset)
 
     def score(self, *arguments: Sequence[Any]) -> Any:
-        """As the suite's.
+        """As the suite's; see `_called`."""
+        return self._called("score", arguments)
+
+    def score_groups(self, *arguments: Sequence[Any]) -> Any:
+        """As the suite's; see `_called`."""
+        return self._called("score_groups", arguments)
+
+    def _called(self, method: str, arguments: Sequence[Any]) -> Any:
+        """A method's answer.
 
         Raises:
             ValueError: of the suite.
@@ -92,7 +101,7 @@ class _Apart:
         """
         done = subprocess.run(  # noqa: S603 -- this Python, and the program above
             [sys.executable, "-P", "-c", _PROGRAM],
-            input=pickle.dumps((*self._told, arguments)),
+            input=pickle.dumps((*self._told, method, arguments)),
             capture_output=True,
             check=False,
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},

@@ -229,15 +229,17 @@ def request_plan(
 
     Args:
         config, family, manifests, store, weights: of the run.
-        prompts_of: person -> a prompt of their own, in place of the manifest's.
+        prompts_of: person, mix or group -> a prompt of their own, in place of the manifest's; where
+            there are groups among them there are no pictures of others.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
     """
     own = prompts_of or {}
-    subjects = [
-        replace(one, prompt=own.get(one.identity_id)) for one in embedded_subjects(manifests, store)
-    ]
+    embedded = embedded_subjects(manifests, store)
+    if own.keys() & set(manifests.groups["group_id"].to_pylist()):
+        embedded = [one for one in embedded if one.identity_id in own]
+    subjects = [replace(one, prompt=own.get(one.identity_id)) for one in embedded]
     return RequestPlan(
         methods=[(name, weights.revisions[name]) for name in config.methods],
         texts=styled_texts(manifests, config.storage_options, store),

@@ -58,9 +58,7 @@ async def subject_of(
     digest = "+".join(person.digest for person in persons)
     if body.mix is None:
         word = group_word([person.identity.class_word for person in persons])
-        group = Subject(
-            _NAME, word, digest, group_people=tuple(keys), group_regions=regions
-        )
+        group = Subject(_NAME, word, digest, group_people=tuple(keys), group_regions=regions)
         return group, people
     pairs = list(zip(keys, weights, strict=True))
     parts = tuple({"identity_id": name, "weight": weight} for name, weight in pairs)

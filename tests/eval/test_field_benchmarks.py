@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.benchmarks.cases import Benchmark, Case
+from eval.benchmarks.cases import Benchmark, Case, GroupCase
 from eval.benchmarks.measure import measure_benchmark
-from eval.benchmarks.multiid import read_multiid
+from eval.benchmarks.multiid import read_multiid, read_multiid_groups
 from eval.benchmarks.references import read_references
 from eval.judges.given import GivenJudges
 from eval.reports.report import write_report
@@ -101,6 +101,53 @@ def test_every_published_layout_gives_the_same_cases(tmp_path, layout):
         Case(f"{n + 2:04d}", photo(n, 1), photo(n, 0), PROMPTS[n]) for n in range(2)
     ]
     assert found.notes == ["1 case of several people is left out"]
+
+
+def two(name: str, prompt: str = "two people") -> tuple[list[Case], GroupCase]:
+    people = (f"{name}_1", f"{name}_2")
+    return [Case(one, photo(n, 1)) for n, one in enumerate(people)], GroupCase(name, people, prompt)
+
+
+def test_groups_of_every_published_layout_are_read(tmp_path):
+    for name in ("hub", "index", "folders"):
+        (tmp_path / name).mkdir()
+    hub(tmp_path / "hub")
+    found = read_multiid_groups(tmp_path / "hub")
+    people, group = two("0001")
+    assert (found.cases, found.groups) == (people, [group])
+    assert found.notes == ["2 cases of one person are left out"]
+
+    index(tmp_path / "index")
+    three = ["refs/a/8_1.jpg", "refs/b/8_2.jpg", "refs/c/8_3.jpg"]
+    for place, shown in (("v202/untar", ["7_1.jpg", "7_2.jpg"]), ("v200_m", three)):
+        for n, name in enumerate(shown):
+            path = tmp_path / "index" / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo(n, 1))
+        row = {"prompt": place, "image_paths": shown, "ori_img_path": f"{shown[0][-7:-6]}.jpg"}
+        (tmp_path / "index" / f"{place.split('/')[0]}.json").write_text(json.dumps([row]))
+    found = read_multiid_groups(tmp_path / "index")
+    assert [(one.prompt, len(one.people)) for one in found.groups] == [("v202/untar", 2),
+                                                                       ("v200_m", 3)]  # fmt: skip
+    assert [case.reference for case in found.cases] == [photo(n, 1) for n in (0, 1, 0, 1, 2)]
+    assert len({case.case_id for case in found.cases}) == 5
+    assert found.notes == ["2 cases of one person are left out"]
+
+    folders(tmp_path / "folders")
+    (tmp_path / "folders/0004/ref_1.jpg").write_bytes(photo(0, 1))
+    (tmp_path / "folders/0004/ref_2.jpg").write_bytes(photo(1, 1))
+    found = read_multiid_groups(tmp_path / "folders")
+    people, group = two("0004")
+    assert (found.cases, found.groups) == (people, [group])
+
+
+def test_a_folder_without_groups_and_a_case_without_its_people_are_refused(tmp_path):
+    index(tmp_path)
+    with pytest.raises(ValueError, match=r"v202\.json, entry 0 lacks prompt, ori_img_path"):
+        read_multiid_groups(tmp_path)
+    (tmp_path / "v202.json").unlink()
+    with pytest.raises(ValueError, match="holds no case of several people, allowed: data/"):
+        read_multiid_groups(tmp_path)
 
 
 def _broken(root: Path, what: str) -> None:

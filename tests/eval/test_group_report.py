@@ -20,8 +20,9 @@ LEFT, RIGHT = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
 FACE_LEFT, FACE_RIGHT = [0.1, 0.2, 0.4, 0.7], [0.6, 0.2, 0.9, 0.7]
 
 
-def add_groups(folder: Path) -> None:
-    """Two groups by infinite_id: one as it was asked for, one with the right face missing."""
+def add_groups(folder: Path, *, alone: bool = False) -> None:
+    """Two groups by infinite_id: one as it was asked for, one with the right face missing; `alone`:
+    in the place of all other pictures."""
     samples, seen = [], []
     for number, found in enumerate((True, False)):
         keys = {
@@ -53,7 +54,7 @@ def add_groups(folder: Path) -> None:
                                           "text_score"])),
     ):  # fmt: skip
         (path,) = (folder / table).glob("*.parquet")
-        rows = [*pq.read_table(path).to_pylist(), *samples]
+        rows = [*([] if alone else pq.read_table(path).to_pylist()), *samples]
         write_table(folder, table, rows, schema)
     write_table(folder, "group_scores", seen, schemas.GROUP_SCORES)
 
@@ -87,6 +88,15 @@ def test_the_report_shows_the_groups_with_their_boxes(tmp_path: Path) -> None:
     assert "two people &lt;b&gt;" in page
     (row,) = json.loads(Path(paths.json).read_text("utf-8"))["groups"]
     assert row["group_margin"]["mean"] == pytest.approx(0.2)
+
+
+def test_a_run_of_groups_alone_has_a_report(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    add_groups(tmp_path, alone=True)
+    paths = write_report(tmp_path)
+    record = json.loads(Path(paths.json).read_text("utf-8"))
+    assert record["methods"] == []
+    assert [row["pictures"] for row in record["groups"]] == [2]
 
 
 def test_a_run_without_groups_says_nothing_of_them(tmp_path: Path) -> None:

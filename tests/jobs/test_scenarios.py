@@ -43,7 +43,7 @@ def test_scenarios_are_listed_with_a_line_each():
         (
             "benchmark",
             ["--from", "coco:x"],
-            "--from is 'coco:x', allowed: multiid:FOLDER or ref",
+            "--from is 'coco:x', allowed: multiid:FOLDER or multiid-groups:FOLDER or ref",
         ),
         ("benchmark", ["--from", "multiid:no"], "MultiID-Bench folder 'no' does not exist"),
         ("benchmark", ["--from", "multiid:no", "--prompts", "p.csv"], "given beside --from"),

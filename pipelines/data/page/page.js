@@ -7,6 +7,7 @@ import * as history from "./history.js";
 import { PersonPicker } from "./people.js";
 import { Run } from "./results.js";
 import { sharedSettings } from "./share.js";
+import { HALVES } from "./snippets.js";
 import { theme } from "./theme.js";
 import { confirmed } from "./viewer.js";
 
@@ -14,11 +15,15 @@ const EXAMPLES = {
   "Beach": "a person wearing a colorful shirt, smiling to the camera, on the beach",
   "Snow": "a person wearing blue clothing, smiling to the camera, in the snow, sunny",
   "Times Square": "a person wearing a red shirt, smiling to the camera, in the time square",
+  "Two people": "two people, a person wearing a red shirt on the left and a person wearing a blue shirt on the right, on the beach",
 };
 const COUNTS = {
   pictures: { label: "Pictures", min: 1, value: 1 },
   blend: { label: "Stops from A to B", min: 2, value: 5 },
+  together: { label: "Pictures", min: 1, value: 1 },
 };
+// Modes of two people, and what their choices are called.
+const TWO = { blend: ["Person A", "Person B"], together: ["Person on the left", "Person on the right"] };
 const RUNS_SHOWN = 12;
 // More at once are asked for only after a question.
 const MANY = 16;
@@ -33,7 +38,7 @@ let running = null;
 const mode = () => document.querySelector("[name=mode]:checked").value;
 const methodBoxes = () => [...document.querySelectorAll("[name=method]")].filter((box) => !box.closest("[hidden]"));
 const chosenMethods = () => methodBoxes().filter((box) => box.checked).map((box) => box.value);
-const chosenPeople = () => people.slice(0, mode() === "blend" ? 2 : 1);
+const chosenPeople = () => people.slice(0, mode() in TWO ? 2 : 1);
 const form = { mode, chosenMethods, chosenPeople };
 
 async function load() {
@@ -68,8 +73,9 @@ async function load() {
 /** Shows what the mode needs and what the button will make. */
 function refresh() {
   const now = mode();
-  people[0].legend.textContent = now === "blend" ? "Person A" : "Person";
-  people[1].root.hidden = now !== "blend";
+  people.forEach((person, n) => { person.legend.textContent = TWO[now]?.[n] ?? "Person"; });
+  people[1].root.hidden = !(now in TWO);
+  byId("together-note").hidden = now !== "together";
   byId("style-field").hidden = now === "sheet";
   byId("count").parentElement.hidden = now === "sheet";
   // Without a person all stops of a blend are one picture.
@@ -111,7 +117,7 @@ const actions = {
   },
   more(order, method, variant) {
     if (busy()) return;
-    use({ ...order, mode: "pictures", methods: [method], style: variant.style ?? order.style,
+    use({ ...order, mode: order.mode === "together" ? order.mode : "pictures", methods: [method], style: variant.style ?? order.style,
       seed: Math.floor(Math.random() * 1e6), count: Math.min(MORE, service.settings.max_images) });
     byId("order").requestSubmit();
   },
@@ -181,9 +187,12 @@ async function one(run, entry, signal) {
     cell.fail("Choose the same pictures again to make it.");
     return false;
   }
-  const who = () => (order.mode === "blend"
-    ? { mix: people.map(({ identity }, n) => ({ identity_id: identity.identity_id, weight: n ? variant.weight : 1 - variant.weight })) }
-    : { identity_id: people[0].identity?.identity_id });
+  const who = () => {
+    const ids = people.map(({ identity }) => identity?.identity_id);
+    if (order.mode === "blend") return { mix: ids.map((id, n) => ({ identity_id: id, weight: n ? variant.weight : 1 - variant.weight })) };
+    if (order.mode === "together") return { group: ids.map((id, n) => ({ identity_id: id, region: HALVES[n] })) };
+    return { identity_id: ids[0] };
+  };
   const style = variant.style ?? order.style;
   const body = () => ({
     prompt: order.prompt,

@@ -9,6 +9,8 @@ import { zip } from "./zip.js";
 // Beside every picture, in plain words; all other scores are one click away.
 const SHOWN = { identity_facenet: "Looks like the photo", text_score: "Follows the prompt" };
 
+const PLACES = ["Left looks like the photo", "Right looks like the photo"];
+
 /** One picture: waits, shows its steps and previews, then itself and its scores, or an error. */
 export class Cell {
   /** `actions`: `open()`, `more()` and `retry()`. */
@@ -77,7 +79,10 @@ export class Cell {
     const open = el("button", { type: "button", className: "open", "aria-label": `Enlarge ${this.label}` }, this.image);
     open.addEventListener("click", () => this.actions.open());
     this.frame.append(open);
-    const rows = Object.entries(SHOWN).map(([key, short]) => this.score(key, short, picture.scores[key]));
+    // Of several people each has a score of their own.
+    const together = (picture.people ?? []).map(({ identity }, n) => this.score("identity_facenet", PLACES[n], identity));
+    const rows = Object.entries(SHOWN).flatMap(([key, short]) => (
+      together.length && key === "identity_facenet" ? together : [this.score(key, short, picture.scores[key])]));
     const others = this.infos.filter((info) => !(info.name in SHOWN));
     const more = el("button", { type: "button", className: "quiet" }, "More like this");
     more.addEventListener("click", () => this.actions.more());
@@ -148,7 +153,7 @@ export class Run {
       `seed ${order.seed}`,
       `${order.steps} ${order.steps === 1 ? "step" : "steps"}`,
     ].join(" · ");
-    this.groups = el("div", { className: `groups ${order.mode}` });
+    this.groups = el("div", { className: `groups ${order.mode === "together" ? "pictures" : order.mode}` });
     const all = variants(order);
     this.groups.style.setProperty("--cells", all.length);
     for (const method of order.methods) {

@@ -2,6 +2,9 @@
 
 import { hasKey, server } from "./api.js";
 
+/** Regions of two people, left and right: x0, y0, x1, y1 in fractions of the picture. */
+export const HALVES = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]];
+
 // In shell single quotes; a quote inside leaves them for a moment.
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 // JSON that can stand in shell single quotes: \u0027 is a quote to JSON and nothing to the shell.
@@ -21,6 +24,7 @@ const extras = (order) => Object.entries({
 
 // Field of the API -> name of its file.
 const files = (order) => Object.entries(order.pictures ?? {}).map(([field, { name }]) => [field, name]);
+const severalSeeds = ({ mode }) => mode === "pictures" || mode === "together";
 
 /** `order` as of page.js -> text. */
 export function curl(order) {
@@ -49,13 +53,16 @@ export function curl(order) {
   each("method", "METHOD", order.methods, '"');
   if (order.mode === "sheet") each("style", "STYLE", order.styles, '"');
   else if (order.style) fields.style = json(order.style);
-  const seeds = order.mode === "pictures" ? order.count : 1;
+  const seeds = severalSeeds(order) ? order.count : 1;
   each("seed", "SEED", Array.from({ length: seeds }, (_, n) => order.seed + n), "");
   if (order.mode === "blend") {
     loops.push(`for WEIGHTS in ${order.weights.map((w) => `${1 - w}:${w}`).join(" ")}; do`);
     fields.mix = `[{"identity_id": "'$A'", "weight": '\${WEIGHTS%:*}'},
     {"identity_id": "'$B'", "weight": '\${WEIGHTS#*:}'}]`;
     file += "-${WEIGHTS#*:}";
+  } else if (order.mode === "together") {
+    const members = HALVES.map((region, n) => `{"identity_id": "'$${"AB"[n]}'", "region": ${json(region)}}`);
+    fields.group = `[${members.join(",\n    ")}]`;
   } else {
     fields.identity_id = `"'$A'"`;
   }
@@ -89,7 +96,8 @@ export function pythonCode(order) {
     return `client.add_identity(${given.join(", ")})`;
   };
   const blend = order.mode === "blend";
-  const names = blend ? ["first", "second"] : ["person"];
+  const who = { blend: "mix={first: 1 - weight, second: weight}", together: "group=[first, second]" }[order.mode];
+  const names = who ? ["first", "second"] : ["person"];
   const lines = ["from infinite_id.client import Client", ""];
   if (hasKey()) lines.push("# The key is read from INFINITE_ID_API_KEY.");
   lines.push(`with Client(${python(server())}) as client:`);
@@ -106,11 +114,12 @@ export function pythonCode(order) {
   const style = order.mode === "sheet" ? "style" : order.style && python(order.style);
   const given = [
     python(order.prompt),
-    blend ? "mix={first: 1 - weight, second: weight}" : "identity=person",
+    who ?? "identity=person",
+    order.mode === "together" && `regions=${python(HALVES)}`,
     order.methods.length > 1 ? "method=method" : `method=${method}`,
     style && `style=${style}`,
     `seed=${order.seed}`,
-    order.mode === "pictures" && order.count > 1 && `n=${order.count}`,
+    severalSeeds(order) && order.count > 1 && `n=${order.count}`,
     `steps=${order.steps}`,
     ...extras(order).map(([name, value]) => `${name}=${python(value)}`),
     order.details === false && "details=False",

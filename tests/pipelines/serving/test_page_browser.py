@@ -480,3 +480,43 @@ def test_dark_and_light_can_be_chosen_and_stay(opened):
 def test_the_page_may_load_nothing_from_elsewhere(client, path):
     policy = client.get(path).headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+
+
+def test_two_people_stand_in_one_picture(opened, tmp_path):
+    page = opened(390)
+    choose(page, "person-2")
+    page.get_by_label("Together", exact=True).check()
+    assert page.locator(".person legend").all_inner_texts() == [
+        "Person on the left",
+        "Person on the right",
+    ]
+    assert page.locator("#together-note").is_visible()
+    page.get_by_role("button", name="Two people").click()
+    page.locator("#make").click()
+    expect(page.locator("#order-error")).to_contain_text("Person on the right: choose a photo")
+    choose(page, "person-4", picker=1)
+    make(page, 1, steps=2)
+    told = page.locator(".run .scores dt").all_inner_texts()
+    assert told == ["Left looks like the photo", "Right looks like the photo", "Follows the prompt"]
+    assert page.locator(".run .who img").count() == 2
+    assert page.evaluate(WIDE) == []
+    assert Axe().run(page).response["violations"] == []
+    with page.expect_download() as saved:
+        page.locator(".run .below").get_by_text("Save").click()
+    made = pixels(Path(saved.value.path()).read_bytes())
+    page.get_by_text("Repeat from code").click()
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for language, command in (("curl", ["bash", "-euc"]), ("Python", [sys.executable, "-c"])):
+        page.get_by_role("button", name=f"Copy {language}").click()
+        code = page.evaluate("navigator.clipboard.readText()")
+        folder = tmp_path / language
+        folder.mkdir()
+        subprocess.run(
+            [*command, code], cwd=folder, env={**os.environ, "PATH": python}, check=True,
+            timeout=120,
+        )  # fmt: skip
+        (again,) = folder.rglob("*.png")
+        assert np.abs(pixels(again.read_bytes()) - made).max() <= 1
+    page.reload()
+    page.locator(".run .scores").wait_for()
+    assert page.locator(".run .scores dt").all_inner_texts() == told
