@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from eval.run_data import RunData
@@ -130,7 +131,8 @@ def _photos(data: RunData) -> dict[str, str]:
     if source is None:
         return {}
     found = {}
-    wanted = pc.field("identity_id").isin(data.names("identity_id"))
+    names = pa.array(data.names("identity_id"), pa.string())
+    wanted = pc.field("identity_id").isin(names)
     for batch in source.to_batches(columns=["identity_id", "aligned"], filter=wanted):
         for row in batch.to_pylist():
             found[row["identity_id"]] = _digest(*row["aligned"])

@@ -54,7 +54,9 @@ def add_groups(folder: Path, *, alone: bool = False) -> None:
                                           "text_score"])),
     ):  # fmt: skip
         (path,) = (folder / table).glob("*.parquet")
-        rows = [*([] if alone else pq.read_table(path).to_pylist()), *samples]
+        # The column of requests of that name has an address.
+        own = [{**one, "image": None} for one in samples] if table == "requests" else samples
+        rows = [*([] if alone else pq.read_table(path).to_pylist()), *own]
         write_table(folder, table, rows, schema)
     write_table(folder, "group_scores", seen, schemas.GROUP_SCORES)
 
