@@ -247,6 +247,25 @@ def test_scores_of_the_judges(pipe: InfiniteIDPipeline, ada: Identity) -> None:
         latent.scores()
 
 
+def test_each_person_of_a_group_has_scores(pipe: InfiniteIDPipeline, ada: Identity) -> None:
+    bob = pipe.identity(BOB)
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:, 32:] = True
+    whole, half = pipe.group(ada, bob, regions=HALVES), pipe.group(bob, regions=[mask])
+    made = pipe("a {subject}", [whole, ada, half], **FEW)
+    seen = made.group_scores()
+    assert [len(one) for one in seen] == [2, 0, 1]
+    assert [one["number"] for one in seen[0]] == [0, 1]
+    assert [one["region"] for one in seen[0]] == [list(box) for box in HALVES]
+    assert seen[2][0]["region"] is None
+    scores = made.scores()
+    # What is said of one person is not said of a group.
+    assert np.isnan(scores["identity_facenet"][[0, 2]]).all()
+    assert np.isfinite(scores["text_score"]).all()
+    with pytest.raises(ValueError, match="output_type is 'latent'"):
+        pipe("a man", ada, **{**FEW, "output_type": "latent"}).group_scores()
+
+
 def test_a_callback_sees_changes_and_ends_denoising(
     pipe: InfiniteIDPipeline, ada: Identity
 ) -> None:
