@@ -200,6 +200,51 @@ class InfiniteIDMix:
         return ((made,),)
 
 
+class InfiniteIDGroup:
+    """Several people in one picture."""
+
+    CATEGORY = _CATEGORY
+    DESCRIPTION = "Puts people into one picture, each in a region of their own."
+    RETURN_TYPES = (_PEOPLE,)
+    RETURN_NAMES = ("people",)
+    FUNCTION = "group"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        regions = (
+            "left to right: strips of equal width. auto: the prompt's own faces are given out left "
+            "to right. masks: one for each person, of the picture's size."
+        )
+        return {
+            "required": {
+                "model": (_MODEL,),
+                "people": (_PEOPLE, {"tooltip": "Of People Together, in the order of regions."}),
+                "regions": (["left to right", "auto", "masks"], {"tooltip": regions}),
+            },
+            "optional": {"masks": ("MASK",)},
+        }
+
+    def group(
+        self,
+        model: InfiniteIDPipeline,
+        people: tuple[Any, ...],
+        regions: str,
+        masks: Tensor | None = None,
+    ) -> tuple[tuple[Any, ...]]:
+        if (regions == "masks") != (masks is not None):
+            told = "missing" if masks is None else "linked"
+            raise ValueError(
+                f"regions is {regions!r} and masks are {told}, allowed: masks with regions 'masks'"
+            )
+        count = len(people)
+        where: Any = "auto"
+        if masks is not None:
+            where = list(masks.float().cpu().numpy())
+        elif regions == "left to right":
+            where = [(n / count, 0.0, (n + 1) / count, 1.0) for n in range(count)]
+        return ((model.group(*people, regions=where),),)
+
+
 class InfiniteIDTogether:
     """People for the pictures of one batch."""
 
@@ -339,6 +384,7 @@ NODE_CLASS_MAPPINGS = {
     "InfiniteIDPerson": InfiniteIDPerson,
     "InfiniteIDMix": InfiniteIDMix,
     "InfiniteIDTogether": InfiniteIDTogether,
+    "InfiniteIDGroup": InfiniteIDGroup,
     "InfiniteIDSample": InfiniteIDSample,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -346,5 +392,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "InfiniteIDPerson": "Person of Photos (Infinite-ID)",
     "InfiniteIDMix": "Mix Two People (Infinite-ID)",
     "InfiniteIDTogether": "People Together (Infinite-ID)",
+    "InfiniteIDGroup": "Group in One Picture (Infinite-ID)",
     "InfiniteIDSample": "Sample (Infinite-ID)",
 }

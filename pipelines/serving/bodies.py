@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from unicodedata import category
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -74,7 +74,7 @@ class Member(BaseModel):
     )
 
 
-_GROUP = {
+_GROUP: dict[str, Any] = {
     "prompt": "two people, a {subject} on the beach",
     "group": [
         {"identity_id": "ID of /v1/identities", "region": [0, 0, 0.5, 1]},

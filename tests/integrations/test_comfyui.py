@@ -120,6 +120,27 @@ def test_a_face_by_its_number(classes: dict[str, Any], model: InfiniteIDPipeline
         node.person(face="single", face_number=0, **values)
 
 
+def test_a_group_stands_in_one_picture(
+    classes: dict[str, Any], shipped: Workflow, done: dict[str, Any], model: InfiniteIDPipeline
+) -> None:
+    both, node = (*done["4"][0], *done["5"][0]), classes["InfiniteIDGroup"]()
+    halves = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
+    (people,) = node.group(model, both, "left to right")
+    assert people[0].regions == tuple(halves)
+    found = sample(classes, shipped, model, prompt="a {subject}", people=people, seed=3)
+    expected = model("a {subject}", model.group(*both, regions=halves), seed=3,
+                     style="comic_book", num_inference_steps=2, output_type="np")  # fmt: skip
+    assert found.shape == (1, 64, 64, 3)
+    np.testing.assert_allclose(found.numpy(), expected.images, atol=1 / 255)
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :, :32], masks[1, :, 32:] = 1.0, 1.0
+    (masked,) = node.group(model, both, "masks", masks)
+    assert [one.shape for one in masked[0].regions] == [(64, 64)] * 2
+    assert node.group(model, both, "auto")[0][0].regions is None
+    with pytest.raises(ValueError, match="regions is 'masks' and masks are missing, allowed"):
+        node.group(model, both, "masks")
+
+
 def test_every_setting_reaches_the_pipeline(
     classes: dict[str, Any], shipped: Workflow, done: dict[str, Any], model: InfiniteIDPipeline
 ) -> None:
