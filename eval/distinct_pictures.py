@@ -21,7 +21,8 @@ _PROBES = 4
 def distinct_pictures(data: RunData) -> NDArray[np.int64]:
     """(N,) numbers of pictures: requests that differ in the person alone may share one.
 
-    Requests of equal person, text, style and seed are one picture, whatever their prompts' ids. A
+    Requests of equal person, text, style and seed, which begin with the same picture and are held
+    to the same, are one picture, whatever their prompts' ids. A
     method that does not look at the person, such as `text_only`, makes one picture for all of
     them. Of each method four texts and seeds are looked at, in pictures of two people each; where
     all have equal pixels, the method's pictures of equal text and seed count as one. (Their bytes
@@ -29,7 +30,8 @@ def distinct_pictures(data: RunData) -> NDArray[np.int64]:
     """
     numbers = np.arange(len(data), dtype=np.int64)
     groups: dict[tuple[Any, ...], list[int]] = {}
-    columns = (data.samples[name].tolist() for name in ("method", "prompt", "style", "seed"))
+    names = ("method", "prompt", "style", "seed", "given")
+    columns = (data.samples[name].tolist() for name in names)
     people = data.samples["identity_id"].tolist()
     first: dict[tuple[Any, ...], int] = {}
     for row, key in enumerate(zip(*columns, strict=True)):

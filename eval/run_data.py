@@ -25,6 +25,12 @@ from eval.run_folder import RunFiles
 __all__ = ["KEYS", "RunData", "read_run"]
 
 KEYS = ("sample_id", "identity_id", "method", "prompt_id", "style", "seed")
+# Of requests: what a picture begins with and is held to.
+_GIVEN = (
+    "image", "mask_image", "strength", "control_image", "control_keypoints",
+    "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end",
+    "control_streams",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,9 @@ class RunData:
         run: content of run.json, empty where it is missing.
         samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", the booleans
             "has_image" and "has_scores", and "picture": equal numbers where requests of several
-            people were answered by one and the same picture (see `distinct_pictures`); "person":
-            the identity, the person whose coarser photo it is, or "a + b" for mixes of a and b.
+            people were answered by one and the same picture (see `distinct_pictures`); "given": a
+            text that names what it begins with and is held to, or an empty one; "person": the
+            identity, the person whose coarser photo it is, or "a + b" for mixes of a and b.
         scores: metric name -> float64 (N,); NaN where unscorable or not scored. Metrics that were
             left out are in `missing`.
         metrics: of the scores table, in its order.
@@ -130,7 +137,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     if run is None:
         missing.append("run.json is missing or unreadable: no configuration, environment, timings")
     tables = {
-        "requests": _read(folder, "requests", [*KEYS, "prompt"]),
+        "requests": _read(folder, "requests", [*KEYS, "prompt", *_GIVEN]),
         "images": _read(folder, "images", [*KEYS, "prompt", "model_revision"]),
         "scores": _read(folder, "scores", None),
     }
@@ -147,6 +154,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     for name, table in tables_unique.items():
         _check_same_run(base, table, name, folder.url)
     samples = {name: _column(base, name) for name in (*KEYS, "prompt")}
+    samples["given"] = _given(base) if "requests" in present else _column(base, "given")
     ids = base["sample_id"]
     images, scored = tables_unique.get("images"), tables_unique.get("scores")
     originals = _originals(folder)
@@ -263,6 +271,15 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
     if name not in table.column_names:
         return np.full(table.num_rows, "", dtype=object)
     return np.asarray(table[name].to_numpy(zero_copy_only=False))
+
+
+def _given(requests: pa.Table) -> NDArray[Any]:
+    columns = [requests[name].to_pylist() for name in _GIVEN if name in requests.column_names]
+    if not columns:
+        return _column(requests, "given")
+    rows = zip(*columns, strict=True)
+    told = [repr(row) if any(one is not None for one in row) else "" for row in rows]
+    return np.array(told, dtype=object)
 
 
 def _is_in(ids: pa.ChunkedArray, table: pa.Table | None) -> NDArray[np.bool_]:

@@ -64,20 +64,22 @@ def units_of(
 
 
 def units_of_samples(samples: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> Units:
-    """`units_of` some rows of a run; prompts of one text are one prompt, whatever their ids.
+    """`units_of` some rows of a run; prompts of one text that begin with the same picture and are
+    held to the same are one prompt, whatever their ids.
 
     Args:
         samples: columns prompt_id, prompt (the whole text, with the person's word and the style's),
-            style and seed.
+            given (see `eval.run_data.RunData`), style and seed.
         rows: a mask or row numbers.
     """
-    ids, texts, styles, seeds = (
-        samples[name][rows] for name in ("prompt_id", "prompt", "style", "seed")
+    ids, texts, given, styles, seeds = (
+        samples[name][rows] for name in ("prompt_id", "prompt", "given", "style", "seed")
     )
-    first: dict[tuple[Any, Any], Any] = {}
+    first: dict[tuple[Any, ...], Any] = {}
     same: dict[Any, Any] = {}
-    for one, text, style in zip(ids.tolist(), texts.tolist(), styles.tolist(), strict=True):
-        same.setdefault(one, first.setdefault((text, style), one))
+    whole = zip(texts.tolist(), given.tolist(), styles.tolist(), strict=True)
+    for one, what in zip(ids.tolist(), whole, strict=True):
+        same.setdefault(one, first.setdefault(what, one))
     return units_of([same[one] for one in ids.tolist()], styles, seeds)
 
 

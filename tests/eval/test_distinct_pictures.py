@@ -19,7 +19,8 @@ from eval.reports.tables import make_tables
 from eval.run_data import read_run
 from eval.units import units_of_samples
 from jobs.report import show_report
-from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run
+from pipelines.tables import schemas
+from tests.eval.runs import PROMPTS, STYLES, face_picture, write_run, write_table
 
 METHODS = ("infinite_id", "text_only")
 
@@ -134,3 +135,25 @@ def test_two_prompts_of_one_text_are_one_picture(tmp_path, monkeypatch):
     assert (ours.scored, ours.distinct) == (each * len(PROMPTS), each)
     units = units_of_samples(data.samples, np.arange(len(data)))
     assert len(np.unique(units.unit)) == len(STYLES) * 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda prompt: {"image": f"{prompt}.png", "strength": 0.6},
+        lambda prompt: {"control_keypoints": [0.3 if prompt == "beach" else 0.6] * 10},
+    ],
+    ids=["image", "keypoints"],
+)
+def test_two_prompts_of_one_text_in_different_pictures_are_two(tmp_path, monkeypatch, given):
+    monkeypatch.setattr("tests.eval.runs.PROMPTS", dict.fromkeys(PROMPTS, "a person"))
+    samples = write_run(tmp_path, people=3, seeds=2, methods=("infinite_id",))
+    rest = {"negative_prompt": "", "height": 64, "width": 64}
+    rest |= {"num_inference_steps": 30, "guidance_scale": 5.0}
+    rows = [one | rest | given(one["prompt_id"]) for one in samples]
+    write_table(tmp_path, "requests", rows, schemas.REQUESTS)
+    data = read_run(tmp_path)
+    (ours,) = make_tables(data).methods
+    assert ours.distinct == ours.scored == len(samples)
+    units = units_of_samples(data.samples, np.arange(len(data)))
+    assert len(np.unique(units.unit)) == len(PROMPTS) * len(STYLES) * 2
