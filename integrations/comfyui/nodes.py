@@ -329,6 +329,19 @@ class InfiniteIDSample:
             },
             "optional": {
                 "people": (_PEOPLE, {"tooltip": "Each gets a picture. text_only needs nobody."}),
+                "image": ("IMAGE", {"tooltip": "One picture that all begin with."}),
+                "mask": ("MASK", {"tooltip": "Of the image's size: white is made anew."}),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 0.8,
+                        "min": 0.01,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "With an image: share of the steps that are taken from it on.",
+                    },
+                ),
+                "details": ("BOOLEAN", {"default": False, "tooltip": "Small faces made again."}),
             },
         }
 
@@ -349,6 +362,9 @@ class InfiniteIDSample:
         method: str,
         batch_size: int,
         people: tuple[Any, ...] | None = None,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        strength: float = 0.8,
         **values: Any,
     ) -> tuple[Tensor]:
         given = {self.OWN_AT_ZERO.get(name, name): value for name, value in values.items()}
@@ -366,8 +382,29 @@ class InfiniteIDSample:
             output_type="np",
             callback_on_step_end=lambda pipe, step, timestep, latents: done(step + 1),
             **given,
+            **_begun(image, mask, strength),
         )
         return (torch.from_numpy(made.images),)
+
+
+def _begun(image: Tensor | None, mask: Tensor | None, strength: float) -> dict[str, Any]:
+    """What the pictures begin with, as arguments of the pipeline.
+
+    Raises:
+        ValueError: several pictures, or a mask alone.
+    """
+    if image is None:
+        if mask is not None:
+            raise ValueError("mask is linked without image, allowed: with image")
+        return {}
+    given: dict[str, Any] = {"strength": strength}
+    for name, argument, batch in (("image", "image", image), ("mask", "mask_image", mask)):
+        if batch is None:
+            continue
+        if len(batch) != 1:
+            raise ValueError(f"{name} is a batch of {len(batch)}, allowed: 1")
+        given[argument] = batch[0].numpy()
+    return given
 
 
 def _methods() -> list[str]:

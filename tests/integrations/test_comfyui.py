@@ -192,6 +192,33 @@ def test_comfyui_refuses_before_anything_runs(
         walk(changed(shipped, node, **inputs), classes)
 
 
+def test_a_person_is_put_into_a_picture(
+    classes: dict[str, Any], shipped: Workflow, done: dict[str, Any], model: InfiniteIDPipeline
+) -> None:
+    ada, scene = done["4"][0], LoadImage().load_image("person-2.png")[0]
+    mask = torch.zeros(1, *scene.shape[1:3])
+    mask[:, :, : scene.shape[2] // 2] = 1
+    own = {"people": ada, "steps": 3, "seed": 9, "strength": 1.0}
+    found = sample(classes, shipped, model, image=scene, mask=mask, **own)
+    inputs = shipped["8"]["inputs"]
+    expected = model(
+        inputs["prompt"], list(ada), style=inputs["style"], seed=9, num_inference_steps=3,
+        image=scene[0].numpy(), mask_image=mask[0].numpy(), strength=1.0, output_type="np",
+    )  # fmt: skip
+    np.testing.assert_allclose(found.numpy(), expected.images, atol=1 / 255)
+    apart = np.abs(found.numpy() - sample(classes, shipped, model, **own).numpy()).mean(
+        axis=(0, 1, 3)
+    )
+    assert apart[40:].mean() > 0.05
+    for values, message in (
+        ({"image": torch.cat([scene, scene])}, "image is a batch of 2, allowed: 1"),
+        ({"mask": mask}, "mask is linked without image, allowed: with image"),
+        ({"image": scene, "mask": mask * 0}, "mask_image is black everywhere, allowed"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            sample(classes, shipped, model, **{**own, **values})
+
+
 def test_what_nodes_refuse_is_one_sentence(
     classes: dict[str, Any], shipped: Workflow, done: dict[str, Any], model: InfiniteIDPipeline
 ) -> None:
