@@ -14,6 +14,7 @@ from infinite_id.config import preset
 from infinite_id.types import IdentityGroup
 from pipelines.benchmark import _people
 from pipelines.plan.inputs import embedded_subjects, load_manifests
+from pipelines.plan.made_from import MadeFrom
 from pipelines.plan.requests import RequestPlan, Subject, people_of, request_from_row, request_row
 from pipelines.run.units import unit_table
 from pipelines.settings import BenchmarkConfig
@@ -154,6 +155,24 @@ def test_a_group_has_a_key_of_its_own_and_belongs_to_the_benchmark(tmp_path):
         load_manifests(BenchmarkConfig(groups=str(tmp_path / "g.yaml")))
     (tmp_path / "g.yaml").write_text(text.replace("group_id: '", "group_id: 'both "))
     assert load_manifests(BenchmarkConfig(groups=str(tmp_path / "g.yaml"))).groups.num_rows == 1
+
+
+def test_a_run_goes_on_with_its_groups_alone(run_store):
+    def manifests(*regions: list[float]) -> Manifests:
+        row = {"group_id": "pair", "people": ["id0", "id1"], "regions": list(regions)}
+        return Manifests(
+            IDENTITIES.empty_table(), default_prompts(), default_styles(), MIXES.empty_table(),
+            pa.Table.from_pylist([row], schema=GROUPS),
+        )  # fmt: skip
+
+    def claim(given: Manifests, record: dict) -> None:
+        MadeFrom({}, given).claim(run_store, record, lambda **_: None)
+
+    begun = {"made_from": {}}
+    claim(manifests(list(LEFT), list(RIGHT)), {})
+    claim(manifests(list(LEFT), list(RIGHT)), begun)
+    with pytest.raises(ValueError, match=r"groups, row 0 \('pair'\): 'regions' is another one"):
+        claim(manifests(list(RIGHT), list(LEFT)), begun)
 
 
 def test_a_groups_row_becomes_the_request_that_it_names():
