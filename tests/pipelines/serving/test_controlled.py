@@ -106,7 +106,7 @@ def test_with_progress_and_a_picture_to_begin_with(held, person) -> None:
 
 def test_the_client_sends_and_reads_both(held, person) -> None:
     options = GenerateOptions(steps=4, seed=7, control_keypoints=FACE, details=False)
-    body = generate_body(BODY["prompt"], person, None, None, options)
+    body = generate_body(BODY["prompt"], person, None, None, None, options)
     same, _ = made(held, identity_id=person, details=False, control_keypoints=FACE)
     read = Generation.of(held.post("/v1/generate", json=body).json(), body, LOOPBACK)
     assert read.pictures[0].sample_id == same["sample_id"]
