@@ -6,7 +6,8 @@ processes: of the same machine, since it was started, in the same container.
 A lease is made where there is none, in one step: what O_EXCL means on a disk, a conditional put on
 an object store (`Store.create`). One that ran out is taken away first, by the one who makes a claim
 to that very lease in the same way: whoever saw it run out and comes late takes nothing away that
-was made since. A holder reads its lease before it renews it, and stops if another's is there.
+was made since. A claim counts for half a minute, for its maker may have died. A holder reads its
+lease before it renews it, and stops if another's is there.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Lease:
     def _take_away(self, holder: dict[str, Any] | None) -> bool:
         """Removes this very lease, which ran out or cannot be read; False: another does it now."""
         token = str(holder and holder["token"])
-        claim = f"lease-{hashlib.sha256(token.encode()).hexdigest()[:16]}.claim"
+        claim = f".lease-{hashlib.sha256(token.encode()).hexdigest()[:16]}.claim"
         until = str(time.time() + _CLAIM_SECONDS).encode()
         if not self._store.create(claim, until):
             with contextlib.suppress(StorageError, ValueError):
@@ -120,9 +121,11 @@ class Lease:
                     self._store.delete(claim)
             return False
         try:
-            # It was read before the claim: another may have taken it away since.
+            # It was read before the claim: since then another may have taken it away, and its own
+            # holder, which was late, may have renewed it.
             again = self._read()
-            if str(again and again["token"]) == token:
+            same = str(again and again["token"]) == token
+            if same and not (again and self._alive(again)):
                 self._store.delete(_NAME)
         finally:
             self._store.delete(claim)

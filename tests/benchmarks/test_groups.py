@@ -81,8 +81,9 @@ def test_two_faces_in_their_halves_are_told_apart_from_two_that_changed_places()
     for number in (2, 3, 4):
         first, *others = portraits()[PORTRAITS * number : PORTRAITS * (number + 1)]
         faces = [find_face(one, networks.faces) for one in others]
-        mean = networks.facenet.embed(others, faces).mean(axis=0)
-        known.append(JudgedPerson(Identity(str(number), (), EMPTY), mean / np.linalg.norm(mean)))
+        seen = networks.facenet.embed(others, faces)
+        mean = seen.mean(axis=0) / np.linalg.norm(seen.mean(axis=0))
+        known.append(JudgedPerson(Identity(str(number), (), EMPTY), mean, seen))
         shown.append(first)
     couple = couples_of(ARGUMENTS | {"pairs": 1, "prompts": 1})[0]
     right = np.concatenate(shown[:2], axis=1)

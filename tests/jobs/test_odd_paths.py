@@ -76,7 +76,8 @@ def test_report_compare_export_and_status(place, name):
 @example("a::b ?x=1&y#z*é\u0130\U0001f600")
 def test_benchmark_and_what_follows_it(shared_ray, template, monkeypatch, name):
     """Output, photos, prompts, styles, configuration and tracking store all lie below the name."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        folder, elsewhere = (stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2))
         base = Path(folder, name)
         photos, run = base / "photos" / name, base / "runs" / name
         photos.mkdir(parents=True)
@@ -85,7 +86,7 @@ def test_benchmark_and_what_follows_it(shared_ray, template, monkeypatch, name):
         (base / f"styles {name}.csv").write_text("style,suffix\nraw,photo\n")
         (base / f"{name}.yaml").write_text("set_pictures: 0\nmethods: [timed]\nmetrics: [timed]\n")
         # Where the machine lets it, a file that lies in the root folder.
-        top = "/" if os.access("/", os.W_OK) else folder
+        top = "/" if os.access("/", os.W_OK) else elsewhere
         prompts = stack.enter_context(
             tempfile.NamedTemporaryFile("w", dir=top, prefix=f"{name} ", suffix=".csv")
         )

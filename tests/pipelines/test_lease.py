@@ -127,13 +127,25 @@ def test_who_died_while_it_took_a_lease_away_stops_nobody(tmp_path, monkeypatch)
         broken.setattr(Store, "delete", _die)
         with pytest.raises(KeyboardInterrupt):
             Lease(store).__enter__()
-    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".claim", ".json"]
-    claim = next(tmp_path.glob("*.claim"))
+    # Hidden, so that it is no file of somebody else's.
+    (claim,) = tmp_path.glob(".lease-*.claim")
+    assert {path.name for path in tmp_path.iterdir()} == {claim.name, "lease.json"}
     claim.write_text(str(time.time() + 0.5))
     begun = time.monotonic()
     with Lease(store):
         assert time.monotonic() - begun > 0.3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_that_was_late_and_renews_keeps_its_lease(tmp_path):
+    store = Store(tmp_path)
+    _foreign(store, until=time.time() - 1)
+    seen = Lease(store)._read()
+    _foreign(store, until=time.time() + 60)
+    assert Lease(store)._take_away(seen)
+    assert Lease.held(store)
+    with pytest.raises(ValueError, match="is being written by process 7"), Lease(store):
+        pass
 
 
 def _die(self: Store, path: str) -> None:

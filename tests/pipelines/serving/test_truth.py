@@ -94,6 +94,7 @@ def test_redocly_finds_nothing_in_the_openapi(client, need, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     found = json.loads(done.stdout)
     assert found["totals"] == {"errors": 0, "warnings": 0, "ignored": 0}, found["problems"]
