@@ -1,4 +1,5 @@
-"""Whether two runs may be compared: the same methods, judges, people, prompt texts and seeds.
+"""Whether two runs may be compared: the same methods, judges, people, prompt texts, pictures that
+prompts begin with or are held to, and seeds.
 
 A run is described by short digests, so that reports (of which only the JSON is at hand) are
 compared like run folders.
@@ -21,13 +22,15 @@ __all__ = ["describe", "mismatches", "same_methods"]
 # Beyond this many people or texts a single digest stands for all of them.
 _MOST = 1000
 _NAMED = 3
+_BY_ADDRESS = "address "
 
 
 def describe(data: RunData) -> dict[str, Any]:
     """What has to be equal between two runs, for JSON.
 
     Returns:
-        methods -> people, texts (by prompt and style) and seeds as name -> digest, requests, and
+        methods -> people, texts (by prompt and style), given (what prompts begin with and are held
+        to, by prompt and style, of those that have it) and seeds as name -> digest, requests, and
         metric -> share of the requests that have a value; judges: metric -> network and revision.
     """
     samples = data.samples
@@ -36,15 +39,19 @@ def describe(data: RunData) -> dict[str, Any]:
     for method in data.names("method"):
         own = samples["method"] == method
         texts: dict[str, set[str]] = {}
-        for prompt_id, style, text in zip(
-            *(samples[name][own].tolist() for name in ("prompt_id", "style", "prompt")),
+        given: dict[str, set[str]] = {}
+        for prompt_id, style, text, what in zip(
+            *(samples[name][own].tolist() for name in ("prompt_id", "style", "prompt", "given")),
             strict=True,
         ):
             texts.setdefault(f"{prompt_id}, {style}", set()).add(text)
+            if what:
+                given.setdefault(f"{prompt_id}, {style}", set()).add(what)
         people = dict.fromkeys(samples["identity_id"][own].tolist())
         methods[method] = {
             "people": _named({str(one): photos.get(one, "") for one in people}),
             "texts": _named({key: _digest(*sorted(words)) for key, words in texts.items()}),
+            "given": _named({key: _digest_given(one) for key, one in given.items()}),
             "seeds": _named({str(seed): "" for seed in np.unique(samples["seed"][own])}),
             "requests": int(own.sum()),
             "shares": {
@@ -97,6 +104,7 @@ def mismatches(
             ("seeds", ("seed", "")),
         ):
             found += [f"{after}: {line}" for line in _changed(old[what], new[what], *words)]
+        found += [f"{after}: {line}" for line in _given_changed(old, new)]
         if old["requests"] != new["requests"]:
             found.append(
                 f"{after}: {old['requests']} requests became {new['requests']}, allowed: the same"
@@ -119,10 +127,40 @@ def _changed(old: Mapping[str, str], new: Mapping[str, str], word: str, differs:
         (f"has {differs}", [key for key in new if key in old and old[key] != new[key]]),
     ):
         if keys:
-            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-            names = ", ".join(repr(key) for key in keys[:_NAMED])
-            lines.append(f"{word} {names}{more} {kind}")
+            lines.append(f"{word} {_first(keys)} {kind}")
     return lines
+
+
+def _given_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Of prompts that both have. Reports of before there were such prompts have none of it."""
+    was, now = old.get("given", {}), new.get("given", {})
+    keys = [
+        key
+        for key in dict.fromkeys([*was, *now])
+        if was.get(key) != now.get(key) and (key in old["texts"]) == (key in new["texts"])
+    ]
+    lines = []
+    for by_address, words in (
+        (False, "begins with another picture or strength, or is held to another control"),
+        (
+            True,
+            "begins with or is held to something else, as far as its address tells: what lay there "
+            "is not known",
+        ),
+    ):
+        names = [
+            key
+            for key in keys
+            if any(side.get(key, "").startswith(_BY_ADDRESS) for side in (was, now)) == by_address
+        ]
+        if names:
+            lines.append(f"prompt {_first(names)} {words}")
+    return lines
+
+
+def _first(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(repr(key) for key in keys[:_NAMED]) + more
 
 
 def _photos(data: RunData) -> dict[str, str]:
@@ -144,6 +182,12 @@ def _named(values: dict[str, str]) -> dict[str, str]:
         return values
     parts = [part for key in sorted(values) for part in (key, values[key])]
     return {f"all {len(values)}": _digest(*parts)}
+
+
+def _digest_given(texts: set[str]) -> str:
+    # See `RunData`: a picture whose content is not known is named by its address.
+    mark = _BY_ADDRESS if any(f"'{_BY_ADDRESS}" in text for text in texts) else ""
+    return mark + _digest(*sorted(texts))
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -33,7 +33,7 @@ __all__ = [
     "failures",
 ]
 
-_PAIR = ("identity_id", "prompt_id", "style", "seed", "prompt")
+_PAIR = ("identity_id", "prompt_id", "style", "seed", "prompt", "given")
 # False alarms of a whole gate. `GateTest.seen` is what nine losses in ten would fail at if the
 # spread were known; it is estimated, and four in five do (`python -m benchmarks.run coverage`).
 _ALARMS, _POWER = 0.05, 0.9
@@ -144,7 +144,8 @@ class Change:
 def compare_runs(
     first: RunData, second: RunData, *, metrics: Sequence[str] | None = None, most: int = 5
 ) -> tuple[list[Comparison], dict[str, tuple[list[Change], list[Change]]]]:
-    """Compares two runs over equal requests: same method, person, prompt, style and seed.
+    """Compares two runs over equal requests: same method, person, prompt, style and seed, the same
+    picture to begin with and the same control.
 
     Runs of one method each are compared whatever their methods are called.
 

@@ -166,7 +166,7 @@ class PictureBatch:
     def poses(self) -> NDArray[np.float32]:
         """(N, 3) yaw, pitch, roll of the largest face, degrees; NaN without one."""
         found = np.full((len(self), 3), np.nan, dtype=np.float32)
-        for row in self.with_face:
+        for row in self.seen:
             found[row] = head_pose(self.faces[row][0].landmarks)
         return found
 

@@ -4,6 +4,10 @@ one that was asked for.
 A slope of 0: the picture's head is turned whichever way the other one is. Of 1: it turns with it
 degree by degree. The slope is the least-squares one over a method's pictures; its interval is the
 jackknife's over people, who are left out one by one with all their pictures.
+
+The reference's pose is measured too, and its error pulls the slope on it towards 0 (errors in
+variables): by a ninth where the measured poses spread by three times the error. The pose of
+keypoints is known, so the slope on it is not pulled.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from eval.pose import head_pose
 from eval.run_data import RunData
@@ -26,8 +30,9 @@ __all__ = ["AXES", "PoseSlopes", "along_yaw", "pose_slopes", "slope"]
 
 AXES = ("yaw", "pitch", "roll")
 _LEAST_PEOPLE = 4
-# Degrees: of poses that differ by less than a landmark's own error nothing can be told.
-_LEAST_SPREAD = 3.0
+# Degrees (standard deviation). Poses of references that differ by less than about three times the
+# landmarks' own error would tell of that error; those of keypoints have none.
+_MEASURED_SPREAD, _ASKED_SPREAD = 10.0, 3.0
 
 Floats = NDArray[np.float64]
 
@@ -47,15 +52,28 @@ class PoseSlopes:
     followed: Mapping[str, Summary]
 
 
-def slope(values: Floats, on: Floats, people: Sequence[str] | NDArray[np.str_]) -> Summary:
+def slope(
+    values: Floats,
+    on: Floats,
+    people: Sequence[str] | NDArray[np.str_],
+    *,
+    pictures: ArrayLike | None = None,
+    least_spread: float = _MEASURED_SPREAD,
+) -> Summary:
     """Least-squares slope of `values` on `on`; `mean` is the slope.
+
+    A value counts as the angle that is nearest to the one it is compared with: 179 degrees on -179
+    is -181.
 
     Args:
         values, on: (N,) degrees; pairs with NaN do not count.
         people: (N,) the person in each picture.
+        pictures: (N,) equal where two values are of one and the same picture; None: all distinct.
+        least_spread: of `on`, a standard deviation in degrees.
 
     Returns:
-        NaN where `on` spreads by less than 3 degrees; no interval with fewer than 4 people.
+        NaN where `on` spreads by less; no interval with fewer than 4 people, or with fewer distinct
+        pictures than people.
 
     Raises:
         ValueError: lengths differ.
@@ -66,20 +84,23 @@ def slope(values: Floats, on: Floats, people: Sequence[str] | NDArray[np.str_]) 
         )
     known = np.isfinite(values) & np.isfinite(on)
     y, x, who = values[known], on[known], np.asarray(people)[known]
+    y = x + ((y - x + 180) % 360 - 180)
     names, number = np.unique(who, return_inverse=True)
     nan, count = int((~known).sum()), len(names)
+    distinct = len(y) if pictures is None else len(np.unique(np.asarray(pictures)[known]))
     bare = (math.nan, math.nan, math.nan, 0.0, 0.0, "")
-    if len(y) < 2 or x.std() < _LEAST_SPREAD:
-        return Summary(math.nan, len(y), count, *bare, nan=nan)
+    if len(y) < 2 or x.std() < least_spread:
+        return Summary(math.nan, distinct, count, *bare, nan=nan)
     found = _fitted(y, x)
     left_out = [_fitted(y[number != one], x[number != one]) for one in range(count)]
-    if count < _LEAST_PEOPLE or not np.isfinite(left_out).all():
-        return Summary(found, len(y), count, *bare, nan=nan)
+    # People who share their pictures are no sample of pictures.
+    if count < _LEAST_PEOPLE or distinct < count or not np.isfinite(left_out).all():
+        return Summary(found, distinct, count, *bare, nan=nan)
     pseudo = count * found - (count - 1) * np.array(left_out)
     # Pseudo-values of a slope are skewed by whoever lies far out, which is no skew of the slope.
     error, df, _ = one_way(pseudo - pseudo.mean(), np.full(count, 1 / count))
     low, high = interval(found, error, df, 0.0)
-    return Summary(found, len(y), count, low, high, error, df, 0.0, "people", nan=nan)
+    return Summary(found, distinct, count, low, high, error, df, 0.0, "people", nan=nan)
 
 
 def _fitted(y: Floats, x: Floats) -> float:
@@ -94,17 +115,28 @@ def pose_slopes(data: RunData) -> list[PoseSlopes]:
     if "yaw" not in data.scores:
         return []
     asked = _asked(data)
-    people = data.samples["person"].astype(str)
+    people, pictures = data.samples["person"].astype(str), data.samples["picture"]
     found = []
     for method in data.names("method"):
         own = (data.samples["method"] == method) & data.samples["has_scores"]
         copied = {
-            axis: slope(data.scores[axis][own], data.scores[f"reference_{axis}"][own], people[own])
+            axis: slope(
+                data.scores[axis][own],
+                data.scores[f"reference_{axis}"][own],
+                people[own],
+                pictures=pictures[own],
+            )
             for axis in AXES
             if {axis, f"reference_{axis}"} <= set(data.scores)
         }
         followed = {
-            axis: slope(data.scores[axis][own], asked[own, number], people[own])
+            axis: slope(
+                data.scores[axis][own],
+                asked[own, number],
+                people[own],
+                pictures=pictures[own],
+                least_spread=_ASKED_SPREAD,
+            )
             for number, axis in enumerate(AXES)
             if axis in data.scores and np.isfinite(asked[own, number]).any()
         }
@@ -128,7 +160,7 @@ def along_yaw(data: RunData, metric: str) -> list[dict[str, Any]]:
         for yaw in yaws:
             own = level & (asked[:, 0] == yaw) & (data.samples["method"] == method)
             values, people = data.scores[metric][own], data.samples["person"][own].astype(str)
-            found = summarise(values, people)
+            found = summarise(values, people, pictures=data.samples["picture"][own])
             known = np.isfinite(values)
             points.append(
                 {

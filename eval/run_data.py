@@ -31,6 +31,7 @@ _GIVEN = (
     "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end",
     "control_streams",
 )  # fmt: skip
+_PICTURES = ("image", "mask_image", "control_image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class RunData:
         samples: column -> (N,) array, one entry a request: `KEYS`, "prompt", the booleans
             "has_image" and "has_scores", and "picture": equal numbers where requests of several
             people were answered by one and the same picture (see `distinct_pictures`); "given": a
-            text that names what it begins with and is held to, or an empty one; "person": the
+            text that names what it begins with and is held to, or an empty one: pictures by
+            "content DIGEST", or "address ADDRESS" where the digest is not known; "person": the
             identity, the person whose coarser photo it is, or "a + b" for mixes of a and b.
         scores: metric name -> float64 (N,); NaN where unscorable or not scored. Metrics that were
             left out are in `missing`.
@@ -154,7 +156,7 @@ def read_run(address: str | Path, options: Mapping[str, Any] | None = None) -> R
     for name, table in tables_unique.items():
         _check_same_run(base, table, name, folder.url)
     samples = {name: _column(base, name) for name in (*KEYS, "prompt")}
-    samples["given"] = _given(base) if "requests" in present else _column(base, "given")
+    samples["given"] = _given(base, folder) if "requests" in present else _column(base, "given")
     ids = base["sample_id"]
     images, scored = tables_unique.get("images"), tables_unique.get("scores")
     originals = _originals(folder)
@@ -273,13 +275,36 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
     return np.asarray(table[name].to_numpy(zero_copy_only=False))
 
 
-def _given(requests: pa.Table) -> NDArray[Any]:
-    columns = [requests[name].to_pylist() for name in _GIVEN if name in requests.column_names]
-    if not columns:
+def _given(requests: pa.Table, folder: RunFiles) -> NDArray[Any]:
+    names = [
+        name
+        for name in _GIVEN
+        if name in requests.column_names and requests[name].null_count < requests.num_rows
+    ]
+    if not names:
         return _column(requests, "given")
-    rows = zip(*columns, strict=True)
-    told = [repr(row) if any(one is not None for one in row) else "" for row in rows]
+    digests = _picture_digests(folder)
+    told = []
+    for row in requests.select(["prompt_id", *names]).to_pylist():
+        prompt = row.pop("prompt_id")
+        for name in _PICTURES:
+            if row.get(name) is not None:
+                digest = digests.get((prompt, name))
+                row[name] = f"address {row[name]}" if digest is None else f"content {digest}"
+        known = {name: value for name, value in row.items() if value is not None}
+        told.append(repr(known) if known else "")
     return np.array(told, dtype=object)
+
+
+def _picture_digests(folder: RunFiles) -> dict[tuple[str, str], str | None]:
+    """(prompt, column) -> digest of the picture's content, as far as the run has it."""
+    prompts = folder.dataset("manifests/prompts.parquet")
+    pictures = folder.dataset("manifests/pictures.parquet")
+    if prompts is None or pictures is None:
+        return {}
+    names = prompts.to_table(columns=["prompt_id"])["prompt_id"].to_pylist()
+    rows = pictures.to_table(columns=["row", "column", "digest"]).to_pylist()
+    return {(names[one["row"]], one["column"]): one["digest"] for one in rows}
 
 
 def _is_in(ids: pa.ChunkedArray, table: pa.Table | None) -> NDArray[np.bool_]:

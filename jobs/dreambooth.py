@@ -25,6 +25,7 @@ from jobs.options import (
 )
 from jobs.options import storage_options as read_options
 from pipelines.settings import load_config
+from pipelines.training.config import OF_A_PICTURE, WITHOUT
 
 __all__ = [
     "dreambooth",
@@ -69,6 +70,10 @@ def dreambooth(
         "storage_options": read_options(storage_options),
     }
     settings = load_config(config, **{**given, **set_values(override)})
+    for name in OF_A_PICTURE:
+        value = getattr(settings, name)
+        if value not in (None, False):
+            raise ValueError(f"{name} is {value!r}, allowed in a training: {WITHOUT}")
     fit = DreamBoothConfig(
         prior_weight=prior_weight, class_pictures=class_pictures, rank=rank, steps=steps
     )

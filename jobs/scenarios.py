@@ -13,7 +13,7 @@ from jobs.tracking import check_tracking, experiment_name, tracking_address
 from pipelines.benchmark import RunSummary
 from pipelines.run.failures import RunFailedError
 from pipelines.run.session import ray_session
-from pipelines.scenarios import load_scenario, run_scenario, scenario_names
+from pipelines.scenarios import LackingError, load_scenario, run_scenario, scenario_names
 from pipelines.settings import BenchmarkConfig
 
 __all__ = ["CONFIGS", "list_scenarios", "run_scenarios"]
@@ -21,19 +21,6 @@ __all__ = ["CONFIGS", "list_scenarios", "run_scenarios"]
 CONFIGS = Path(__file__).parent / "configs"
 
 Finish = Callable[[RunSummary, BenchmarkConfig], None]
-
-
-def _runnable(overrides: Mapping[str, Any]) -> list[str]:
-    """The scenarios that have what they need; a line for each that does not."""
-    names = []
-    for name in scenario_names(CONFIGS):
-        scenario, run = load_scenario(CONFIGS, name)
-        needs = scenario.needs
-        if needs is not None and (run | dict(overrides)).get(needs) is None:
-            console.print(f"left out: {name}: it needs --set {needs}=ADDRESS", markup=False)
-            continue
-        names.append(name)
-    return names
 
 
 def list_scenarios() -> None:
@@ -54,7 +41,7 @@ def run_scenarios(
     """Runs one scenario into the output folder, or "all" into one folder each below it.
 
     With "all" none costs the others their run, but the exit code is 1 unless each one reaches
-    what it has to.
+    what it has to. One that lacks what it needs is left out with a line.
 
     Args:
         name: of a scenario, or "all".
@@ -80,9 +67,10 @@ def run_scenarios(
 
     failed: dict[str, str] = {}
     unmet = False
-    names = _runnable(overrides)
+    names = scenario_names(CONFIGS)
+    lacking: dict[str, str] = {}
     with ray_session(overrides.get("address")):
-        for one in names:
+        for one in list(names):
             console.print(f"[bold]{one}[/bold]")
             scenario, run = load_scenario(CONFIGS, one)
             given = {**overrides, "output": f"{output}/{one}"}
@@ -95,10 +83,17 @@ def run_scenarios(
                 # It has a report, so the page shows it like the others.
                 unmet = True
                 console.print(f"failed: {one}: a requirement is not met, see above", markup=False)
+            except LackingError as error:
+                names.remove(one)
+                lacking[one] = str(error)
+                console.print(f"left out: {one}: {error}", markup=False)
             except Exception as error:
                 # One scenario that fails must not cost the others; the page says which and why.
                 failed[one] = " ".join(str(error).split())[:300]
                 console.print(f"failed: {one}: {failed[one]}", markup=False)
+    if not names:
+        first, reason = next(iter(lacking.items()))
+        raise ValueError(f"every scenario was left out, the first, {first}, with: {reason}")
     if len(failed) == len(names):
         raise RunFailedError(f"every scenario failed, the first with: {failed[names[0]]}")
     console.print(f"all:      {write_collection(output, names, failed)}")

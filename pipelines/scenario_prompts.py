@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from eval.places import shown
 from eval.pose import turned_landmarks
-from infinite_id.faces.detection import Detection, FaceError, find_faces
+from infinite_id.faces.detection import Detection
 from infinite_id.faces.loading import embedded_faces
-from infinite_id.faces.photos import decode_photo
+from infinite_id.faces.photo_faces import photo_faces
+from infinite_id.faces.photos import PhotoLimits, decode_photo
+from infinite_id.faces.upright import stand_upright
 from pipelines.settings import BenchmarkConfig
 from pipelines.tables.addresses import read_uri
 from pipelines.tables.storage import Store
 
-__all__ = ["posed_prompts", "scene_prompts"]
+__all__ = ["Scene", "check_free", "posed_prompts", "scene_prompts", "scenes_of"]
+
+logger = logging.getLogger(__name__)
 
 _EYES_APART = 0.22
 """Of a picture's shorter side, of a head that looks at the viewer."""
@@ -27,6 +34,39 @@ _EYES = (0.5, 0.42)
 _EYES_MM = 63.0
 _HEAD = (0.75, 0.8)
 """Half axes of the head's ellipse, in widths and heights of the face's box; hair reaches higher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A photo whose head is made anew.
+
+    Attributes:
+        person: row of IDENTITIES, whose first photo it is.
+        picture: RGB, in the proportions of the run's pictures.
+        mask: L, as large, white where the head is.
+    """
+
+    person: Mapping[str, Any]
+    picture: Image.Image
+    mask: Image.Image
+
+    @staticmethod
+    def name(number: int) -> str:
+        """Of the file of the scene of that number."""
+        return f"scene-{number}.png"
+
+
+def check_free(prompts: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Raises a ValueError that names the first prompt with one of these columns, which the scenario
+    gives its prompts itself."""
+    for prompt in prompts:
+        for name in columns:
+            if prompt.get(name) is not None:
+                given = shown(repr(prompt[name]))
+                raise ValueError(
+                    f"prompt {prompt['prompt_id']!r} has {name} {given}, allowed in this scenario: "
+                    "none, for it gives each prompt its own"
+                )
 
 
 def posed_prompts(
@@ -42,13 +82,9 @@ def posed_prompts(
         config: of the run.
 
     Raises:
-        ValueError: the run has no ControlNet.
+        ValueError: a prompt is held to something of its own.
     """
-    if config.controlnet is None:
-        raise ValueError(
-            "controlnet is None, allowed with a scenario of poses: --set controlnet=ADDRESS, a "
-            "folder or a hub id"
-        )
+    check_free(prompts, ("control_image", "control_keypoints"))
     family = config.family()
     size = np.array([family.width, family.height])
     scale = _EYES_APART / _EYES_MM * size.min() / size
@@ -61,40 +97,62 @@ def posed_prompts(
     return rows
 
 
+def scenes_of(
+    people: pa.Table, count: int, config: BenchmarkConfig
+) -> tuple[list[Scene], pa.Table, str]:
+    """The scenes of the last people whose first photo shows a face, and the other people.
+
+    A photo that is no scene is told in a line, and the person before gives one.
+
+    Args:
+        people: schema IDENTITIES.
+        count: of scenes wanted.
+        config: of the run.
+
+    Returns:
+        Up to `count` scenes, in the people's order, one person at least being left; the others; why
+        the last photo was passed over, else an empty sentence. Nothing is looked at where there are
+        too few people.
+    """
+    if people.num_rows <= count:
+        return [], people, ""
+    rows = people.to_pylist()
+    found: dict[int, Scene] = {}
+    reason = ""
+    for number in reversed(range(len(rows))):
+        if len(found) in (count, len(rows) - 1):
+            break
+        try:
+            found[number] = _scene(rows[number], config)
+        except ValueError as error:
+            reason = f"identity {rows[number]['identity_id']!r} gives no scene: {error}"
+            logger.warning("%s", reason)
+    left = [number for number in range(len(rows)) if number not in found]
+    return [found[number] for number in sorted(found)], people.take(left), reason
+
+
 def scene_prompts(
     prompts: Sequence[Mapping[str, Any]],
-    scenes: pa.Table,
+    scenes: Sequence[Scene],
     strengths: Sequence[float],
-    config: BenchmarkConfig,
     inputs: Store,
 ) -> list[dict[str, Any]]:
-    """Each prompt in the photo of each of some people, whose heads are made anew.
+    """Each prompt in each scene at each strength.
 
     Args:
         prompts: rows of the manifest.
-        scenes: people, schema IDENTITIES; their first photos are the pictures.
+        scenes: of `scenes_of`.
         strengths: of the inpainting.
-        config: of the run.
-        inputs: beside its folder; the pictures and their masks are written there.
+        inputs: beside the run's folder; the pictures and their masks are written there.
 
     Raises:
-        ValueError: no face is found in a photo.
+        ValueError: a prompt begins with something of its own.
     """
-    family = config.family()
+    check_free(prompts, ("image", "mask_image", "strength"))
     made = []
-    for number, person in enumerate(scenes.to_pylist()):
-        photo = person["photos"][0]
-        data = photo["bytes"] or read_uri(photo["uri"], config.storage_options)
-        picture = _cropped(decode_photo(data), family.height, family.width)
-        try:
-            face = find_faces(np.asarray(picture), embedded_faces(), select="largest")[0][0]
-        except FaceError as error:
-            raise ValueError(
-                f"identity {person['identity_id']!r} gives no scene: {error}, allowed: a photo "
-                "with a face"
-            ) from None
-        names = f"scene-{number}.png", f"scene-{number}-mask.png"
-        for name, image in zip(names, (picture, _head(picture, face)), strict=True):
+    for number, scene in enumerate(scenes):
+        names = Scene.name(number), f"scene-{number}-mask.png"
+        for name, image in zip(names, (scene.picture, scene.mask), strict=True):
             stream = io.BytesIO()
             image.save(stream, "PNG")
             inputs.write_bytes(name, stream.getvalue())
@@ -112,19 +170,36 @@ def scene_prompts(
     return made
 
 
-def _cropped(photo: np.ndarray, height: int, width: int) -> Image.Image:
-    """The middle of the photo in these proportions."""
+def _scene(person: Mapping[str, Any], config: BenchmarkConfig) -> Scene:
+    family = config.family()
+    photo = person["photos"][0]
+    data = photo["bytes"] or read_uri(photo["uri"], config.storage_options)
+    image = decode_photo(data, PhotoLimits(max_pixels=config.max_photo_pixels))
+    index = person["face_index"]
+    select: Any = "largest" if index is None else index
+    face, _ = photo_faces(image, embedded_faces(), select=select, min_face=config.min_face)[0]
+    image, face = stand_upright(image, face)
+    picture, corner = _around(image, face, family.height, family.width)
+    return Scene(person, picture, _head(picture, face, corner))
+
+
+def _around(
+    photo: np.ndarray, face: Detection, height: int, width: int
+) -> tuple[Image.Image, tuple[int, int]]:
+    """As much of the photo as these proportions allow, around the face; its left upper corner."""
     image = Image.fromarray(photo)
     factor = min(image.width / width, image.height / height)
     wide, high = max(1, round(width * factor)), max(1, round(height * factor))
-    left, top = (image.width - wide) // 2, (image.height - high) // 2
-    return image.crop((left, top, left + wide, top + high))
-
-
-def _head(picture: Image.Image, face: Detection) -> Image.Image:
-    """White where the head is."""
     x0, y0, x1, y1 = (float(side) for side in face.bbox)
-    x, y = (x0 + x1) / 2, (y0 + y1) / 2 - 0.08 * (y1 - y0)
+    left = min(max(round((x0 + x1 - wide) / 2), 0), image.width - wide)
+    top = min(max(round((y0 + y1 - high) / 2), 0), image.height - high)
+    return image.crop((left, top, left + wide, top + high)), (left, top)
+
+
+def _head(picture: Image.Image, face: Detection, corner: tuple[int, int]) -> Image.Image:
+    """White where the head is; `face` is in pixels of the photo, whose part begins at `corner`."""
+    x0, y0, x1, y1 = (float(side) for side in face.bbox)
+    x, y = (x0 + x1) / 2 - corner[0], (y0 + y1) / 2 - 0.08 * (y1 - y0) - corner[1]
     across, along = _HEAD[0] * (x1 - x0), _HEAD[1] * (y1 - y0)
     mask = Image.new("L", picture.size)
     ImageDraw.Draw(mask).ellipse((x - across, y - along, x + across, y + along), fill=255)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,16 +23,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from infinite_id.baselines.config import DreamBoothConfig
 from pipelines.benchmark import RunSummary, run_benchmark
 from pipelines.plan.inputs import load_manifests
-from pipelines.scenario_prompts import posed_prompts, scene_prompts
+from pipelines.scenario_prompts import Scene, posed_prompts, scene_prompts, scenes_of
 from pipelines.settings import BenchmarkConfig, load_config
 from pipelines.tables.addresses import read_uri
 from pipelines.tables.demo_people import sample_identities
-from pipelines.tables.schemas import IDENTITIES, MIXES
+from pipelines.tables.schemas import IDENTITIES, MIXES, PROVENANCE
 from pipelines.tables.storage import Store
 
-__all__ = ["Scenario", "load_scenario", "run_scenario", "scenario_names"]
+__all__ = ["LackingError", "Scenario", "load_scenario", "run_scenario", "scenario_names"]
 
 Progress = Callable[[str, int, int], None]
+
+
+class LackingError(ValueError):
+    """The run has not got what a scenario needs: another scenario may do with it."""
 
 
 class Scenario(BaseModel):
@@ -42,10 +46,10 @@ class Scenario(BaseModel):
     made smaller and large again. `mix`: pairs of people are stacked, or walked between in `steps`
     steps. `dreambooth`: weights of prior preservation, one fit each; `fit_steps` of each.
     `prompts`, `styles`: manifests in place. `poses`: yaw, pitch and roll in degrees: each prompt is
-    held to each by a ControlNet, which the run must name (`needs`). `scenes`: so many of the last
-    people are not shown; the others are put in their place in their photos, with each of
-    `strengths`. `samples`: the shipped synthetic people, unless the run names others. `across`:
-    columns of the picture grid.
+    held to each by a ControlNet, which the run must name. `scenes`: so many of the last people
+    whose photos show a face are not shown; the others are put in their place in these photos, with
+    each of `strengths`. `samples`: on the pocket model the shipped synthetic people, unless the run
+    names others. `across`: columns of the picture grid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,11 +71,6 @@ class Scenario(BaseModel):
     scenes: int | None = Field(None, ge=1)
     strengths: list[float] = Field([0.8], min_length=1)
     samples: bool = False
-
-    @property
-    def needs(self) -> str | None:
-        """A key of the run without which it does not begin, and that no file of ours can name."""
-        return None if self.poses is None else "controlnet"
 
 
 def scenario_names(folder: Path) -> list[str]:
@@ -121,10 +120,16 @@ def run_scenario(
         progress: see `run_benchmark`.
 
     Raises:
+        LackingError: no ControlNet, or too few people; nothing is run then.
         ValueError: wrong input; see `run_benchmark` too.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     config = load_config(None, **{**run, **given})
+    if scenario.poses is not None and config.controlnet is None:
+        raise LackingError(
+            "controlnet is None, allowed with a scenario of poses: --set controlnet=ADDRESS, a "
+            "folder or a hub id"
+        )
     fits = scenario.dreambooth is not None and "dreambooth" not in config.weights
     if fits and not Store(config.output, config.storage_options).is_local:
         raise ValueError(
@@ -138,23 +143,24 @@ def run_scenario(
         if rows is not None and kind not in given:
             inputs.write_bytes(f"{kind}.yaml", yaml.safe_dump(rows).encode())
             changes[kind] = f"{inputs.address}/{kind}.yaml"
-    if scenario.samples and config.identities is None:
+    # Their 64 pixels are too few for any other model.
+    if scenario.samples and config.identities is None and config.family().base == "pocket":
         inputs.write_table("samples.parquet", sample_identities())
         changes["identities"] = f"{inputs.address}/samples.parquet"
     config = config.model_copy(update=changes)
     manifests = load_manifests(config)
     identities = manifests.identities
     rows = manifests.prompts.to_pylist()
+    scenes: list[Scene] = []
     if scenario.scenes is not None:
-        if identities.num_rows <= scenario.scenes:
-            raise ValueError(
-                f"scenario {name} has {identities.num_rows} people, allowed: more than "
-                f"{scenario.scenes}, whose photos are its scenes"
+        count = identities.num_rows
+        scenes, identities, reason = scenes_of(identities, scenario.scenes, config)
+        if len(scenes) < scenario.scenes:
+            raise LackingError(
+                f"scenario {name} has {count} people, allowed: more than {scenario.scenes} whose "
+                f"photos are its scenes{'; ' + reason if reason else ''}"
             )
-        shown = identities.num_rows - scenario.scenes
-        others = identities.slice(shown)
-        identities = identities.slice(0, shown)
-        rows = scene_prompts(rows, others, scenario.strengths, config, inputs)
+        rows = scene_prompts(rows, scenes, scenario.strengths, inputs)
     if scenario.poses is not None:
         rows = posed_prompts(rows, scenario.poses, config)
     if scenario.scenes is not None or scenario.poses is not None:
@@ -178,11 +184,25 @@ def run_scenario(
     # The photo as it is judges what was made from coarser ones.
     judged_by = {key: one["of"] for key, one in variants.items() if one["of"] != key}
     summary = run_benchmark(config, command=command, progress=progress, judged_by=judged_by)
-    record = {**scenario.model_dump(), "name": name, "variants": variants}
+    record = _record(scenario, name, variants, scenes)
     Store(config.output, config.storage_options).write_bytes(
         "scenario.json", json.dumps(record, indent=2).encode()
     )
     return summary, config
+
+
+def _record(
+    scenario: Scenario, name: str, variants: Mapping[str, Any], scenes: Sequence[Scene]
+) -> dict[str, Any]:
+    """Content of scenario.json; consent, licence and source of whose photos the scenes are."""
+    record = {**scenario.model_dump(), "name": name, "variants": variants}
+    if scenes:
+        record["scene_people"] = [
+            {key: one.person[key] for key in ("identity_id", *PROVENANCE)}
+            | {"image": Scene.name(number)}
+            for number, one in enumerate(scenes)
+        ]
+    return record
 
 
 def _fitted(config: BenchmarkConfig, scenario: Scenario, progress: Progress) -> BenchmarkConfig:

@@ -93,7 +93,7 @@ def _along_yaw(data: RunData) -> dict[str, dict[str, Any]]:
             found[f"yaw_{name}"] = {
                 "title": f"{title} along the yaw asked for",
                 "note": "Of pictures that were held to keypoints of a level head; bands are 95 % "
-                "intervals over people.",
+                "intervals over people, where there are as many pictures.",
             } | _drawn(partial(curve, points, "yaw asked for, degrees", y_title))
     return found
 

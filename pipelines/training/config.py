@@ -8,7 +8,11 @@ from pydantic import Field, field_validator
 
 from pipelines.settings import ModelConfig, load_settings
 
-__all__ = ["TrainingConfig", "load_training_config"]
+__all__ = ["OF_A_PICTURE", "WITHOUT", "TrainingConfig", "load_training_config"]
+
+OF_A_PICTURE = ("controlnet", "controlnet_revision", "details")
+"""Settings of pictures that no training has: what is trained goes with any."""
+WITHOUT = "none, for it draws without; what it trains goes with any"
 
 
 class TrainingConfig(ModelConfig):
@@ -52,13 +56,11 @@ class TrainingConfig(ModelConfig):
     experiment: str | None = None  # MLFLOW_EXPERIMENT_NAME, else infinite-id-training
     address: str | None = None
 
-    @field_validator("controlnet", "details")
+    @field_validator(*OF_A_PICTURE)
     @classmethod
     def _nothing_of_a_picture(cls, value: Any) -> Any:
         if value not in (None, False):
-            raise ValueError(
-                "allowed in a training: none, for it draws without; what it trains goes with any"
-            )
+            raise ValueError(f"allowed in a training: {WITHOUT}")
         return value
 
     def samples_due(self, before: int, now: int) -> bool:

@@ -93,7 +93,9 @@ def fit_people(
         ValueError: wrong input, nobody's photos are usable, or another command fits into `folder`.
     """
     begin = time.perf_counter()
-    family, identities = config.family(), load_manifests(config).identities
+    # Of a scenario's run: its pictures are made with a ControlNet, its LoRAs are fitted without.
+    family = replace(config.family(), controlnet=None, details=None)
+    identities = load_manifests(config).identities
     # It stands on the base and finds faces, as text alone does.
     run_weights(family, ["text_only"], config.storage_options)
     states: list[dict[str, Any]] = []
@@ -186,7 +188,7 @@ class DreamBoothActor:
         torch.set_num_threads(threads)
         check_device(device)
         preset = local_preset(preset, options)
-        self._base = load_base(replace(preset, controlnet=None), device=device)
+        self._base = load_base(preset, device=device)
         self._faces = load_face_backend(
             preset.encoders.faces, providers=["CPUExecutionProvider"], threads=threads
         )

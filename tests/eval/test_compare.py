@@ -232,6 +232,57 @@ def _described(folder: Path):
     return [describe(read_run(folder / name)) for name in ("a", "b")]
 
 
+SNOW = {"image": "in/scene.png", "mask_image": None, "strength": 0.8}
+POINTS = {"control_keypoints": [0.4, 0.4, 0.6, 0.4, 0.5, 0.5, 0.45, 0.6, 0.55, 0.6]}
+
+
+def _begins(folder: Path, digest: str | None = None, **given) -> None:
+    """Prompts "snow" begin with something; with a digest the run knows a picture's content."""
+
+    def change(row):
+        begins = row["prompt_id"] == "snow" and "guidance_scale" in row
+        return row | (given if begins else {})
+
+    _requests(folder, change)
+    if digest is not None:
+        prompts = pa.Table.from_pylist([{"prompt_id": "beach"}, {"prompt_id": "snow"}])
+        pictures = pa.Table.from_pylist([{"row": 1, "column": "image", "digest": digest}])
+        (folder / "manifests").mkdir()
+        pq.write_table(prompts, folder / "manifests" / "prompts.parquet")
+        pq.write_table(pictures, folder / "manifests" / "pictures.parquet")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (SNOW | {"digest": "d1"}, SNOW | {"digest": "d1", "image": "moved.png"}, None),
+        (SNOW | {"digest": "d1"}, SNOW | {"digest": "d2"}, "begins with another picture or str"),
+        (SNOW | {"digest": "d1"}, SNOW | {"digest": "d1", "strength": 1.0}, "another picture or s"),
+        (SNOW, SNOW, None),
+        (SNOW, SNOW | {"image": "moved.png"}, "as far as its address tells"),
+        (POINTS, POINTS, None),
+        (POINTS, {}, "or is held to another control"),
+        (POINTS, POINTS | {"controlnet_conditioning_scale": 0.5}, "or is held to another control"),
+    ],
+)
+def test_prompts_that_begin_with_something_else_are_not_compared(tmp_path, first, second, words):
+    """They were paired by id and text."""
+    for name, given in (("a", first), ("b", second)):
+        write_run(tmp_path / name, methods=("infinite_id",))
+        _begins(tmp_path / name, **given)
+    found = mismatches(*_described(tmp_path), ["identity_facenet"], 0.05)
+    rows, _ = compare_runs(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
+    pairs = row(rows, "infinite_id", "identity_facenet")
+    if words is None:
+        assert found == []
+        assert pairs.n == 24
+    else:
+        (line,) = found
+        assert "infinite_id: prompt 'snow, raw_photo', 'snow, anime' " in line
+        assert words in line
+        assert (pairs.n, pairs.unpaired) == (12, 12)
+
+
 def test_a_gate_without_anything_to_compare_fails(infinite_id, tmp_path):
     write_run(tmp_path / "a", methods=("infinite_id",))
     write_run(tmp_path / "b", methods=("ip_adapter", "text_only"))

@@ -50,6 +50,32 @@ def test_what_cannot_be_told_is_not() -> None:
         slope(made, REFERENCE[1:], PEOPLE)
 
 
+def test_people_who_share_a_picture_are_no_sample_of_pictures() -> None:
+    """Pictures of text alone, in five poses, had an interval without width over 12 people."""
+    poses = np.array([-30.0, -15, 0, 15, 30])
+    asked, who = np.tile(poses, 12), np.repeat([f"p{n}" for n in range(12)], 5)
+    shared = slope(0.3 * asked, asked, who, pictures=np.tile(range(5), 12))
+    assert shared.mean == pytest.approx(0.3)
+    assert (shared.n, shared.identities) == (5, 12)
+    assert np.isnan([shared.low, shared.high, shared.error]).all()
+    assert np.isfinite(slope(0.3 * asked, asked, who).low)
+
+
+def test_references_that_differ_by_little_more_than_their_error_tell_nothing() -> None:
+    made = REFERENCE / 4 + RNG.normal(0, 4, 72)
+    assert REFERENCE.std() / 4 > 3
+    assert np.isnan(slope(made, REFERENCE / 4, PEOPLE).mean)
+    assert np.isfinite(slope(made, REFERENCE / 4, PEOPLE, least_spread=3.0).mean)
+
+
+def test_angles_go_round() -> None:
+    over = REFERENCE * 5 + 20
+    wrapped = (over + 180) % 360 - 180
+    assert (wrapped != over).any()
+    turned = slope((REFERENCE * 5 + 40 + 180) % 360 - 180, wrapped, PEOPLE)
+    assert turned.mean == pytest.approx(1)
+
+
 def test_a_report_says_of_each_method_whether_it_copies_and_follows(tmp_path: Path) -> None:
     """infinite_id turns as it was asked to, ip_adapter repeats the reference's pose."""
     samples = write_run(tmp_path, people=8)
@@ -83,6 +109,13 @@ def test_a_report_says_of_each_method_whether_it_copies_and_follows(tmp_path: Pa
     assert points[2]["by_person"]["person_7"] == pytest.approx(20)
     assert points[2]["mean"] == pytest.approx(2.5)
     assert points[2]["low"] < 2.5 < points[2]["high"]
+
+    data = read_run(tmp_path)
+    own = data.samples["method"] == "text_only"
+    data.samples["picture"][own] = 0
+    shared = along_yaw(data, "yaw")
+    assert all(point["low"] is None for point in shared if point["method"] == "text_only")
+    assert all(point["low"] is not None for point in shared if point["method"] == "ip_adapter")
 
     paths = write_report(tmp_path)
     text = Path(paths.markdown).read_text()

@@ -154,6 +154,9 @@ def test_networks_that_scored_the_run_judge_it_too(tmp_path, run, faces):
     blank = [""] * PEOPLE
     networks = Networks(("faces",), "pocket", 1)
     batch = PictureBatch(networks, faces[0], blank, [[]] * PEOPLE, blank)
+    # A face has a pose without a reference too.
+    assert np.isfinite(batch.poses).all()
+    assert np.isnan(batch.reference_poses).all()
 
     def means(crops):
         return unit_rows([crop[:, :, ::-1].mean(axis=(0, 1)) / 127.5 - 1 for crop in crops])

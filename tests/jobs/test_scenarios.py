@@ -60,6 +60,16 @@ def test_scenarios_are_listed_with_a_line_each():
         ),
         ("dreambooth", ["--output", "o", "--prior-weight", "-1"], "prior_weight is -1.0"),
         ("dreambooth", ["--output", "o", "--identities", "no.csv"], "no.csv does not exist"),
+        (
+            "dreambooth",
+            ["--output", "o", "--set", "controlnet=poses"],
+            "controlnet is 'poses', allowed in a training: none, for it draws without",
+        ),
+        (
+            "dreambooth",
+            ["--output", "o", "--set", "details=true"],
+            "details is True, allowed in a training: none",
+        ),
         ("compare", ["one"], "got 1 runs, allowed: 2 or more, or --log RUN_DIR"),
         ("compare", ["one", "two"], "/one does not exist"),
         ("compare", ["runs:/1", "two"], "allowed with it: --tracking-uri"),
@@ -105,11 +115,19 @@ def test_all_goes_on_after_one_that_fails_and_says_so_in_its_exit_code(
         good={},
         poor={"requirements": [WANTED]},
     )
+    # What it has not got is left out, and fails nobody.
+    for name, lacks in (("posed", {"poses": [[10, 0, 0]]}), ("scened", {"scenes": 99})):
+        values = {"scenario": {"title": name, **lacks}, "run": RUN}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     options = ["--scenario", "all", "--output", f"file://{tmp_path}/all"]
     code, said, _ = benchmark(capsys, monkeypatch, folder, *options)
     assert code == 1, said
     assert f"failed: broken: identities {tmp_path}/nobody does not exist" in said
     assert "failed: poor: a requirement is not met" in said
+    assert said.count("failed: ") == 2
+    flat = " ".join(said.split())
+    assert "left out: posed: controlnet is None, allowed with a scenario of poses: --set" in flat
+    assert "left out: scened: scenario scened has 7 people, allowed: more than 99 whose" in flat
     page = (tmp_path / "all" / "report.html").read_text()
     assert 'href="good/report/report.html"' in page
     assert 'href="poor/report/report.html"' in page
@@ -144,14 +162,6 @@ def test_poses_need_a_controlnet(capsys, monkeypatch, tmp_path):
     assert code == 2
     assert "controlnet is None, allowed with a scenario of poses: --set controlnet=ADDR" in said
     assert said.count("\n") == 1
-
-
-def test_all_leaves_out_what_it_has_not_got_and_says_so(capsys):
-    names = scenarios._runnable({})
-    assert "pose_following" not in names
-    assert "inpainting" in names
-    assert "left out: pose_following: it needs --set controlnet=ADDRESS" in capsys.readouterr().out
-    assert "pose_following" in scenarios._runnable({"controlnet": "poses"})
 
 
 def test_loras_are_not_fitted_beside_an_output_on_no_disk(capsys, monkeypatch, tmp_path):

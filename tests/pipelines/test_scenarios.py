@@ -7,14 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
 from eval.pose import head_pose
 from jobs.scenarios import CONFIGS
-from pipelines.scenario_prompts import posed_prompts, scene_prompts
-from pipelines.scenarios import Scenario, _mixes, _variants, load_scenario, scenario_names
+from pipelines.scenario_prompts import posed_prompts, scene_prompts, scenes_of
+from pipelines.scenarios import (
+    LackingError,
+    Scenario,
+    _mixes,
+    _record,
+    _variants,
+    load_scenario,
+    run_scenario,
+    scenario_names,
+)
 from pipelines.settings import BenchmarkConfig, load_config
 from pipelines.tables.demo_people import sample_identities
 from pipelines.tables.manifest import read_manifest
@@ -145,11 +155,18 @@ def test_a_prompt_in_each_pose_has_the_keypoints_of_a_head_turned_so(tmp_path, w
 def test_heads_in_the_photos_of_others_are_made_anew(tmp_path):
     everybody = sample_identities()
     assert everybody["identity_id"].to_pylist() == [f"person-{n}" for n in range(1, 7)]
-    scenes = everybody.slice(4)
-    rows = scene_prompts(PROMPTS, scenes, [0.6, 1.0], load_config(), Store(tmp_path))
+    scenes, shown, reason = scenes_of(everybody, 2, load_config())
+    assert shown["identity_id"].to_pylist() == [f"person-{n}" for n in range(1, 5)]
+    assert reason == ""
+    told = _record(Scenario(title="t", scenes=2), "x", {}, scenes)["scene_people"]
+    assert [one["identity_id"] for one in told] == ["person-5", "person-6"]
+    assert told[1]["image"] == "scene-1.png"
+    assert told[1]["consent"] == "nobody: these people do not exist"
+    assert {"licence", "source"} <= set(told[1])
+    rows = scene_prompts(PROMPTS, scenes, [0.6, 1.0], Store(tmp_path))
     names = [f"beach_{scene}_{strength}" for scene in (0, 1) for strength in ("0.6", "1")]
     assert [row["prompt_id"] for row in rows] == names
-    for row, person in zip(rows[::2], scenes.to_pylist(), strict=True):
+    for row, person in zip(rows[::2], everybody.slice(4).to_pylist(), strict=True):
         given = np.asarray(Image.open(io.BytesIO(person["photos"][0]["bytes"])).convert("RGB"))
         assert np.array_equal(np.asarray(Image.open(tmp_path / row["image"])), given)
         mask = np.asarray(Image.open(tmp_path / row["mask_image"])) > 127
@@ -161,6 +178,89 @@ def test_heads_in_the_photos_of_others_are_made_anew(tmp_path):
     assert read["image"][0].as_py() == str(tmp_path / "scene-0.png")
 
 
-def test_a_photo_without_a_face_is_no_scene(tmp_path):
-    with pytest.raises(ValueError, match="identity 'p0' gives no scene: no face found in"):
-        scene_prompts(PROMPTS, people(1), [1.0], load_config(), Store(tmp_path))
+def _with_photos(**photos: bytes) -> pa.Table:
+    rows = [
+        {"identity_id": name, "photos": [{"uri": None, "bytes": photo}]}
+        for name, photo in photos.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=IDENTITIES)
+
+
+def test_a_full_length_portrait_keeps_its_head(caplog):
+    """The middle of it was taken, and no face found there."""
+    photos = [row["photos"][0]["bytes"] for row in sample_identities().to_pylist()]
+    tall = Image.new("RGB", (128, 384), (90, 90, 90))
+    tall.paste(Image.open(io.BytesIO(photos[5])).convert("RGB"), (32, 8))
+    stream = io.BytesIO()
+    tall.save(stream, "PNG")
+    (scene,), shown, _ = scenes_of(
+        _with_photos(shown=photos[0], tall=stream.getvalue()), 1, load_config()
+    )
+    assert shown["identity_id"].to_pylist() == ["shown"]
+    assert np.array_equal(scene.picture, tall.crop((0, 0, 128, 128)))
+    mask = np.asarray(scene.mask) > 127
+    assert 0.1 < mask.mean() < 0.4
+    assert mask[24:60, 48:80].all()
+    assert caplog.text == ""
+
+
+def test_a_photo_that_is_no_scene_is_told_and_the_next_one_taken(caplog):
+    """One such photo ended the whole scenario."""
+    photos = [row["photos"][0]["bytes"] for row in sample_identities().to_pylist()]
+    noise = people(1)["photos"][0].as_py()[0]["bytes"]
+    everybody = _with_photos(
+        a=photos[0], b=photos[1], c=photos[2], faceless=noise, broken=b"no photo", d=photos[3]
+    )
+    scenes, shown, reason = scenes_of(everybody, 2, load_config())
+    assert [scene.person["identity_id"] for scene in scenes] == ["c", "d"]
+    assert shown["identity_id"].to_pylist() == ["a", "b", "faceless", "broken"]
+    assert "identity 'broken' gives no scene: " in caplog.text
+    assert "identity 'faceless' gives no scene: no face found in" in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_scenario_lacks_scenes_where_no_photo_is_one(tmp_path):
+    path = tmp_path / "people.parquet"
+    pq.write_table(people(3), path)
+    given = {"identities": str(path), "output": str(tmp_path / "run")}
+    scenario, run = load_scenario(CONFIGS, "inpainting")
+    words = "scenario x has 3 people, allowed: more than 2 whose photos are its scenes; identity 'p"
+    with pytest.raises(LackingError, match=words):
+        run_scenario(scenario, run, given, name="x")
+
+
+def test_poses_without_a_controlnet_write_nothing(tmp_path):
+    scenario, run = load_scenario(CONFIGS, "pose_following")
+    with pytest.raises(LackingError, match="controlnet is None, allowed with a scenario of poses"):
+        run_scenario(scenario, run, {"output": str(tmp_path / "run")}, name="pose_following")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_people_are_for_the_pocket_model_alone(tmp_path):
+    scenario, run = load_scenario(CONFIGS, "inpainting")
+    one = scenario.model_copy(update={"scenes": 99})
+    for preset, count in (("pocket", 6), ("sdxl", 7)):
+        given = {"preset": preset, "output": str(tmp_path / preset)}
+        with pytest.raises(LackingError, match=f"scenario x has {count} people, allowed"):
+            run_scenario(one, run, given, name="x")
+        assert (tmp_path / f"{preset}-inputs" / "samples.parquet").exists() == (preset == "pocket")
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"image": "mine.png"}, "has image 'mine.png', allowed in this scenario: none"),
+        ({"strength": 0.5}, "has strength 0.5, allowed in this scenario: none"),
+        ({"control_image": "edges.png"}, "has control_image 'edges.png', allowed in this scen"),
+        ({"control_keypoints": [0.5] * 10}, r"has control_keypoints \[0.5, "),
+    ],
+)
+def test_prompts_with_pictures_of_their_own_are_refused(tmp_path, own, words):
+    """They were overwritten in silence."""
+    prompts, config = [PROMPTS[0] | own], load_config(controlnet="poses")
+    make = {
+        True: lambda: posed_prompts(prompts, [(0, 0, 0)], config),
+        False: lambda: scene_prompts(prompts, [], [1.0], Store(tmp_path)),
+    }["control" in words]
+    with pytest.raises(ValueError, match=f"prompt 'beach' {words}"):
+        make()

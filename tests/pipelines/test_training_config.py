@@ -53,6 +53,7 @@ def test_more_steps_do_not_make_a_checkpoint_foreign():
         ({"preset": "large"}, "^the command line: preset is 'large': allowed: pocket, sdxl"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"controlnet": "poses"}, "controlnet is 'poses': allowed in a training: none, for it dra"),
+        ({"controlnet_revision": "v1"}, "controlnet_revision is 'v1': allowed in a training: none"),
         ({"details": True}, "details is True: allowed in a training: none"),
     ],
 )
