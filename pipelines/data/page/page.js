@@ -64,8 +64,8 @@ async function load() {
   people = ["Person", "Person B"].map((heading) => new PersonPicker(heading, samples, settings.max_photos, refresh));
   byId("people").append(...people.map((person) => person.root));
   const shared = sharedSettings();
-  if (shared) use(shared);
   refresh();
+  if (shared) use(shared);
   watchTokens();
   await showEarlier();
 }
@@ -95,12 +95,13 @@ function refresh() {
   if (!running) tell(byId("order-error"), "");
 }
 
-/** Puts an order's settings, or those of a shared link, into the form. */
+/** Puts an order's settings, or those of a shared link, into the form; the names of pictures that are lost. */
 function use(settings) {
   const lost = showSettings(settings, refresh);
   refresh();
   byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
   if (lost.length) tell(byId("order-error"), `Choose again, for this page keeps no picture of yours: ${lost.join(", ")}.`);
+  return lost;
 }
 
 // One run at a time: its pictures stand in the order in which the service makes them.
@@ -117,9 +118,10 @@ const actions = {
   },
   more(order, method, variant) {
     if (busy()) return;
-    use({ ...order, mode: order.mode === "together" ? order.mode : "pictures", methods: [method], style: variant.style ?? order.style,
+    const lost = use({ ...order, mode: order.mode === "together" ? order.mode : "pictures", methods: [method], style: variant.style ?? order.style,
       seed: Math.floor(Math.random() * 1e6), count: Math.min(MORE, service.settings.max_images) });
-    byId("order").requestSubmit();
+    // Without its picture it would be another one.
+    if (!lost.length) byId("order").requestSubmit();
   },
   async retry(run, entry) {
     if (busy()) return;

@@ -228,7 +228,8 @@ export class Run {
   async save() {
     const made = this.cells.filter(({ cell }) => cell.picture);
     const files = made.map(({ cell }) => ({ name: cell.name, blob: cell.blob }));
-    const { sources, pictures: given, ...settings } = this.order;
+    const { sources, ...order } = this.order;
+    const settings = { ...order, pictures: this.pictureNames() };
     const pictures = made.map(({ cell, method, variant }) => {
       const { data, ...picture } = cell.picture;
       return { file: cell.name, ...picture, method, ...variant };
@@ -240,6 +241,11 @@ export class Run {
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   }
 
+  /** The names of the pictures that it begins with or is held to, by field. */
+  pictureNames() {
+    return Object.fromEntries(Object.entries(this.order.pictures ?? {}).map(([field, { name }]) => [field, { name }]));
+  }
+
   /** What the browser's storage keeps of it: settings, faces, pictures; no photo. */
   record() {
     const sources = this.order.sources.map(({ sample, names, face }) => ({ sample, names, face }));
@@ -248,8 +254,7 @@ export class Run {
       const { data, ...picture } = cell.picture;
       return { picture, blob: cell.blob };
     });
-    const pictures = Object.fromEntries(Object.entries(this.order.pictures ?? {}).map(([field, { name }]) => [field, { name }]));
-    return { id: this.id, order: { ...this.order, sources, pictures }, crops: this.crops, cells };
+    return { id: this.id, order: { ...this.order, sources, pictures: this.pictureNames() }, crops: this.crops, cells };
   }
 
   /** Shows what `record` kept. */

@@ -395,6 +395,19 @@ def test_a_person_is_put_into_a_picture_and_the_code_does_the_same(opened, tmp_p
     page.locator(".run").get_by_text("Use these settings").click()
     told = "Choose again, for this page keeps no picture of yours: the scene.png, mask.png."
     expect(page.locator("#order-error")).to_have_text(told)
+    # More of them without the picture would be others.
+    choose(page, "person-1")
+    page.locator(".run").get_by_text("More like this").click()
+    expect(page.locator("#order-error")).to_have_text(told)
+    expect(page.locator(".run")).to_have_count(1)
+    assert not page.locator("#stop").is_visible()
+    # A shared link tells what it cannot hold.
+    page.locator(".run").get_by_text("Copy link").click()
+    link = page.evaluate("navigator.clipboard.readText()")
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.locator("#order-error")).to_have_text(told)
+    assert page.locator("#strength").input_value() == "1"
 
 
 def test_a_service_with_keys_asks_for_one(opened, client, monkeypatch):
