@@ -26,7 +26,13 @@ from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
 from infinite_id.sampler.placing import placed
 from infinite_id.sampler.previews import preview_callback
-from infinite_id.types import GeneratedImage, GenerationRequest, Identity, PreviewHook
+from infinite_id.types import (
+    GeneratedImage,
+    GenerationRequest,
+    Identity,
+    PreviewHook,
+    RefusedRequestsError,
+)
 
 __all__ = [
     "InfiniteIdGenerator",
@@ -143,14 +149,17 @@ class LatentGenerator(ABC):
         """Requests of one group of `alike` with a region for each person of a group.
 
         Raises:
-            ValueError: this method cannot show a group, or a group's people have no place.
+            RefusedRequestsError: this method cannot show a group, or the people of one have no
+                place; by numbers in `requests`.
         """
-        for request in requests:
-            if request.group is not None:
-                raise ValueError(
-                    f"identity {request.identity_id!r} is a group, allowed with this method: one "
-                    "person; Infinite-ID, its ablations and the IP-Adapters take groups"
-                )
+        faults = {
+            number: f"identity {request.identity_id!r} is a group, allowed with this method: one "
+            "person; Infinite-ID, its ablations and the IP-Adapters take groups"
+            for number, request in enumerate(requests)
+            if request.group is not None
+        }
+        if faults:
+            raise RefusedRequestsError(faults)
         return list(requests)
 
     def latents(
@@ -180,7 +189,11 @@ class LatentGenerator(ABC):
             begin = time.perf_counter()
             on_clean = preview_callback(previews, self.base, numbers)
             hooks = StepHooks(on_step, should_stop, on_clean)
-            group = self.placed(group, hooks)
+            try:
+                group = self.placed(group, hooks)
+            except RefusedRequestsError as error:
+                faults = {numbers[place]: told for place, told in error.faults.items()}
+                raise RefusedRequestsError(faults) from None
             pictures = self.base.decode(self.latents(group, identities, hooks))
             seconds = (time.perf_counter() - begin) / len(group)
             for number, request, picture in zip(numbers, group, pictures, strict=True):

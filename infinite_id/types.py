@@ -33,6 +33,7 @@ __all__ = [
     "IdentityGroup",
     "IdentityMix",
     "PreviewHook",
+    "RefusedRequestsError",
 ]
 
 _IDENTITY_FORMAT = "infinite-id-identity-1"
@@ -270,6 +271,21 @@ class PreviewHook:
 
 class CancelledError(RuntimeError):
     """Raised by a generator when its `should_stop` callback answered True between two steps."""
+
+
+class RefusedRequestsError(ValueError):
+    """Some requests of a call cannot be made; without them the others can.
+
+    Attributes:
+        faults: number of each such request in the call -> a sentence.
+    """
+
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        super().__init__(next(iter(faults.values())))
+        self.faults = dict(faults)
+
+    def __reduce__(self) -> tuple[type[RefusedRequestsError], tuple[dict[int, str]]]:
+        return type(self), (self.faults,)
 
 
 @runtime_checkable

@@ -45,6 +45,7 @@ def check(
     output: options.Output = None,
     identities: options.Identities = None,
     layout: options.RunLayout = None,
+    groups: options.Groups = None,
     address: options.Address = None,
     photos: Annotated[
         int, typer.Option(help="Photos of each person, for the estimate of memory.")
@@ -68,8 +69,10 @@ def check(
     if command not in kinds:
         raise ValueError(f"--for is {command!r}, allowed: {', '.join(kinds)}")
     given = {"preset": preset, "output": output, "identities": identities, "address": address}
-    given["layout"] = layout
+    given |= {"layout": layout, "groups": groups}
     known = kinds[command].model_fields
+    if groups is not None and "groups" not in known:
+        raise ValueError(f"--groups is given with --for {command}, allowed: with --for benchmark")
     settings = load_settings(
         kinds[command],
         config,

@@ -83,25 +83,39 @@ def manifest_check(
     layout: options.Layout = "person",
     storage_options: options.StorageOptions = None,
 ) -> None:
-    """Check manifests; the first fault is named with file, row and column."""
+    """Check manifests; the first fault is named with file, row and column.
+
+    Groups are held against the identities among the files.
+    """
     if kind is not None and kind not in MANIFESTS:
         raise ValueError(f"kind is {kind!r}, allowed: {', '.join(MANIFESTS)}")
     given = options.storage_options(storage_options)
+    people, groups = set[str](), dict[str, pa.Table]()
     for name in files:
         if kind is None:
             found, table = kind_of(name, given, layout=layout)
         else:
             found, table = kind, read_manifest(kind, name, given, layout=layout)
-        if found == "groups":
-            check_groups(table, shown(name))
+        if found == "groups":  # whose people may be in a file that comes later
+            groups[name] = table
+            continue
+        if found == "identities":
+            people.update(table["identity_id"].to_pylist())
         _tell(found, table)
-        console.print(f"{shown(name)}: {table.num_rows} {found}, valid", markup=False)
+        _tell_valid(name, found, table)
+    for name, table in groups.items():
+        check_groups(table, shown(name), people or None)
+        _tell_valid(name, "groups", table)
 
 
 def _tell(kind: str, table: pa.Table) -> None:
     account = FolderAccount.of(table.schema)
     for line in notes_of(kind, table) or (account.lines() if account else ()):
         console.print(line, markup=False)
+
+
+def _tell_valid(name: str, kind: str, table: pa.Table) -> None:
+    console.print(f"{shown(name)}: {table.num_rows} {kind}, valid", markup=False)
 
 
 def _left_out(account: FolderAccount) -> bytes:

@@ -220,7 +220,9 @@ class _Sender:
         for kind in ("prompts", "styles", "mixes", "groups"):
             if self._store.exists(f"manifests/{kind}.parquet"):
                 rows = self._store.read_table(f"manifests/{kind}.parquet").to_pylist()
-                digest.update(repr(rows).encode())
+                # Runs without groups keep the name that they had before there were any.
+                if rows or kind != "groups":
+                    digest.update(repr(rows).encode())
         return digest.hexdigest()[:16]
 
     def _datasets(self) -> Iterator[Any]:

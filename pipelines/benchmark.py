@@ -22,6 +22,7 @@ from pipelines.plan.inputs import load_manifests, request_plan
 from pipelines.plan.made_from import MadeFrom, deciding_settings
 from pipelines.plan.requests import RequestPlan, Subject
 from pipelines.plan.weights import local_preset, run_weights
+from pipelines.run.counters import count_rejects
 from pipelines.run.open import open_run
 from pipelines.run.units import unit_flags
 from pipelines.settings import BenchmarkConfig
@@ -129,7 +130,9 @@ def run_benchmark(
                 phase.rows += sum(step.rows["people"].to_pylist())
                 report_stages(progress, step.given, len(slices))
 
-        plan = request_plan(config, family, manifests, run.store, weights, prompts_of)
+        plan = request_plan(
+            config, family, manifests, run.store, weights, prompts_of, count_rejects
+        )
         run.folder.claim("people or requests", plan.digest)
         run.folder.update(
             plan={"requests": len(plan), "units": plan.units},
@@ -181,11 +184,14 @@ def run_benchmark(
 
 
 def _people(subjects: Iterable[Subject], judged_by: Mapping[str, str]) -> int:
-    """Neither a mix nor a group nor a person's coarser photo is one more person."""
-    return sum(
-        not one.mix_parts and not one.group_people and one.identity_id not in judged_by
-        for one in subjects
-    )
+    """Neither a mix nor a group nor a person's coarser photo is one more person; who is in a group
+    is one, with pictures alone or without."""
+    people: set[str] = set()
+    for one in subjects:
+        people.update(one.group_people or ())
+        if not one.mix_parts and not one.group_people and one.identity_id not in judged_by:
+            people.add(one.identity_id)
+    return len(people)
 
 
 def write_requests(store: Store, plan: RequestPlan) -> None:

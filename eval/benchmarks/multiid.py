@@ -63,7 +63,10 @@ def read_multiid(folder: str | Path) -> Benchmark:
 
 
 def read_multiid_groups(folder: str | Path) -> Benchmark:
-    """The cases of two to four people; a person is one reference, `CASE_NUMBER`.
+    """The cases of two to four people; a person is one reference, `CASE#NUMBER`.
+
+    Where `v202.json` and `v200_m.json` are both there, which number their cases alike, the name of
+    the index stands before a case's.
 
     Args:
         folder: in one of the three layouts.
@@ -74,7 +77,7 @@ def read_multiid_groups(folder: str | Path) -> Benchmark:
     found, others = _read(Path(folder), groups=True)
     people, groups = [], []
     for one in found:
-        names = tuple(f"{one.case_id}_{n}" for n in range(1, len(one.references) + 1))
+        names = tuple(f"{one.case_id}#{n}" for n in range(1, len(one.references) + 1))
         pairs = zip(names, one.references, strict=True)
         people += [Case(name, reference) for name, reference in pairs]
         groups.append(GroupCase(one.case_id, names, one.prompt))
@@ -141,9 +144,10 @@ def _bytes(image: Mapping[str, Any] | None, where: str) -> bytes:
 
 def _of_indexes(root: Path, groups: bool) -> tuple[list[_Found], int]:
     cases, others = [], 0
-    for index, place in _INDEXES.items():
-        if not (root / f"{index}.json").is_file():
-            continue
+    there = [index for index in _INDEXES if (root / f"{index}.json").is_file()]
+    several = sum(index != _SINGLE for index in there) > 1
+    for index in there:
+        place = _INDEXES[index]
         rows = _json(root / f"{index}.json")
         if (index != _SINGLE) != groups:
             others += len(rows)
@@ -158,9 +162,11 @@ def _of_indexes(root: Path, groups: bool) -> tuple[list[_Found], int]:
                 raise ValueError(
                     f"{where} lacks prompt, ori_img_path or image_paths, allowed: all three"
                 ) from None
+            shown = shown if groups else shown[:1]
             references = [_inside(root / place, name, where) for name in shown]
             truth = None if groups else _inside(root / place, target, where)
-            cases.append(_Found(Path(target).stem, references, truth, prompt))
+            name = f"{index}_{Path(target).stem}" if groups and several else Path(target).stem
+            cases.append(_Found(name, references, truth, prompt))
     return cases, others
 
 

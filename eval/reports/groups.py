@@ -79,9 +79,11 @@ def _with_boxes(picture: Image.Image, rows: Sequence[Mapping[str, Any]]) -> str:
         color = COLORS[row["number"] % len(COLORS)]
         for name, width in (("region", 1), ("matched_face", 3)):
             if row[name] is not None:
-                corners = [side * size[axis % 2] for axis, side in enumerate(row[name])]
                 # The sides of the picture are seen too.
-                corners[2:] = [min(c, size[axis] - 1) for axis, c in enumerate(corners[2:])]
+                corners = [
+                    min(max(side * size[axis % 2], 0), size[axis % 2] - 1)
+                    for axis, side in enumerate(row[name])
+                ]
                 draw.rectangle(corners, outline=color, width=width)
     stream = io.BytesIO()
     large.save(stream, format="WEBP", quality=85, method=2)

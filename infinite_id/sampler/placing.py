@@ -19,7 +19,7 @@ from infinite_id.faces.detection import FaceBackend, FaceError, find_faces
 from infinite_id.regions import Box, regions_of_faces
 from infinite_id.sampler.batch import StreamBatch
 from infinite_id.sampler.denoise import denoise
-from infinite_id.types import GenerationRequest
+from infinite_id.types import GenerationRequest, RefusedRequestsError
 
 __all__ = ["PLACING_STEPS", "placed"]
 
@@ -46,7 +46,8 @@ def placed(
         should_stop: asked before each step.
 
     Raises:
-        ValueError: the text shows fewer faces than the group has people.
+        RefusedRequestsError: of these requests the text shows fewer faces than the group has
+            people.
         CancelledError: `should_stop` answered True.
     """
     open_ones = [
@@ -67,7 +68,7 @@ def placed(
         asked = [requests[number] for number in numbers]
         pictures = _by_text(base, asked, replace(sampler, num_inference_steps=few), should_stop)
         shown.update(zip(numbers, pictures, strict=True))
-    detector, found = faces(), list(requests)
+    detector, found, faults = faces(), list(requests), dict[int, str]()
     for number, picture in shown.items():
         request = requests[number]
         height, width = request.height, request.width
@@ -80,15 +81,18 @@ def placed(
             every = []
         people = len(request.group.people)
         if len(every) < people:
-            raise ValueError(
+            faults[number] = (
                 f"group {request.identity_id!r} has {people} people and no regions, and with seed "
                 f"{request.seed} its prompt shows {len(every)} faces, allowed: {people} or more; "
                 "ask for as many people in the prompt, take another seed, or give regions"
             )
+            continue
         largest = sorted(every, key=lambda one: -one[0].size)[:people]
         boxes = sorted((one.bbox.tolist() for one, _ in largest), key=lambda b: b[0] + b[2])
         regions: tuple[Box, ...] = regions_of_faces(boxes, height, width)
         found[number] = replace(request, group=replace(request.group, regions=regions))
+    if faults:
+        raise RefusedRequestsError(faults)
     return found
 
 

@@ -20,8 +20,9 @@ from pipelines.export.files import ExportedFile, Sinks
 from pipelines.run.folder import check_same
 from pipelines.run.lease import Lease
 from pipelines.run.units import committed_units, read_unit
-from pipelines.tables.schemas import SAMPLE_KEYS
+from pipelines.tables.schemas import IMAGES, SAMPLE_KEYS
 from pipelines.tables.storage import Store
+from pipelines.tables.table_checks import check_table
 
 __all__ = ["FORMATS", "PARTITIONS", "ExportedFile", "export_run"]
 
@@ -125,6 +126,8 @@ def _joined(run: Store, unit: int) -> pa.Table:
     images, scores = read_unit(run, "images", unit), read_unit(run, "scores", unit)
     if images is None or scores is None:
         raise ValueError(f"{run.url} lacks the pictures of unit {unit}, allowed: a whole run")
+    # A run begun by an earlier version has units without the columns that are new.
+    images = check_table(images, IMAGES, f"{run.url}, images, unit {unit}")
     found = pc.index_in(images["sample_id"], value_set=scores["sample_id"])
     aligned = scores.drop_columns(_KEYS).take(found)
     for name in aligned.column_names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ from pipelines.tables.manifest import (
     default_styles,
     read_manifest,
 )
-from pipelines.tables.mixes_and_groups import group_fault, group_regions
+from pipelines.tables.mixes_and_groups import (
+    as_spelled,
+    group_fault,
+    group_regions,
+    one_spelling,
+)
 from pipelines.tables.people import people_notes, write_index
 from pipelines.tables.prompt_pictures import COLUMNS, prompt_pictures
 from pipelines.tables.rejects import reject_row, write_rejects
@@ -69,6 +74,9 @@ def load_manifests(config: RunConfig) -> Manifests:
     }
     tables["prompts"] = _choose(tables["prompts"], "prompt_id", config.prompt_ids, "prompt")
     tables["styles"] = _choose(tables["styles"], "style", config.style_names, "style")
+    people = tables["identities"]["identity_id"].to_pylist()
+    for kind in ("mixes", "groups"):
+        tables[kind] = as_spelled(tables[kind], people)
     _check_mix_parts(tables["mixes"], tables["identities"], config.mixes)
     _check_group_keys(tables)
     if config.controlnet is None:
@@ -119,8 +127,9 @@ def _choose(table: pa.Table, key: str, names: Sequence[str] | None, what: str) -
 
 def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -> None:
     people = set(identities["identity_id"].to_pylist())
+    names = set(map(one_spelling, people))
     for row, mix in enumerate(mixes.to_pylist()):
-        if mix["mix_id"] in people:
+        if one_spelling(mix["mix_id"]) in names:
             raise ValueError(f"{where}, row {row}: mix_id {mix['mix_id']!r} is also an identity")
         for part in mix["parts"]:
             if part["identity_id"] not in people:
@@ -133,9 +142,9 @@ def _check_mix_parts(mixes: pa.Table, identities: pa.Table, where: str | None) -
 def _check_group_keys(tables: Mapping[str, pa.Table]) -> None:
     """What is wrong with a group is its reject; a key that names two things is the run's end."""
     for kind, key in (("identities", "identity_id"), ("mixes", "mix_id")):
-        others = set(tables[kind][key].to_pylist())
+        others = set(map(one_spelling, tables[kind][key].to_pylist()))
         for row, name in enumerate(tables["groups"]["group_id"].to_pylist()):
-            if name in others:
+            if one_spelling(name) in others:
                 raise ValueError(f"groups, row {row}: group_id {name!r} is also one of the {kind}")
 
 
@@ -161,10 +170,20 @@ def _check_takes(prompts: pa.Table, methods: Sequence[str], fusion: FusionKind) 
                 raise ValueError(f"prompt {row['prompt_id']!r}: {error}") from None
 
 
-def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
+OnRejects = Callable[[str, Iterable[str]], None]
+
+
+def embedded_subjects(
+    manifests: Manifests, store: Store, on_rejects: OnRejects = lambda stage, reasons: None
+) -> list[Subject]:
     """The people that were embedded, and the mixes and groups all of whose people were; writes the
     index of people (`pipelines.tables.people.write_index`), and why other mixes and groups are
     rejected.
+
+    Args:
+        manifests: of the run.
+        store: the run folder.
+        on_rejects: called with "mixes" or "groups" and the reasons of those rejected.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
@@ -185,8 +204,9 @@ def embedded_subjects(manifests: Manifests, store: Store) -> list[Subject]:
     known = {one.identity_id: one for one in subjects}
     mixes, no_mixes = _mix_subjects(manifests.mixes, known)
     groups, no_groups = _group_subjects(manifests, known)
-    write_rejects(store, "mixes", 0, no_mixes)
-    write_rejects(store, "groups", 0, no_groups)
+    for stage, rejects in (("mixes", no_mixes), ("groups", no_groups)):
+        write_rejects(store, stage, 0, rejects)
+        on_rejects(stage, [row["reason"] for row in rejects])
     return [*subjects, *mixes, *groups]
 
 
@@ -224,6 +244,7 @@ def request_plan(
     store: Store,
     weights: RunWeights,
     prompts_of: Mapping[str, str] | None = None,
+    on_rejects: OnRejects = lambda stage, reasons: None,
 ) -> RequestPlan:
     """The requests for the people that were embedded.
 
@@ -231,12 +252,13 @@ def request_plan(
         config, family, manifests, store, weights: of the run.
         prompts_of: person, mix or group -> a prompt of their own, in place of the manifest's; where
             there are groups among them there are no pictures of others.
+        on_rejects: see `embedded_subjects`.
 
     Raises:
         ValueError: nobody was; the message gives the first reason.
     """
     own = prompts_of or {}
-    embedded = embedded_subjects(manifests, store)
+    embedded = embedded_subjects(manifests, store, on_rejects)
     if own.keys() & set(manifests.groups["group_id"].to_pylist()):
         embedded = [one for one in embedded if one.identity_id in own]
     subjects = [replace(one, prompt=own.get(one.identity_id)) for one in embedded]
@@ -304,8 +326,8 @@ def _group_subjects(
 def _missing(
     stage: str, name: str, people: Sequence[str], known: Mapping[str, Subject]
 ) -> dict[str, Any] | None:
-    missing = next((one for one in people if one not in known), None)
-    if missing is None:
+    missing = [one for one in people if one not in known]
+    if not missing:
         return None
-    told = f"{stage}: {name!r} has the person {missing!r}, whose photos were rejected"
+    told = f"{stage}: {name!r} has the person {missing[0]!r}, whose photos were rejected"
     return reject_row(stage, name, "person_rejected", told)

@@ -31,6 +31,7 @@ from infinite_id.types import (
     Generator,
     Identity,
     PreviewHook,
+    RefusedRequestsError,
 )
 from pipelines.run.failures import is_fatal
 from pipelines.serving.errors import ServiceError, overloaded
@@ -291,6 +292,13 @@ class Batcher:
                 previews=PreviewHook(wanted, show),
             )
         except CancelledError:
+            return
+        except RefusedRequestsError as error:
+            for position, sentence in error.faults.items():
+                places[position][0].fail(ServiceError(422, "refused", f"{sentence}."))
+            left = [place for place in places if not place[0].gone.is_set()]
+            if left:
+                self._generate(left)
             return
         except Exception as error:
             self._failed(places, jobs, error)

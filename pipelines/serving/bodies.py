@@ -8,6 +8,7 @@ from unicodedata import category
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infinite_id.control_image import ControlStreams
+from pipelines.tables.mixes_and_groups import MOST_PEOPLE
 
 __all__ = [
     "Clean",
@@ -98,7 +99,10 @@ class GenerateBody(BaseModel):
     mix: list[Part] | None = Field(None, min_length=2, max_length=8)
     mix_mode: Literal["interpolate", "stack"] = Field("interpolate", description="with mix")
     group: list[Member] | None = Field(
-        None, min_length=2, max_length=8, description="people in one picture, left to right"
+        None,
+        min_length=2,
+        max_length=MOST_PEOPLE,
+        description="people in one picture, left to right",
     )
     photos: list[str] | None = Field(
         None, min_length=1, description="base64 of image files, up to max_photos"

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.groups import group_rows
 from eval.json_values import json_value
 from eval.metrics import DEFAULT_METRICS
+from eval.picture_batch import PictureBatch
 from eval.suite import load_suite
 from infinite_id.faces.photos import PhotoLimits
 from infinite_id.prompts import shipped_styles
@@ -253,24 +255,18 @@ class Service:
                 message = "The safety check refuses the picture: change the prompt or the seed."
                 raise ServiceError(422, "unsafe_picture", message)
         scores: list[dict[str, float | None]] = [{} for _ in images]
+        people: list[People] = [[] for _ in images]
         if body.scores:
             references, weights = shares_of(order.requests[0], order.people)
             prompts = [request.prompt for request in order.requests]
-            scores = self.score(images, prompts, references, order.style_words, weights)
-        people: list[People] = [[] for _ in images]
-        if body.scores and body.group is not None:
-            people = self._score_groups(order, made)
+            batch = self._batch(images, prompts, references, order.style_words, weights)
+            scores = self._scores(batch)
+            if body.group is not None:
+                people = _people_seen(batch, order, made)
         shown = [blurred(i) if bad else i for i, bad in zip(images, unsafe, strict=True)]
         files = [encode_image(image, body.format) for image in shown]
         self.audit.add(owner, order.requests, files)
         return files, scores, people, unsafe
-
-    def _score_groups(self, order: Order, made: Sequence[GeneratedImage]) -> list[People]:
-        images = [picture.image for picture in made]
-        groups = [request.group for request in order.requests]
-        faces = [[order.people[one].images for one in group.people] for group in groups if group]
-        regions = [picture.regions for picture in made]
-        return json_value(self._suite.score_groups(images, faces, regions))
 
     def score(
         self,
@@ -289,17 +285,30 @@ class Service:
             style_words: of all of them.
             weights: shares of the references; None: all count alike.
         """
+        return self._scores(self._batch(images, prompts, references, style_words, weights))
+
+    def _batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        prompts: Sequence[str],
+        references: Sequence[NDArray[np.uint8]],
+        style_words: str,
+        weights: Sequence[float] | None,
+    ) -> PictureBatch:
         count = len(images)
-        columns = self._suite.score(
+        return self._suite.batch(
             images,
             prompts,
             [list(references)] * count,
             [style_words] * count,
             None if weights is None else [weights] * count,
         )
+
+    def _scores(self, batch: PictureBatch) -> list[dict[str, float | None]]:
+        columns = self._suite.measure(batch)
         return [
             {n: float(v[i]) if np.isfinite(v[i]) else None for n, v in columns.items()}
-            for i in range(count)
+            for i in range(len(batch))
         ]
 
     def about(self) -> dict[str, Any]:
@@ -311,6 +320,17 @@ class Service:
             max_prompt_tokens=self._tokens.most,
             scores=self._suite.metrics,
         )
+
+
+def _people_seen(batch: PictureBatch, order: Order, made: Sequence[GeneratedImage]) -> list[People]:
+    groups = [request.group for request in order.requests]
+    faces = [[order.people[one].images for one in group.people] for group in groups if group]
+    return json_value(
+        [
+            group_rows(batch, number, known, picture.regions)
+            for number, (known, picture) in enumerate(zip(faces, made, strict=True))
+        ]
+    )
 
 
 def _at_most(name: str, value: float, most: float) -> None:

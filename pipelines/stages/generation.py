@@ -27,6 +27,7 @@ from infinite_id.types import (
     GenerationRequest,
     Generator,
     Identity,
+    RefusedRequestsError,
 )
 from pipelines.plan.requests import UnitPlan, people_of, request_from_row
 from pipelines.plan.weights import local_preset
@@ -175,7 +176,7 @@ class GenerationActor:
             batch = batch + one
         return batch
 
-    def _generate(self, rows: Sequence[_Row], people: _People, numbers: range) -> _Batch:
+    def _generate(self, rows: Sequence[_Row], people: _People, numbers: Sequence[int]) -> _Batch:
         if not numbers:
             return _Batch()
         asked = [rows[number] for number in numbers]
@@ -187,6 +188,11 @@ class GenerationActor:
             seconds = time.perf_counter() - begin
         except CancelledError:
             raise
+        except RefusedRequestsError as error:
+            faults = error.faults
+            rejects = [_refusal(asked[n], ValueError(told)) for n, told in faults.items()]
+            left = [number for n, number in enumerate(numbers) if n not in faults]
+            return _Batch(rejects=rejects) + self._generate(rows, people, left)
         except Exception as error:
             if len(asked) == 1 or is_fatal(error, alone=False):
                 return _Batch(rejects=[_refusal(asked[0], error)])

@@ -24,6 +24,7 @@ from pipelines.plan.inputs import (
 )
 from pipelines.plan.made_from import MadeFrom, deciding_settings
 from pipelines.plan.weights import local_preset, run_weights
+from pipelines.run.counters import count_rejects
 from pipelines.run.open import OpenRun, open_run
 from pipelines.run.units import committed_units
 from pipelines.stages.device import torch_device
@@ -127,7 +128,7 @@ def run_synthesis(
         slots = SlotPlan(
             method=(config.method, weights.revisions[config.method]),
             texts=styled_texts(manifests, config.storage_options, run.store),
-            subjects=embedded_subjects(manifests, run.store),
+            subjects=embedded_subjects(manifests, run.store, count_rejects),
             per_person=config.per_person,
             seed=config.seed,
             settings=picture_settings(family),

@@ -6,7 +6,6 @@ also be made from a folder of photos: one person per file, or per sub-folder wit
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,11 @@ import pyarrow as pa
 
 from infinite_id.names import NAME_RULE, name_fault
 from pipelines.tables.mixes_and_groups import (
+    as_spelled,
+    check_cells,
     check_mixes,
     group_fault,
+    one_spelling,
     with_parts,
     with_people,
 )
@@ -31,7 +33,7 @@ from pipelines.tables.prompt_pictures import check_pictures, with_addresses
 from pipelines.tables.rows import SUFFIXES, parquet_folder, parse_rows, yaml_rows
 from pipelines.tables.schemas import GROUPS, MANIFESTS, MIXES
 from pipelines.tables.storage import Store
-from pipelines.tables.table_checks import check_names, check_table
+from pipelines.tables.table_checks import check_names, check_table, number_of
 
 __all__ = [
     "Manifests",
@@ -235,7 +237,9 @@ def _column(values: list[Any], field: pa.Field, where: str) -> pa.Array:
         ]
     if field.type == pa.float64():
         values = [
-            None if value is None else _number(value, f"{where}, row {row}, column {field.name!r}")
+            None
+            if value is None
+            else number_of(value, f"{where}, row {row}, column {field.name!r}")
             for row, value in enumerate(values)
         ]
     try:
@@ -253,15 +257,6 @@ def _whole(value: Any, place: str) -> int:
     if number is None or isinstance(value, bool) or not exact or not 0 <= number < 2**31:
         raise ValueError(f"{place}: value is {value!r}, allowed: a whole number, 0 or more")
     return number
-
-
-def _number(value: Any, place: str) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: value is {value!r}, allowed: a number") from None
 
 
 def _nested(kind: str, row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -292,8 +287,7 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
                 f"{where}, row {row}, column {key!r}: value is {name!r}, {fault}, allowed: "
                 f"{NAME_RULE}"
             )
-    # An accent is a part of its letter or a character of its own, and reads the same.
-    names = [unicodedata.normalize("NFC", name) for name in table[key].to_pylist()]
+    names = [one_spelling(name) for name in table[key].to_pylist()]
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
         rows = [i for i, value in enumerate(names) if value == twice[0]]
@@ -305,6 +299,8 @@ def check_manifest(kind: str, table: pa.Table, where: str) -> pa.Table:
         _check_face_numbers(table, where)
     if kind == "mixes":
         check_mixes(table, where)
+    if kind == "groups":
+        check_cells(table, where)
     if kind == "prompts":
         check_pictures(table, where)
         check_controls(table, where)
@@ -352,11 +348,14 @@ def write_manifests(
         ("identities", identities),
         ("prompts", prompts),
         ("styles", styles),
-        ("mixes", mixes if mixes is not None else MIXES.empty_table()),
-        ("groups", groups if groups is not None else GROUPS.empty_table()),
+        ("mixes", MIXES.empty_table() if mixes is None else mixes),
+        ("groups", GROUPS.empty_table() if groups is None else groups),
     )
     names = []
     for kind, table in tables:
         names.append(f"{kind}.parquet")
-        store.write_table(names[-1], check_manifest(kind, table, kind), row_group_size=256)
+        checked = check_manifest(kind, table, kind)
+        if kind in _MAY_BE_EMPTY:
+            checked = as_spelled(checked, identities["identity_id"].to_pylist())
+        store.write_table(names[-1], checked, row_group_size=256)
     return names

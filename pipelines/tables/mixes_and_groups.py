@@ -7,24 +7,54 @@ end of it (`group_fault`).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from infinite_id.regions import check_regions
+from pipelines.tables.table_checks import number_of
 
 __all__ = [
+    "MOST_PEOPLE",
+    "as_spelled",
+    "check_cells",
     "check_groups",
     "check_mixes",
     "group_fault",
     "group_regions",
+    "one_spelling",
     "with_parts",
     "with_people",
 ]
 
+MOST_PEOPLE = 8
+"""Of a group."""
+
+_PEOPLE = "identity_ids as text, in the order of the regions"
 _REGIONS = "auto, or x0, y0, x1, y1 in fractions of the picture for each person"
+
+
+def one_spelling(name: str) -> str:
+    """A name in Unicode's form NFC: an accent is a part of its letter or a character of its own,
+    and reads the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_spelled(table: pa.Table, people: Iterable[str]) -> pa.Table:
+    """Mixes or groups whose people are spelled as the run's identities are, see `one_spelling`."""
+    spelled = {one_spelling(one): one for one in people}
+    rows = table.to_pylist()
+    for row in rows:
+        for part in row.get("parts") or ():
+            name = part["identity_id"]
+            part["identity_id"] = spelled.get(one_spelling(name), name)
+        if "people" in row:
+            row["people"] = [spelled.get(one_spelling(name), name) for name in row["people"]]
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def with_parts(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -62,26 +92,56 @@ def with_people(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         people = [name.strip() for name in people.split(";") if name.strip()]
     if not isinstance(people, list) or not all(isinstance(name, str) for name in people):
         raise ValueError(
-            f"{where}, column 'people': value is {row.get('people')!r}, allowed: identity_ids as "
-            "text, in the order of the regions"
+            f"{where}, column 'people': value is {row.get('people')!r}, allowed: {_PEOPLE}"
         )
-    given = regions
+    given, place = regions, f"{where}, column 'regions'"
     if isinstance(regions, str):
         text = regions.strip()
         boxes = [re.split(r"[,\s]+", box.strip()) for box in text.split(";") if box.strip()]
-        regions = None if text.lower() == "auto" else boxes
-    try:
-        found = None if regions is None else [[float(side) for side in box] for box in regions]
-    except (TypeError, ValueError):
-        found = [[]]
-    if found is not None and not all(len(box) == 4 for box in found):
-        raise ValueError(f"{where}, column 'regions': value is {given!r}, allowed: {_REGIONS}")
-    return {**row, "people": people, "regions": found}
+        regions = None if text.lower() in ("", "auto") else boxes
+    if regions is not None:
+        try:
+            regions = [_sides(box, place) for box in _listed(regions)]
+        except ValueError:
+            raise ValueError(f"{place}: value is {given!r}, allowed: {_REGIONS}") from None
+    return {**row, "people": people, "regions": regions}
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(value)
+    return value
+
+
+def _sides(box: Any, place: str) -> list[float]:
+    return [number_of(side, place) for side in _listed(box)]
+
+
+def check_cells(groups: pa.Table, where: str) -> None:
+    """Raises a ValueError that names the first row whose people are no texts, or one of whose
+    regions is not four finite numbers: such a row cannot even be kept."""
+    for row, group in enumerate(groups.to_pylist()):
+        place = f"{where}, row {row}, column"
+        people, regions = group["people"], group["regions"]
+        if not all(isinstance(name, str) for name in people):
+            raise ValueError(f"{place} 'people': value is {people!r}, allowed: {_PEOPLE}")
+        if not all(_is_box(box) for box in regions or ()):
+            raise ValueError(f"{place} 'regions': value is {regions!r}, allowed: {_REGIONS}")
+
+
+def _is_box(box: list[float | None] | None) -> bool:
+    sides = box or []
+    return len(sides) == 4 and all(side is not None and math.isfinite(side) for side in sides)
 
 
 def check_mixes(table: pa.Table, where: str) -> None:
     """Raises a ValueError that names the first row whose mode, people or weights do not fit."""
     for row, mix in enumerate(table.to_pylist()):
+        if not all(_is_part(part) for part in mix["parts"]):
+            raise ValueError(
+                f"{where}, row {row}, column 'parts': value is {mix['parts']!r}, allowed: "
+                "identity_id: weight pairs, each weight a finite number"
+            )
         if mix["mode"] not in ("interpolate", "stack"):
             raise ValueError(
                 f"{where}, row {row}, column 'mode': value is {mix['mode']!r}, "
@@ -96,6 +156,12 @@ def check_mixes(table: pa.Table, where: str) -> None:
             )
 
 
+def _is_part(part: Mapping[str, Any] | None) -> bool:
+    if part is None or not isinstance(part["identity_id"], str):
+        return False
+    return part["weight"] is not None and math.isfinite(part["weight"])
+
+
 def check_groups(table: pa.Table, where: str, people: Collection[str] | None = None) -> None:
     """Raises a ValueError that names the first group that a run would reject.
 
@@ -104,6 +170,8 @@ def check_groups(table: pa.Table, where: str, people: Collection[str] | None = N
         where: what the message calls it.
         people: of the run; None: not known.
     """
+    if people is not None:
+        table = as_spelled(table, people)
     for row, group in enumerate(table.to_pylist()):
         fault = group_fault(group, people)
         if fault is not None:
@@ -117,20 +185,19 @@ def group_fault(
 
     Args:
         group: the row.
-        people: of the run; None: not known.
+        people: of the run, in the spelling of the row (`as_spelled`); None: not known.
     """
     name, members = f"group {group['group_id']!r}", group["people"]
-    if not members:
-        return "people", f"{name} has 0 people, allowed: 1 or more"
-    twice = next((one for one in members if members.count(one) > 1), None)
-    if twice is not None:
-        return "people", f"{name} has the person {twice!r} twice, allowed: each person once"
-    unknown = next((one for one in members if people is not None and one not in people), None)
-    if unknown is not None:
-        return (
-            "unknown_person",
-            f"{name} has the person {unknown!r}, who is no identity of this run",
-        )
+    if not 1 <= len(members) <= MOST_PEOPLE:
+        return "people", f"{name} has {len(members)} people, allowed: 1 to {MOST_PEOPLE}"
+    names = [one_spelling(one) for one in members]
+    for one in names:
+        if names.count(one) > 1:
+            return "people", f"{name} has the person {one!r} twice, allowed: each person once"
+    for one in members:
+        if people is not None and one not in people:
+            told = f"{name} has the person {one!r}, who is no identity of this run"
+            return "unknown_person", told
     regions = group_regions(group["regions"])
     if regions is not None:
         try:

@@ -235,7 +235,7 @@ REJECTS = _schema(
     "rejects",
     1,
     [
-        _required("stage", pa.string()),  # faces, embeddings, groups, images or scores
+        _required("stage", pa.string()),  # faces, embeddings, mixes, groups, images, scores
         _required("key", pa.string()),  # identity_id, the key of a mix or a group, or sample_id
         pa.field("image_id", pa.string()),
         _required("reason", pa.string()),  # a short code, e.g. no_face

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.tables.schemas import version_of
 
-__all__ = ["PANDAS_INDEX", "check_keys", "check_names", "check_table"]
+__all__ = ["PANDAS_INDEX", "check_keys", "check_names", "check_table", "number_of"]
 
 PANDAS_INDEX = "as pandas writes its row numbers (index=False leaves them out)"
 _OF_PANDAS = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)?")
@@ -88,6 +89,20 @@ def check_names(names: Iterable[object], schema: pa.Schema, where: str) -> None:
         )
 
 
+def number_of(value: Any, place: str) -> float:
+    """A cell of a file of rows as a number.
+
+    Raises:
+        ValueError: it is none, as true and false are none; names `place`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{place}: value is {value!r}, allowed: a number") from None
+
+
 def check_keys(table: pa.Table, where: str) -> None:
     """Raises a RuntimeError where a key stands twice in a table of results: joins would double it.
 
@@ -107,10 +122,14 @@ def check_keys(table: pa.Table, where: str) -> None:
 
 def _holds(given: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a cast keeps the meaning: 1.5 is no text and no whole number, nor is true."""
+    if pa.types.is_list(wanted) and hasattr(given, "value_type"):
+        return _holds(given.value_type, wanted.value_type)
     if pa.types.is_dictionary(given):
         given = given.value_type
     if wanted == pa.string():
         return _is_text(given) or pa.types.is_null(given)
+    if pa.types.is_floating(wanted):
+        return not pa.types.is_boolean(given)
     if pa.types.is_integer(wanted):
         return not pa.types.is_boolean(given) and not _is_text(given)
     return True

@@ -103,8 +103,17 @@ def test_every_published_layout_gives_the_same_cases(tmp_path, layout):
     assert found.notes == ["1 case of several people is left out"]
 
 
+def test_of_one_person_one_reference_is_read(tmp_path):
+    index(tmp_path)
+    path = tmp_path / "v200_single.json"
+    rows = json.loads(path.read_text())
+    rows[0]["image_paths"].append("not there.jpg")
+    path.write_text(json.dumps(rows))
+    assert read_multiid(tmp_path).cases[0].reference == photo(0, 1)
+
+
 def two(name: str, prompt: str = "two people") -> tuple[list[Case], GroupCase]:
-    people = (f"{name}_1", f"{name}_2")
+    people = (f"{name}#1", f"{name}#2")
     return [Case(one, photo(n, 1)) for n, one in enumerate(people)], GroupCase(name, people, prompt)
 
 
@@ -132,6 +141,15 @@ def test_groups_of_every_published_layout_are_read(tmp_path):
     assert [case.reference for case in found.cases] == [photo(n, 1) for n in (0, 1, 0, 1, 2)]
     assert len({case.case_id for case in found.cases}) == 5
     assert found.notes == ["2 cases of one person are left out"]
+    # The indexes number their cases alike.
+    rows = json.loads((tmp_path / "index/v202.json").read_text())
+    rows[0]["ori_img_path"] = "8.jpg"
+    (tmp_path / "index/v202.json").write_text(json.dumps(rows))
+    groups = read_multiid_groups(tmp_path / "index").groups
+    assert [one.case_id for one in groups] == ["v202_8", "v200_m_8"]
+    assert groups[0].people == ("v202_8#1", "v202_8#2")
+    (tmp_path / "index/v202.json").unlink()
+    assert [one.case_id for one in read_multiid_groups(tmp_path / "index").groups] == ["8"]
 
     folders(tmp_path / "folders")
     (tmp_path / "folders/0004/ref_1.jpg").write_bytes(photo(0, 1))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from eval.group_data import group_tables
+from eval.reports.groups import _with_boxes
 from eval.reports.report import write_report
 from eval.reports.tables import make_tables
 from eval.run_data import read_run
@@ -90,6 +92,13 @@ def test_the_report_shows_the_groups_with_their_boxes(tmp_path: Path) -> None:
     assert "two people &lt;b&gt;" in page
     (row,) = json.loads(Path(paths.json).read_text("utf-8"))["groups"]
     assert row["group_margin"]["mean"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("box", [[0.998, 0, 1, 1], [0, 0.999, 1, 1], [0, 0, 0.001, 0.001]])
+def test_a_narrow_box_at_the_picture_s_edge_is_drawn(box: list[float]) -> None:
+    picture = Image.new("RGB", (64, 48))
+    row = {"number": 0, "region": box, "matched_face": box}
+    assert _with_boxes(picture, [row]) != _with_boxes(picture, [])
 
 
 def test_a_run_of_groups_alone_has_a_report(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from infinite_id.identity.adapter import IdentityAdapter
 from infinite_id.prompts import group_word
 from infinite_id.regions import check_regions, region_map, regions_of_faces
 from infinite_id.sampler.placing import placed
-from infinite_id.types import IdentityGroup
+from infinite_id.types import IdentityGroup, RefusedRequestsError
 from tests.infinite_id.public_files import write_public
 from tests.infinite_id.test_pipeline import people_batch, sample
 from tests.infinite_id.test_public_adapters import load
@@ -233,6 +234,10 @@ def test_a_text_that_shows_nobody_has_no_places(made: InfiniteIdGenerator, peopl
     message = r"group 'couple' has 2 people and no regions, and with seed 7 its prompt shows 0 face"
     with pytest.raises(ValueError, match=message):
         made.generate(asked, people)
+    with pytest.raises(RefusedRequestsError, match=message) as refused:
+        made.generate([tiny_request(), *asked, tiny_request(height=32), *asked], people)
+    assert list(refused.value.faults) == [1, 3]
+    assert pickle.loads(pickle.dumps(refused.value)).faults == refused.value.faults  # noqa: S301
 
 
 class _Detector:

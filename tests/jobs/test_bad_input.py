@@ -119,6 +119,34 @@ def test_manifest_build_and_check(capsys, monkeypatch, tmp_path):
     assert "prompts.csv, row 0, column 'text': value is null" in said
 
 
+def test_groups_are_checked_against_the_people_beside_them(capsys, monkeypatch, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for name in ("ada", "bob"):
+        Image.new("RGB", (64, 64)).save(tmp_path / "photos" / f"{name}.png")
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("- {group_id: g, people: [ada, zoe]}")
+    photos = str(tmp_path / "photos")
+    assert invoke(capsys, monkeypatch, "manifest", "check", str(groups))[0] == 0
+    code, said = invoke(capsys, monkeypatch, "manifest", "check", str(groups), photos)
+    assert code == 2
+    assert "row 0: group 'g' has the person 'zoe', who is no identity of this run" in said
+    arguments = ["check", "--identities", photos, "--groups", str(groups)]
+    arguments += ["--set", "tracking_uri=none", "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["infinite-id", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fault: group 'g' has the person 'zoe', who is no identity of this run" in shown
+    code, said = invoke(capsys, monkeypatch, "check", "--for", "train", "--groups", str(groups))
+    assert code == 2
+    assert "--groups is given with --for train, allowed: with --for benchmark" in said
+    groups.write_text("- {group_id: g, people: [ada, bob]}")
+    assert invoke(capsys, monkeypatch, "manifest", "check", str(groups), photos)[0] == 0
+
+
 def test_manifests_hold_no_seeds(capsys, monkeypatch, tmp_path):
     code, said = invoke(
         capsys, monkeypatch, "manifest", "build", "--photos", str(tmp_path), "--output", "m",

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from eval.places import StorageError
@@ -196,6 +197,20 @@ def test_a_store_without_a_local_disk_gets_whole_files(finished, pictures):
 def test_wrong_settings_are_one_sentence(finished, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         export_run(finished, Store(tmp_path), **settings)
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_a_run_that_an_earlier_version_began_is_written_whole(finished, tmp_path, format):
+    shutil.copytree(finished.root, tmp_path / "run")
+    run = Store(tmp_path / "run")
+    first = run.names("images", ".parquet")[0]
+    old = run.read_table(f"images/{first}").drop_columns(["details", "regions"])
+    run.write_table(f"images/{first}", old)
+    files = export_run(run, Store(tmp_path / "out"), format=format)
+    assert sum(file.rows for file in files) == len(finished.read_folder("images", IMAGES))
+    if format == "parquet":
+        table = pq.read_table(tmp_path / "out" / files[0].name)
+        assert table["regions"].null_count == table.num_rows
 
 
 def test_another_export_in_the_same_folder_is_refused(finished, parquet):

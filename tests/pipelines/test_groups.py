@@ -94,6 +94,11 @@ def test_groups_are_read_as_people_write_them(tmp_path, name, text):
         ("- {group_id: g, people: [a], regions: [[0, 1]]}", "'regions': value is .*allowed: auto"),
         ("- {group_id: g, people: [a], region: auto}", "unknown column 'region'"),
         ("- {group_id: g, regions: auto}", "'people': value is None, allowed: identity_ids"),
+        ("- {group_id: g, people: [a], regions: [[true, false, 0.5, 1]]}", "'regions': value is"),
+        ("- {group_id: g, people: [a], regions: ['0001']}", r"'regions': value is \['0001'\], all"),
+        ("- {group_id: g, people: [a], regions: [[0, .nan, 0.5, 1]]}", "value is .*nan.*allowed"),
+        ("- {group_id: g, people: [a], regions: '0 0 nan 1'}", "'regions': value is .*allowed: au"),
+        ("- {group_id: g, people: [a], regions: [[0, 0, 1, .inf]]}", "value is .*inf.*allowed: au"),
     ],
 )
 def test_what_is_no_group_is_one_sentence(tmp_path, text, message):
@@ -102,10 +107,77 @@ def test_what_is_no_group_is_one_sentence(tmp_path, text, message):
         read_manifest("groups", str(tmp_path / "g.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("people", ["a", None], "string"),
+        ("people", [1, 2], "int64"),
+        ("regions", [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0]], "float64"),
+        ("regions", [[0.0, 0.0, 0.5, 1.0], None], "float64"),
+        ("regions", [[0.0, 0.0, 0.5, None], [0.5, 0.0, 1.0, 1.0]], "float64"),
+        ("regions", [[0.0, 0.0, 0.5, float("nan")], [0.5, 0.0, 1.0, 1.0]], "float64"),
+        ("regions", [[True, False, True, True]], "bool"),
+    ],
+)
+def test_such_a_parquet_file_is_named_with_its_row(tmp_path, column, value, kind):
+    types = {"people": pa.list_(pa.string()), "regions": pa.list_(pa.list_(pa.float64()))}
+    inner = pa.type_for_alias(kind)
+    types[column] = pa.list_(inner) if column == "people" else pa.list_(pa.list_(inner))
+    row = {"people": ["a", "b"], "regions": None, column: value}
+    table = pa.table({"group_id": ["g"], **{n: pa.array([row[n]], of) for n, of in types.items()}})
+    pq.write_table(table, tmp_path / "g.parquet")
+    with pytest.raises(ValueError, match=rf"g\.parquet,.* column '{column}': .*, allowed: "):
+        read_manifest("groups", str(tmp_path / "g.parquet"))
+
+
+@pytest.mark.parametrize("blank", ["''", "' '", "auto"])
+def test_blank_regions_are_none(tmp_path, blank):
+    (tmp_path / "g.yaml").write_text(f"- {{group_id: g, people: [a, b], regions: {blank}}}")
+    assert read_manifest("groups", str(tmp_path / "g.yaml"))["regions"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", None])
+def test_a_weight_of_a_mix_is_finite(tmp_path, weight):
+    parts = [{"identity_id": who, "weight": weight and float(weight)} for who in "ab"]
+    kind = pa.list_(pa.struct([("identity_id", pa.string()), ("weight", pa.float64())]))
+    table = pa.table({"mix_id": ["m"], "parts": pa.array([parts], kind), "mode": ["stack"]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=r"m\.parquet, .*column 'parts': "):
+        read_manifest("mixes", str(tmp_path / "m.parquet"))
+
+
+def test_an_accent_is_a_part_of_its_letter_or_not(tmp_path):
+    """As where keys are compared."""
+    one, other = "Ren\u00e9e", "Rene\u0301e"
+    (tmp_path / "p").mkdir()
+    for name in (one, "bob"):
+        (tmp_path / "p" / f"{name}.png").write_bytes(encode_image(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "g.yaml").write_text(f"- {{group_id: g, people: ['{other}', bob]}}")
+    (tmp_path / "m.yaml").write_text(
+        f"- {{mix_id: m, parts: {{'{other}': 0.5, bob: 0.5}}, mode: interpolate}}"
+    )
+    config = BenchmarkConfig(
+        identities=str(tmp_path / "p"), groups=str(tmp_path / "g.yaml"),
+        mixes=str(tmp_path / "m.yaml"),
+    )  # fmt: skip
+    found = load_manifests(config)
+    (name,) = set(found.identities["identity_id"].to_pylist()) - {"bob"}
+    assert found.groups["people"].to_pylist() == [[name, "bob"]]
+    assert [part["identity_id"] for part in found.mixes["parts"].to_pylist()[0]] == [name, "bob"]
+    assert found.group_faults == []
+    (tmp_path / "g.yaml").write_text(f"- {{group_id: '{other}', people: ['{one}', '{other}']}}")
+    groups = read_manifest("groups", str(tmp_path / "g.yaml"))
+    with pytest.raises(ValueError, match="twice, allowed: each person once"):
+        check_groups(groups, "g.yaml")
+    with pytest.raises(ValueError, match="is also one of the identities"):
+        load_manifests(config)
+
+
 BAD = [
     ({"people": ["id0", "zoe"]}, "unknown_person", "the person 'zoe', who is no identity"),
     ({"people": ["id0", "id9"]}, "person_rejected", "'id9', whose photos were rejected"),
-    ({"people": []}, "people", "has 0 people, allowed: 1 or more"),
+    ({"people": []}, "people", "has 0 people, allowed: 1 to 8"),
+    ({"people": [f"id{n}" for n in range(9)]}, "people", "has 9 people, allowed: 1 to 8"),
     ({"people": ["id0", "id0"]}, "people", "has the person 'id0' twice"),
     ({"regions": [list(LEFT)]}, "regions", "regions are 1, allowed: 2, one a person"),
     ({"regions": [list(LEFT), [0.2, 0, 0.6, 1]]}, "regions", "share 75% of the smaller one"),
@@ -126,11 +198,17 @@ def test_a_bad_group_is_one_reject_with_its_reason_and_no_more(run_store):
         pa.Table.from_pylist(people, schema=IDENTITIES), default_prompts(), default_styles(),
         pa.Table.from_pylist(mixes, schema=MIXES), pa.Table.from_pylist(rows, schema=GROUPS),
     )  # fmt: skip
-    subjects = embedded_subjects(manifests, run_store)
+    told: dict[str, list[str]] = {}
+    subjects = embedded_subjects(
+        manifests, run_store, lambda stage, reasons: told.update({stage: list(reasons)})
+    )
+    assert told == {"mixes": ["person_rejected"], "groups": [reason for _, reason, _ in BAD]}
     assert [one.identity_id for one in subjects] == ["id0", "id1", "id2", "good"]
     assert subjects[-1].class_word == "woman and a woman"
     assert subjects[-1].digest == "d0+d1"
     assert _people(subjects, {}) == 3
+    # As a benchmark of groups has them.
+    assert _people(subjects[-1:], {}) == 2
     rejects = {row["key"]: row for row in run_store.read_folder("rejects", REJECTS).to_pylist()}
     # A mix without one of its people was left out without a word.
     assert (
@@ -224,6 +302,28 @@ def test_a_group_and_a_person_share_a_unit_and_too_few_faces_are_one_reject(run_
     keys = {row["identity_id"]: row["sample_id"] for row in plan.table(0).to_pylist()}
     assert (reject["key"], reject["reason"]) == (keys["auto"], "refused")
     assert "group 'auto' has 2 people and no regions" in reject["message"]
+
+
+def test_groups_without_a_place_are_left_out_at_once(run_store):
+    """Each call finds places with a text stream of its own: the others are made in one more."""
+    autos = [replace(COUPLE, identity_id=f"auto{n}", group_regions=None) for n in (0, 1)]
+    plan = group_plan(autos[0], COUPLE, autos[1], prompt="a blue wall, a {subject}")
+    actor = GenerationActor(run_store, plan, preset("pocket"))
+    real, sizes = actor._generators["infinite_id"], []
+
+    class Counted:
+        def generate(self, requests, people):
+            sizes.append(len(requests))
+            return real.generate(requests, people)
+
+    actor._generators["infinite_id"] = Counted()
+    actor(unit_table([0]))
+    assert sizes == [4, 2]
+    images = run_store.read_folder("images", IMAGES)["identity_id"].to_pylist()
+    assert images == ["id0", "pair"]
+    rejects = run_store.read_folder("rejects", REJECTS).to_pylist()
+    assert [row["reason"] for row in rejects] == ["refused", "refused"]
+    assert [row["message"].split("'")[1] for row in rejects] == ["auto0", "auto1"]
 
 
 def test_each_person_of_a_group_has_scores_and_the_group_is_nobody(tmp_path, run_store):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from infinite_id.control_image import control_image
-from infinite_id.types import GeneratedImage, GenerationRequest
+from infinite_id.types import GeneratedImage, GenerationRequest, RefusedRequestsError
 from pipelines.serving.batcher import Batcher
 
 
@@ -139,6 +139,21 @@ def test_one_bad_request_costs_its_batch_mates_nothing():
     kinds = [kind for kind, _ in done.answers]
     assert kinds == ["images", "images", "images", "error", "images"]
     assert done.answers[3][1].code == "refused"
+    assert done.alive
+
+
+def test_requests_that_are_named_leave_the_batch_at_once():
+    def failing(requests):
+        bad = [n for n, one in enumerate(requests) if one.prompt == "bad"]
+        return RefusedRequestsError({n: f"request {n} is bad" for n in bad}) if bad else None
+
+    orders = [[request(n, "bad" if n in (1, 3) else "good")] for n in range(5)]
+    done = run(failing, *orders, [request(5, "good"), request(6, "bad")])
+    kinds = [kind for kind, _ in done.answers]
+    assert kinds == ["images", "error", "images", "error", "images", "error"]
+    assert {done.answers[n][1].code for n in (1, 3, 5)} == {"refused"}
+    # A caller's pictures are made together or not at all.
+    assert done.sizes == [7, 3]
     assert done.alive
 
 
